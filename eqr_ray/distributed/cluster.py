@@ -1,0 +1,63 @@
+"""Ray for the length of a `with` block: started here on loopback, or a cluster that is joined.
+
+Why here: local mode is the default and asks for nothing; a cluster is the same command with an address. What was
+started is shut down, what was found is left running.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray.exceptions import RayError
+
+from eqr_ray.errors import UserError
+
+OBJECT_STORE_BYTES = 200_000_000  # weights, blocks of puzzles and records; no data set goes through it
+
+
+@contextmanager
+def start_ray(
+    address: str | None = None,
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    dashboard: bool = False,
+) -> Iterator[dict[str, float]]:
+    """Yields the resources of the cluster, {"CPU": 2.0, "GPU": 1.0, ...}.
+
+    address: of a running cluster ("auto" finds one on this machine); None takes RAY_ADDRESS, and without it starts Ray
+    here, listening on loopback only, with `num_cpus` and `num_gpus` (None: what the machine has). A Ray that this
+    process has already started or joined is used as it is. UserError: no cluster at the address.
+    """
+    if ray.is_initialized():
+        yield _resources()
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, logging_level=logging.WARNING)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                include_dashboard=dashboard,
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level=logging.WARNING,
+                _node_ip_address="127.0.0.1",
+            )
+    except (ConnectionError, RayError) as error:
+        raise UserError(f"address={address}: no Ray cluster there ({str(error).splitlines()[0]})") from error
+    try:
+        yield _resources()
+    finally:
+        ray.shutdown()
+
+
+def _resources() -> dict[str, float]:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources

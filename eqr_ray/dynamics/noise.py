@@ -1,0 +1,111 @@
+"""Keyed randomness: every number is a pure function of what it is for, never of an ambient generator.
+
+A 64-bit key names a row's work, (seed, puzzle, restart, segment) or (seed, step, global row); within it a counter names
+the cell call and the element. The draws of a row are therefore the same for any batch size, device count or order.
+
+`normal` hashes 32-bit counters and adds the four bytes of the hash: an Irwin-Hall sum whose mean, variance and skewness
+are the normal's, with kurtosis 2.7 and no value beyond 3.45 deviations. It is a dozen integer operations that
+torch.compile fuses into the state update, where torch's own generator costs a third of the step on CPU. `truncated_normal`,
+used once per start, inverts the normal distribution exactly.
+
+Shapes: B rows, T tokens, D channels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# splitmix64 (Steele, Lea, Flood 2014) and murmur3's 32-bit finaliser (Appleby), as signed integers.
+GAMMA64 = 0x9E3779B97F4A7C15 - (1 << 64)
+MUL64_A = 0xBF58476D1CE4E5B9 - (1 << 64)
+MUL64_B = 0x94D049BB133111EB - (1 << 64)
+GOLDEN32 = 0x9E3779B1 - (1 << 32)
+MUL32_A = 0x85EBCA6B - (1 << 32)
+MUL32_B = 0xC2B2AE35 - (1 << 32)
+
+BYTES_MEAN = 510.0  # of the sum of four uniform bytes
+BYTES_STD = math.sqrt(4 * (256**2 - 1) / 12)
+CUT = 2.0  # truncated normals end at two deviations
+CUT_STD = 0.8796256610342398  # their std before rescaling
+START_CALLS = {"z_H": -1, "z_L": -2}  # the cell-call counters that starts are drawn under
+
+
+def mix(*words: int | Tensor) -> Tensor:
+    """A 64-bit hash of the words, in order. Words are integers or int64 tensors that broadcast; int64 out."""
+    state: Tensor = torch.zeros((), dtype=torch.int64)
+    for word in words:
+        word = word if isinstance(word, Tensor) else torch.tensor(_signed(word), dtype=torch.int64)
+        state = _splitmix(state.to(word.device) + word if word.dim() else state + word.to(state.device))
+    return state
+
+
+def _signed(word: int) -> int:
+    word &= (1 << 64) - 1
+    return word - (1 << 64) if word >> 63 else word
+
+
+def _splitmix(x: Tensor) -> Tensor:
+    x = x + GAMMA64
+    x = (x ^ _shift64(x, 30)) * MUL64_A
+    x = (x ^ _shift64(x, 27)) * MUL64_B
+    return x ^ _shift64(x, 31)
+
+
+def _shift64(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)  # >> keeps the sign, the mask makes it logical
+
+
+def _shift32(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (32 - bits)) - 1)
+
+
+def _hash32(key_low: Tensor, key_high: Tensor, call: Tensor | int, like: Tensor) -> Tensor:
+    """One 32-bit hash per element of `like` (B, T, D), int32."""
+    T, D = like.shape[1], like.shape[2]
+    element = torch.arange(T * D, dtype=torch.int32, device=like.device).view(1, T, D)
+    x = (element * GOLDEN32) ^ key_low
+    x = (x ^ _shift32(x, 16)) * MUL32_A
+    x = x + (key_high + call * MUL32_B)
+    x = (x ^ _shift32(x, 13)) * MUL32_B
+    return x ^ _shift32(x, 16)
+
+
+class KeyedNoise(NamedTuple):
+    """beta * eps of the cells of one segment (a `model.cell.Noise`). All fields are tensors, so that a compiled cell
+    takes any key and any scale without being compiled again."""
+
+    key_low: Tensor  # (B, 1, 1) int32
+    key_high: Tensor  # (B, 1, 1) int32
+    scale: Tensor  # () float32
+
+    def __call__(self, call: Tensor, like: Tensor) -> Tensor:
+        x = _hash32(self.key_low, self.key_high, call, like)
+        total = (x & 255) + (_shift32(x, 8) & 255) + (_shift32(x, 16) & 255) + _shift32(x, 24)
+        return (total.float() - BYTES_MEAN) * (self.scale / BYTES_STD)
+
+
+def keyed_noise(keys: Tensor, scale: float) -> KeyedNoise | None:
+    """Noise of std `scale` for rows with `keys` (B,) int64; None where the scale is 0."""
+    if scale == 0.0:
+        return None
+    low, high = _halves(keys)
+    return KeyedNoise(low, high, torch.tensor(scale, dtype=torch.float32, device=keys.device))
+
+
+def _halves(keys: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = (keys << 32) >> 32, keys >> 32  # both fit int32 with their sign
+    return low.to(torch.int32).view(-1, 1, 1), high.to(torch.int32).view(-1, 1, 1)
+
+
+def truncated_normal(keys: Tensor, call: int, shape: tuple[int, int], std: float) -> Tensor:
+    """(B, T, D) float32 with the exact `std`, truncated at two deviations of the normal it is cut from."""
+    low, high = _halves(keys)
+    like = torch.empty((1, *shape), device=keys.device)
+    x = _hash32(low, high, call, like)
+    uniform = (_shift32(x, 8).float() + 0.5) / (1 << 24)  # in (0, 1), 24 bits as float32 holds them
+    reach = math.erf(CUT / math.sqrt(2))
+    return torch.erfinv((2.0 * uniform - 1.0) * reach) * (math.sqrt(2) * std / CUT_STD)

@@ -1,0 +1,21 @@
+"""The user's mistakes, told apart from ours.
+
+Any layer raises `UserError` for input that the user can mend; a door prints its message as one line and exits with
+status 2. Everything else that escapes is a fault of ours or of the machine.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """One line that names the bad value and what is allowed."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where a known name is close to `name`, else the list of what is known."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(names)}"

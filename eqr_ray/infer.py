@@ -1,0 +1,140 @@
+"""The door `infer`: puzzles in, answers with their residuals out.
+
+    python -m eqr_ray.infer checkpoint=zoo:sudoku9 data=mine.csv depth=64 breadth=16
+    python -m eqr_ray.infer checkpoint=runs/sudoku6 data=data/sudoku6/test.arrow snapshots=[1,4,16] actors=2
+
+Leaves records/, answers.parquet, answers.csv, config.json, manifest.json, summary.json and log.jsonl in `out`. The same
+command again continues an interrupted run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import ExitStack
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from eqr_ray.distributed.actors import Actors, Team, here, share
+from eqr_ray.distributed.cluster import start_ray
+from eqr_ray.door import run_door
+from eqr_ray.inference.engine import Engine, run_units
+from eqr_ray.inference.job import InferConfig, Job, carry_out, finish, prepare, started
+from eqr_ray.inference.placement import device_named
+from eqr_ray.strict import from_dict
+
+SHOW_EVERY_S = 0.5  # on a terminal; elsewhere a line every 30 s
+SHOW_EVERY_ELSEWHERE_S = 30.0
+
+
+class ProgressLine:
+    """Rewrites one line of stderr on a terminal; prints a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._every_s = SHOW_EVERY_S if self._terminal else SHOW_EVERY_ELSEWHERE_S
+        self._shown_s = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        if time.monotonic() - self._shown_s >= self._every_s:
+            self._shown_s = time.monotonic()
+            print(f"\r{line}\x1b[K" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr)
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        if self._terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def team_of(config: InferConfig, resources: dict[str, float], joined: bool) -> Team | None:
+    """Who works: a team of actors, or None for this process."""
+    use_gpus = config.device == "cuda" or (config.device == "auto" and resources.get("GPU", 0) >= 1)
+    actors = config.actors
+    if actors is None:
+        there = int(resources.get("GPU" if use_gpus else "CPU", 0))
+        actors = there if joined or (use_gpus and there > 1) else 0
+    return share(resources, actors, use_gpus) if actors else None
+
+
+def work(job: Job, team: Team | None) -> None:
+    """Run what is missing, on actors or here."""
+    progress, line, missing = started(job), ProgressLine(), job.folder.missing()
+    inputs = job.questions.inputs
+    try:
+        if not missing:
+            return
+        if team is None:
+            engine = Engine(job.factory(), job.settings, job.slots)
+            carry_out(job, run_units(engine, missing, inputs), progress, line)
+        else:
+            with Actors(team, job.factory, job.settings, job.slots) as actors:
+                carry_out(job, actors.run(missing, inputs), progress, line)
+    finally:
+        line.close()
+
+
+def run(values: dict[str, Any]) -> None:
+    """Check, run what is missing, write the tables, print the figures."""
+    config = from_dict(InferConfig, values)
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    with ExitStack() as stack:
+        joined = address is not None and config.actors != 0
+        resources = stack.enter_context(start_ray(address)) if joined else here()
+        team = team_of(config, resources, joined)
+        job = prepare(config, device_named(config.device).type if team is None else team.device_type)
+        if team is not None and not joined and job.folder.missing():
+            gpus = int(team.actors * team.gpus_each)
+            stack.enter_context(start_ray(num_cpus=int(resources["CPU"]), num_gpus=gpus))
+        work(job, team)
+    show(finish(job, team.actors if team else 0), str(job.folder.path))
+
+
+def show(summary: dict[str, Any], out: str) -> None:
+    """The figures as tables, and where the files are."""
+    console = Console()
+    grid = Table("depth", "breadth", "exact", "95 % interval", "residual", "settled", "segments", title=summary["task"])
+    for cell in summary["table"]:
+        interval = "-" if cell["exact_low"] is None else f"{cell['exact_low']:.2%} .. {cell['exact_high']:.2%}"
+        grid.add_row(
+            str(cell["depth"]),
+            str(cell["breadth"]),
+            _percent(cell["exact_accuracy"]),
+            interval,
+            "-" if cell["mean_residual"] is None else f"{cell['mean_residual']:.3g}",
+            _percent(cell["settled_share"]),
+            f"{cell['segments_mean']:.1f}",
+        )
+    console.print(grid)
+    selected = {name: _percent(value) for name, value in summary["selected"].items()}
+    facts = {
+        "chosen by": "  ".join(f"{name} {value}" for name, value in selected.items()),
+        "any restart right": _percent(summary["any_correct"]),
+        "mean of restarts": _percent(summary["mean_restart_accuracy"]),
+        "settled and right": _percent(summary["settled_accuracy"]),
+        "residual AUROC": "-" if summary["residual_auroc"] is None else f"{summary['residual_auroc']:.3f}",
+        "cost": f"{summary['segments_total']:,} segments, {summary['flops_mean']:.3g} FLOP a puzzle, "
+        f"{summary['seconds']:.1f} s, {summary['row_segments_per_s'] or 0:,.0f} row-segments/s",
+    }
+    if summary["exact_accuracy"] is None:
+        facts = {name: facts[name] for name in ("cost",)}
+    for name, value in facts.items():
+        console.print(f"{name:<18} {value}", highlight=False)
+    if summary["bad_rows"]:
+        console.print(f"{summary['bad_rows']} rows could not be read; the end of the answers lists them")
+    console.print(f"answers in {out}/answers.csv", highlight=False, soft_wrap=True)
+
+
+def _percent(share_of_one: float | None) -> str:
+    return "-" if share_of_one is None else f"{share_of_one:.2%}"
+
+
+def cli() -> NoReturn:
+    """`python -m eqr_ray.infer`, `eqr-infer`."""
+    run_door("infer", run)
+
+
+if __name__ == "__main__":
+    cli()

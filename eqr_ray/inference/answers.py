@@ -1,0 +1,86 @@
+"""Answers: one row per puzzle, chosen from the records, for people and programs.
+
+Why here: `answers.parquet` and `answers.csv` are read from records and questions alone, block by block, so that
+choosing otherwise never means running again. Rows that could not be read follow at the end with the reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eqr_ray.dynamics.select import choose
+from eqr_ray.inference.atomic import atomic
+from eqr_ray.inference.questions import Questions
+from eqr_ray.inference.records import STATUSES, Records, TableWriter, is_exact
+
+# puzzle: row number in the data; residual: the one selected by (the logit residual with halt and vote), null if there
+# is none; segments: spent on the puzzle by all restarts
+COLUMNS = {
+    "puzzle": "int64",
+    "question": "string",
+    "answer": "string",
+    "restart": "int32",
+    "residual": "float",
+    "segments": "int64",
+    "settled": "bool",
+    "exact": "bool",
+    "status": "string",
+}
+
+
+def answer_rows(block: Records, questions: Questions, select: str, depth: int, breadth: int) -> list[dict[str, Any]]:
+    """The answers of a block of ordered records that holds all restarts of its puzzles."""
+    rows = block.take(block.last_at(depth, breadth))
+    chosen = rows.take(choose(select, rows.candidates()))
+    _, first = np.unique(rows.puzzle, return_index=True)
+    spent = np.add.reduceat(rows.segments.astype(np.int64), first)
+    residual = chosen.latent_residual if select == "latent_residual" else chosen.logit_residual
+    exact: list[Any] = [None] * len(chosen)
+    if questions.labels is not None:
+        exact = is_exact(chosen.prediction, questions.labels[chosen.puzzle]).tolist()
+    return [
+        {
+            "puzzle": puzzle,
+            "question": questions.task.decode(questions.inputs[puzzle]),
+            "answer": questions.task.decode(chosen.prediction[number]),
+            "restart": int(chosen.restart[number]),
+            "residual": float(residual[number]) if math.isfinite(residual[number]) else None,
+            "segments": int(spent[number]),
+            "settled": bool(chosen.settled[number]),
+            "exact": exact[number],
+            "status": STATUSES[chosen.status[number]],
+        }
+        for number, puzzle in enumerate(chosen.puzzle.tolist())
+    ]
+
+
+def _bad_rows(questions: Questions) -> Iterator[dict[str, Any]]:
+    for row in questions.bad:
+        yield {**dict.fromkeys(COLUMNS), "question": row.text, "status": f"bad row: {row}"}
+
+
+def write_answers(
+    out: Path, blocks: Iterable[Records], questions: Questions, select: str, depth: int, breadth: int
+) -> None:
+    """`answers.parquet` and `answers.csv` in `out`, both atomically. Constant memory for any number of puzzles."""
+    with (
+        TableWriter(out / "answers.parquet", COLUMNS) as table,
+        atomic(out / "answers.csv") as path,
+        path.open("w", newline="") as file,
+    ):
+        lines = csv.DictWriter(file, list(COLUMNS))
+        lines.writeheader()
+        for block in blocks:
+            rows = answer_rows(block, questions, select, depth, breadth)
+            table.write({name: [row[name] for row in rows] for name in COLUMNS})
+            lines.writerows(rows)
+        bad = list(_bad_rows(questions))
+        if bad:
+            table.write({name: [row[name] for row in bad] for name in COLUMNS})
+            lines.writerows(bad)

@@ -1,0 +1,134 @@
+"""Answering as a library: `load` a model, `solve` puzzles, in plain PyTorch.
+
+    from eqr_ray import load, solve
+    model = load("zoo:sudoku9")
+    for answer in solve(model, ["53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"]):
+        print(answer.text, answer.settled, answer.residual)
+
+Why here: the same engine, keys and selection as the door `infer`, without files, Ray or Hydra; equal settings give
+equal answers.
+
+    N puzzles, L tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from eqr_ray.dynamics.select import check_selection, choose
+from eqr_ray.errors import UserError
+from eqr_ray.inference.engine import Engine, run_units
+from eqr_ray.inference.placement import NetworkFactory, slots_for
+from eqr_ray.inference.policy import policy_named
+from eqr_ray.inference.records import STATUSES, Records, concatenate
+from eqr_ray.inference.settings import Settings
+from eqr_ray.inference.work import plan
+from eqr_ray.model import Reasoner
+from eqr_ray.model.files import ModelCard, load_model
+from eqr_ray.tasks.task import task_named
+
+
+class Model(NamedTuple):
+    """A network and what is known of it."""
+
+    reasoner: Reasoner
+    card: ModelCard
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one puzzle was answered with. `tokens` (L,) uint8, `text` the same in characters ("" where the model names
+    no task); `residual` is that of the chosen restart, by what was selected; `segments` were spent on all restarts."""
+
+    text: str
+    tokens: npt.NDArray[np.uint8]
+    residual: float
+    settled: bool
+    restart: int
+    segments: int
+    status: str
+
+
+def load(path: str) -> Model:
+    """A run folder, a folder with model.safetensors, FILE.pth of the reference, or `zoo:NAME`. UserError: damaged."""
+    return Model(*load_model(path))
+
+
+def solve(
+    model: Model,
+    puzzles: Sequence[str] | npt.ArrayLike,
+    *,
+    depth: int = 16,
+    breadth: int = 8,
+    noise_scale: float | None = None,
+    init_std: float | None = None,
+    policy: str = "full",
+    select: str = "logit_residual",
+    settle_below: float = Settings.settle_below,
+    settle_for: int = Settings.settle_for,
+    slots: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "bfloat16",
+    compile: bool = False,
+) -> list[Answer]:
+    """Answer each puzzle with the best of up to `breadth` trajectories of up to `depth` segments.
+
+    puzzles: lines of characters, or tokens (N, L). `noise_scale` and `init_std`: None as the model was trained.
+    `compile` pays for thousands of trajectories. UserError: a puzzle that the model cannot read, an unknown option.
+    """
+    settings = Settings(depth, breadth, seed, policy, settle_below, settle_for)
+    kind = policy_named(policy)
+    check_selection(select)
+    inputs = _tokens(model, puzzles)
+    if len(inputs) == 0:
+        return []
+    scale = model.reasoner.config.noise_scale if noise_scale is None else noise_scale
+    network = NetworkFactory(model.reasoner, scale, init_std, dtype, compile, device)()
+    count = slots_for(len(inputs) * breadth, network.device.type, slots)
+    engine = Engine(network, settings, count)
+    units = plan(len(inputs), breadth, depth, whole=kind.whole)
+    parts = [rows for report in run_units(engine, units, inputs) for _, rows in report.finished]
+    return _answers(model, concatenate(parts).in_order(), select)
+
+
+def _tokens(model: Model, puzzles: Sequence[str] | npt.ArrayLike) -> npt.NDArray[np.uint8]:
+    length, vocab_size = model.reasoner.config.length, model.reasoner.config.vocab_size
+    if isinstance(puzzles, str):
+        raise UserError("puzzles is one string; give a list of them")
+    if isinstance(puzzles, Sequence) and all(isinstance(one, str) for one in puzzles):
+        if not model.card.task:
+            raise UserError("this model names no task: give tokens (N, L) instead of strings")
+        task = task_named(model.card.task)
+        rows = [task.encode(str(one)) for one in puzzles]
+        return np.stack(rows) if rows else np.zeros((0, length), dtype=np.uint8)
+    tokens = np.asarray(puzzles)
+    if tokens.ndim != 2 or tokens.shape[1] != length:
+        raise UserError(f"puzzles of shape {tokens.shape} where the model takes (N, {length})")
+    if tokens.dtype.kind not in "iu" or (tokens.size and not 0 <= tokens.min() <= tokens.max() < vocab_size):
+        raise UserError(f"puzzles hold {tokens.dtype} values that are not tokens 0..{vocab_size - 1}")
+    return tokens.astype(np.uint8)
+
+
+def _answers(model: Model, rows: Records, select: str) -> list[Answer]:
+    chosen = rows.take(choose(select, rows.candidates()))
+    spent = np.bincount(rows.puzzle, weights=rows.segments)
+    residual = chosen.latent_residual if select == "latent_residual" else chosen.logit_residual
+    task = task_named(model.card.task) if model.card.task else None
+    return [
+        Answer(
+            text=task.decode(chosen.prediction[number]) if task else "",
+            tokens=chosen.prediction[number],
+            residual=float(residual[number]),
+            settled=bool(chosen.settled[number]),
+            restart=int(chosen.restart[number]),
+            segments=int(spent[puzzle]),
+            status=STATUSES[chosen.status[number]],
+        )
+        for number, puzzle in enumerate(chosen.puzzle.tolist())
+    ]

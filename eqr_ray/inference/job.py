@@ -1,0 +1,184 @@
+"""One inference run from configuration to tables, whoever does the work.
+
+Why here: the door reads like this file. `prepare` checks everything before anything runs, `carry_out` turns reports of
+an engine (in this process or on actors) into parts, `finish` reads the parts into answers and figures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from eqr_ray.dynamics.select import check_selection
+from eqr_ray.errors import UserError
+from eqr_ray.inference.answers import write_answers
+from eqr_ray.inference.atomic import write_json
+from eqr_ray.inference.engine import Report
+from eqr_ray.inference.folder import RunFolder
+from eqr_ray.inference.network import flops_per_segment
+from eqr_ray.inference.placement import NetworkFactory, dtype_named, slots_for, worth_compiling
+from eqr_ray.inference.policy import policy_named
+from eqr_ray.inference.progress import Progress
+from eqr_ray.inference.questions import Questions, check_fit, open_questions
+from eqr_ray.inference.scores import Scores
+from eqr_ray.inference.settings import Settings
+from eqr_ray.inference.work import plan
+from eqr_ray.model.files import load_model
+from eqr_ray.strict import content_hash
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """The keys of the door `infer`; each is described in conf/infer.yaml."""
+
+    checkpoint: str
+    data: str
+    out: str | None
+    depth: int
+    breadth: int
+    noise_scale: float | None
+    init_std: float | None
+    policy: str
+    select: str
+    settle_below: float
+    settle_for: int
+    snapshots: tuple[int, ...]
+    seed: int
+    limit: int | None
+    slots: int | None
+    actors: int | None
+    address: str | None
+    device: str
+    dtype: str
+    compile: bool | None
+
+    def __post_init__(self) -> None:
+        policy_named(self.policy)
+        check_selection(self.select)
+        dtype_named(self.dtype)
+        for name in ("noise_scale", "init_std"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise UserError(f"{name}={value} is not allowed: a finite number, 0 or more; null: as in training")
+
+    def settings(self) -> Settings:
+        return Settings(
+            depth=self.depth,
+            breadth=self.breadth,
+            seed=self.seed,
+            policy=self.policy,
+            settle_below=self.settle_below,
+            settle_for=self.settle_for,
+            snapshots=tuple(sorted(set(self.snapshots))),
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is ready to go: all files opened, all options checked, nothing computed yet."""
+
+    config: InferConfig
+    settings: Settings
+    slots: int
+    factory: NetworkFactory
+    questions: Questions
+    folder: RunFolder
+    flops_per_segment: float
+
+
+def prepare(config: InferConfig, device_type: str) -> Job:
+    """Open model, puzzles and folder for a run on this type of device ("cpu", "cuda"). UserErrors of its parts."""
+    settings = config.settings()
+    reasoner, card = load_model(config.checkpoint)
+    questions = open_questions(config.data, card.task, config.limit)
+    check_fit(questions, reasoner.config.length, reasoner.config.vocab_size)
+    trajectories = len(questions) * settings.breadth
+    flops = flops_per_segment(reasoner.config)
+    compiled = worth_compiling(trajectories, settings.depth, flops) if config.compile is None else config.compile
+    noise_scale = reasoner.config.noise_scale if config.noise_scale is None else config.noise_scale
+    slots = slots_for(trajectories, device_type, config.slots)
+    manifest = {
+        **asdict(settings),
+        "noise_scale": noise_scale,
+        "init_std": config.init_std,
+        "dtype": config.dtype,
+        "compile": compiled,
+        "slots": slots,
+        "puzzles": len(questions),
+        "data_hash": questions.data_hash,
+        "checkpoint_hash": card.hash,
+    }
+    out = Path(config.out or f"runs/infer-{content_hash(manifest)[:12]}")
+    units = plan(len(questions), settings.breadth, settings.depth, whole=policy_named(settings.policy).whole)
+    folder = RunFolder(out, manifest, units)
+    write_json(out / "config.json", {**asdict(config), "out": str(out)})
+    factory = NetworkFactory(reasoner, noise_scale, config.init_std, config.dtype, compiled, config.device)
+    return Job(config, settings, slots, factory, questions, folder, flops)
+
+
+def carry_out(job: Job, reports: Iterable[Report], progress: Progress, show: Callable[[str], None]) -> None:
+    """Save every unit as it is reported; `show` is given the line of progress after every report."""
+    labels, since_s, row_segments = job.questions.labels, time.monotonic(), 0
+    for report in reports:
+        row_segments += report.row_segments
+        progress.report(report, labels)
+        for number, (unit, rows) in enumerate(report.finished):
+            job.folder.save(unit, rows, labels)
+            now_s = time.monotonic()
+            spent = {"seconds": now_s - since_s, "row_segments": row_segments} if number == 0 else _NOTHING
+            job.folder.log("unit", name=unit.name, rows=len(rows), **spent)
+            since_s, row_segments = now_s, 0
+        show(progress.line())
+
+
+_NOTHING = {"seconds": 0.0, "row_segments": 0}  # units reported together: the first one's line has the time of all
+
+
+def started(job: Job) -> Progress:
+    """Progress that knows what earlier sittings of this run have finished."""
+    settings, labels = job.settings, job.questions.labels
+    progress = Progress(
+        len(job.questions), Scores(depth=settings.depth, breadth=settings.breadth, select=job.config.select)
+    )
+    missing = set(job.folder.missing())
+    for unit, rows in job.folder.finished(missing):
+        if (unit.restart_first, unit.restart_last) == (0, settings.breadth):
+            progress.resume(rows, None if labels is None else labels[rows.puzzle])
+    job.folder.log("start", units=len(job.folder.units), missing=len(missing))
+    return progress
+
+
+def finish(job: Job, actors: int) -> dict[str, Any]:
+    """Read all parts; write answers.parquet, answers.csv and summary.json. Returns the summary."""
+    config, settings, questions, out = job.config, job.settings, job.questions, job.folder.path
+    depths = sorted({*settings.snapshots, settings.depth})
+    grid = [Scores(depth=d, breadth=b, select=config.select) for d in depths for b in sorted({1, settings.breadth})]
+    for block in job.folder.blocks():
+        labels = None if questions.labels is None else questions.labels[block.puzzle]
+        for scores in grid:
+            scores.add(block, labels)
+    write_answers(out, job.folder.blocks(), questions, config.select, settings.depth, settings.breadth)
+    seconds, row_segments = job.folder.spent()
+    summary = {
+        **grid[-1].summary(job.flops_per_segment),
+        "bad_rows": len(questions.bad),
+        "seconds": seconds,
+        "row_segments_per_s": row_segments / seconds if seconds else None,
+        "actors": actors,
+        "select": config.select,
+        "task": questions.task.name,
+        **job.folder.manifest,
+        "table": [_cell(scores, job.flops_per_segment) for scores in grid],
+    }
+    write_json(out / "summary.json", summary)
+    job.folder.log("end", seconds=seconds)
+    return summary
+
+
+def _cell(scores: Scores, flops: float) -> dict[str, Any]:
+    figures = scores.summary(flops)
+    kept = ("exact_accuracy", "exact_low", "exact_high", "mean_residual", "segments_mean", "settled_share")
+    return {"depth": scores.depth, "breadth": scores.breadth, **{name: figures[name] for name in kept}}

@@ -1,0 +1,155 @@
+"""Records: what is kept of every trajectory, in memory and in Parquet.
+
+Why here: scores, answers, frontier and reports are read from these columns alone; a run is never needed twice. One part
+file per work unit, rows in the order (puzzle, restart, segments), so that equal runs give equal files. With
+`answers.py` the only place of the package's answering that knows Arrow.
+
+    N rows, L tokens
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eqr_ray.dynamics.select import Candidates
+from eqr_ray.errors import UserError
+from eqr_ray.inference.atomic import atomic
+
+# running: a snapshot on the way; depth: ended at the depth asked for; diverged: the state is not finite
+STATUSES = ("running", "depth", "settled", "halted", "diverged")
+
+
+@dataclass(frozen=True)
+class Records:
+    """Trajectories as columns. `puzzle` (N,) row number in the data; `segments` done when recorded; `prediction` (N,
+    L); `status` index into STATUSES. Residuals are `inf` where there is none (logit residual before the second
+    segment)."""
+
+    puzzle: npt.NDArray[np.int64]
+    restart: npt.NDArray[np.int32]
+    segments: npt.NDArray[np.int32]
+    settled: npt.NDArray[np.bool_]
+    logit_residual: npt.NDArray[np.float32]
+    latent_residual: npt.NDArray[np.float32]
+    halt_logit: npt.NDArray[np.float32]
+    prediction: npt.NDArray[np.uint8]
+    status: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.puzzle)
+
+    def take(self, rows: npt.NDArray[np.generic]) -> Records:
+        """The rows of a mask (N,) bool or of row numbers."""
+        return Records(**{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)})
+
+    def in_order(self) -> Records:
+        """Sorted by (puzzle, restart, segments)."""
+        return self.take(np.lexsort((self.segments, self.restart, self.puzzle)))
+
+    def last_at(self, depth: int, breadth: int) -> npt.NDArray[np.int64]:
+        """Row numbers of the last row of every (puzzle, restart) with at most `depth` segments, restarts below
+        `breadth`; for ordered rows. So a run with snapshots also tells what a shallower or narrower one had
+        answered."""
+        at = np.flatnonzero((self.segments <= depth) & (self.restart < breadth))
+        last = np.ones(len(at), dtype=np.bool_)
+        last[:-1] = (np.diff(self.puzzle[at]) != 0) | (np.diff(self.restart[at]) != 0)
+        return at[last]
+
+    def candidates(self) -> Candidates:
+        """The columns that selection reads."""
+        return Candidates(
+            self.puzzle, self.restart, self.logit_residual, self.latent_residual, self.halt_logit, self.prediction
+        )
+
+
+def concatenate(parts: Sequence[Records]) -> Records:
+    """Rows of all parts, in the order given; at least one part."""
+    columns = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in dataclasses.fields(Records)
+    }
+    return Records(**columns)
+
+
+def is_exact(prediction_NL: npt.NDArray[np.uint8], labels_NL: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """(N,) every position right; token 0 in the labels is padding and not asked for."""
+    return np.asarray(((prediction_NL == labels_NL) | (labels_NL == 0)).all(axis=1))
+
+
+def write_part(path: Path, rows: Records, seed: int, labels_NL: npt.NDArray[np.uint8] | None) -> None:
+    """One Parquet file, atomically. `labels_NL` (N, L): the right answer of each row's puzzle, None without answers."""
+    exact = pa.nulls(len(rows), pa.bool_()) if labels_NL is None else pa.array(is_exact(rows.prediction, labels_NL))
+    table = pa.table(
+        {
+            "puzzle": rows.puzzle,
+            "restart": rows.restart,
+            "seed": np.full(len(rows), seed, dtype=np.int64),
+            "segments": rows.segments,
+            "settled": rows.settled,
+            "logit_residual": rows.logit_residual,
+            "latent_residual": rows.latent_residual,
+            "halt_logit": rows.halt_logit,
+            "prediction": _lists(rows.prediction),
+            "exact": exact,
+            "status": pa.DictionaryArray.from_arrays(pa.array(rows.status.astype(np.int8)), pa.array(STATUSES)),
+        }
+    )
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_part(path: Path) -> Records:
+    """The inverse of `write_part`. UserError: a damaged or foreign file, named."""
+    try:
+        table = pq.read_table(path)
+        status = table.column("status").cast(pa.string()).to_pylist()
+        prediction = table.column("prediction").combine_chunks()
+        return Records(
+            status=np.array([STATUSES.index(name) for name in status], dtype=np.uint8),
+            prediction=prediction.flatten().to_numpy().reshape(len(table), -1),
+            **{name: table.column(name).to_numpy() for name in Records.__dataclass_fields__ if name not in _OWN_FORM},
+        )
+    except (pa.ArrowInvalid, KeyError, ValueError, OSError) as error:
+        raise UserError(f"{path} is not a part of this program's records: {error}") from error
+
+
+_OWN_FORM = ("status", "prediction")  # columns that are not plain numbers
+
+
+def _lists(prediction_NL: npt.NDArray[np.uint8]) -> pa.Array:
+    rows, length = prediction_NL.shape
+    offsets = np.arange(rows + 1, dtype=np.int32) * length
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(prediction_NL.reshape(-1)))
+
+
+class TableWriter:
+    """A Parquet file that grows by row groups and appears when it is complete."""
+
+    def __init__(self, path: Path, schema: Mapping[str, str]) -> None:
+        """`schema`: column -> Arrow type by name ("int64", "string", ...); every column may hold nulls."""
+        self._schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in schema.items()])
+        self._atomic = atomic(path)
+
+    def __enter__(self) -> TableWriter:
+        self._writer = pq.ParquetWriter(self._atomic.__enter__(), self._schema, compression="zstd")
+        return self
+
+    def write(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Append rows, one list per column."""
+        self._writer.write_table(pa.table(dict(columns), schema=self._schema))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+        self._atomic.__exit__(kind, error, trace)

@@ -1,0 +1,122 @@
+"""Scores: what a run's records say, block by block in constant memory.
+
+Why here: every figure of `summary.json` and every cell of a depth x breadth table is read from records by this one
+class. Only rows that were run are counted; there are no padding rows in records.
+
+    N rows (puzzle, restart), P puzzles, L tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eqr_ray.dynamics.select import SELECTIONS, check_selection, choose
+from eqr_ray.inference.estimates import RunningAuroc, pass_at_k, wilson
+from eqr_ray.inference.records import Records, is_exact
+
+Labels = npt.NDArray[np.uint8]
+
+
+def powers_of_two(limit: int) -> Iterator[int]:
+    """1, 2, 4, ... and `limit` itself."""
+    k = 1
+    while k < limit:
+        yield k
+        k *= 2
+    yield limit
+
+
+class Scores:
+    """Accuracy and cost of answering with `select` at up to `depth` segments and `breadth` restarts.
+
+    `add` takes blocks of ordered records, each with all restarts of its puzzles.
+    """
+
+    def __init__(self, *, depth: int, breadth: int, select: str = "logit_residual") -> None:
+        self.depth, self.breadth, self.select = depth, breadth, check_selection(select)
+        self.puzzles = self.answered = self.settled = self.settled_right = 0
+        self.segments = self.rows = self.rows_right = self.any_right = 0
+        self.tokens = self.tokens_right = 0
+        self.selected_right = dict.fromkeys(SELECTIONS, 0)
+        self._residual_sum, self._residual_rows = 0.0, 0
+        self._pass_sum = dict.fromkeys(powers_of_two(breadth), 0.0)
+        self._all_restarts = True
+        self._auroc = RunningAuroc()
+
+    def add(self, block: Records, labels_NL: Labels | None) -> None:
+        """Count a block; `labels_NL` (N, L) the right answer of each row's puzzle, None without answers."""
+        at = block.last_at(self.depth, self.breadth)
+        if len(at) == 0:
+            return
+        rows, labels = block.take(at), None if labels_NL is None else labels_NL[at]
+        chosen = choose(self.select, rows.candidates())
+        self.puzzles += len(chosen)
+        self.rows += len(rows)
+        self.segments += int(rows.segments.sum())
+        self.settled += int(rows.settled[chosen].sum())
+        finite = np.isfinite(rows.logit_residual[chosen])
+        self._residual_sum += float(rows.logit_residual[chosen][finite].sum(dtype=np.float64))
+        self._residual_rows += int(finite.sum())
+        if labels is not None:
+            self._add_answers(rows, labels, chosen)
+
+    def _add_answers(self, rows: Records, labels_NL: Labels, chosen: npt.NDArray[np.int64]) -> None:
+        right = is_exact(rows.prediction, labels_NL)
+        self.answered += len(chosen)
+        self.rows_right += int(right.sum())
+        self.settled_right += int((rows.settled & right)[chosen].sum())
+        asked = labels_NL[chosen] != 0
+        self.tokens += int(asked.sum())
+        self.tokens_right += int((asked & (rows.prediction[chosen] == labels_NL[chosen])).sum())
+        for method in SELECTIONS:
+            self.selected_right[method] += int(right[choose(method, rows.candidates())].sum())
+        _, first = np.unique(rows.puzzle, return_index=True)
+        per_puzzle = np.add.reduceat(right.astype(np.int64), first)
+        run = np.diff(np.append(first, len(rows)))
+        self.any_right += int((per_puzzle > 0).sum())
+        self._all_restarts = self._all_restarts and bool((run == self.breadth).all())
+        if self._all_restarts:
+            for k in self._pass_sum:
+                self._pass_sum[k] += float(pass_at_k(per_puzzle, run, k).sum())
+        self._auroc.add(rows.logit_residual, right)
+
+    def accuracy(self) -> tuple[float, float, float] | None:
+        """(share, low, high) of exactly right answers with the 95 % Wilson interval; None without known answers."""
+        if not self.answered:
+            return None
+        right = self.selected_right[self.select]
+        return right / self.answered, *wilson(right, self.answered)
+
+    def summary(self, flops_per_segment: float) -> dict[str, Any]:
+        """All figures that records give, by the names of `summary.json`. Ratios of nothing are None."""
+        accuracy = self.accuracy()
+        with_answers, n = self.answered > 0, self.answered
+        return {
+            "puzzles": self.puzzles,
+            "exact_accuracy": accuracy[0] if accuracy else None,
+            "exact_low": accuracy[1] if accuracy else None,
+            "exact_high": accuracy[2] if accuracy else None,
+            "token_accuracy": _ratio(self.tokens_right, self.tokens),
+            # only where every restart was run: restarts that a policy left out were not left out at random
+            "pass_at": {k: v / n for k, v in self._pass_sum.items()} if with_answers and self._all_restarts else None,
+            "any_correct": _ratio(self.any_right, n),
+            "majority_vote": _ratio(self.selected_right["vote"], n),
+            "selected": {name: _ratio(right, n) for name, right in self.selected_right.items()},
+            "mean_restart_accuracy": _ratio(self.rows_right, self.rows if with_answers else 0),
+            "residual_auroc": self._auroc.value(),
+            "mean_residual": _ratio(self._residual_sum, self._residual_rows),
+            "settled_share": _ratio(self.settled, self.puzzles),
+            "settled_accuracy": _ratio(self.settled_right, self.settled if with_answers else 0),
+            "trajectories": self.rows,
+            "segments_mean": _ratio(self.segments, self.puzzles),
+            "segments_total": self.segments,
+            "flops_mean": _ratio(flops_per_segment * self.segments, self.puzzles),
+        }
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

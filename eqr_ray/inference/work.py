@@ -1,0 +1,62 @@
+"""Work units: which trajectories belong together, in one place and one file.
+
+Why here: a unit is what is handed out, repeated after a loss and written as one atomic part. The division depends on
+the job alone, never on who works on it, so that a run can be continued by any number of actors.
+
+A unit is a block of puzzles times all restarts; where there are fewer puzzles than make enough units, the restarts of
+each puzzle are divided instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+UNITS_WANTED = 16  # enough for a few actors to share a small job evenly
+UNIT_SEGMENTS = 1 << 15  # row-segments of a unit at most: seconds on a GPU, two minutes on two cores
+
+
+@dataclass(frozen=True, order=True)
+class Unit:
+    """Puzzles `first` .. `last`-1 (row numbers in the data) times restarts `restart_first` .. `restart_last`-1."""
+
+    first: int
+    last: int
+    restart_first: int
+    restart_last: int
+
+    @property
+    def puzzles(self) -> int:
+        return self.last - self.first
+
+    @property
+    def rows(self) -> int:
+        """Trajectories at most."""
+        return self.puzzles * (self.restart_last - self.restart_first)
+
+    @property
+    def name(self) -> str:
+        """Sorts as the units do."""
+        return f"{self.first:09d}-{self.last:09d}-r{self.restart_first:05d}-{self.restart_last:05d}"
+
+
+def plan(puzzles: int, breadth: int, depth: int, *, whole: bool) -> list[Unit]:
+    """All units of a job, in order. `whole`: the restarts of a puzzle depend on each other and must stay together."""
+    rows = puzzles * breadth
+    size = max(1, min(rows // UNITS_WANTED, UNIT_SEGMENTS // depth))
+    block = max(1, size // breadth)
+    chunk = breadth if whole else min(size, breadth)
+    if block * breadth <= size:
+        chunk = breadth
+    return [
+        Unit(first, min(first + block, puzzles), restart, min(restart + chunk, breadth))
+        for first in range(0, puzzles, block)
+        for restart in range(0, breadth, chunk)
+    ]
+
+
+def enough_ahead(units: Sequence[Unit], slots: int, whole: bool) -> bool:
+    """Whether these unfinished units keep `slots` slots busy until more can be fetched: at least two units, and two
+    trajectories to start per slot. Where restarts follow each other (`whole`), a puzzle offers one at a time."""
+    ready = sum(unit.puzzles if whole else unit.rows for unit in units)
+    return len(units) >= 2 and ready >= 2 * slots

@@ -1,0 +1,62 @@
+"""One post-norm block: mix the tokens, then the channels.
+
+`BlockWeights` are a block's parameters; `block` applies a block to a state with weights that were cast to the compute
+type before. Token mixing by MLP acts on the transposed state and is normalised there, over the tokens (method.md).
+
+Shapes: B rows, T tokens, D channels, F hidden width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from eqr_ray.model.config import ModelConfig
+from eqr_ray.model.layers import Rotary, attention, linear_weight, rms_norm, swiglu
+
+
+class BlockWeights(NamedTuple):
+    """MLP mixing: `mix_in` (2F_T, T) and `mix_out` (T, F_T); attention: qkv (3D, D) and output (D, D)."""
+
+    mix_in: Tensor
+    mix_out: Tensor
+    mlp_in: Tensor  # (2F, D), gate first
+    mlp_out: Tensor  # (D, F)
+
+
+class Mixing(NamedTuple):
+    """What a block must know besides its weights. `heads` is 0 for MLP mixing."""
+
+    heads: int
+    rotaries: tuple[Rotary, ...]
+
+
+class Block(nn.Module):
+    """The parameters of one block, in float32."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        D, T = config.width, config.tokens
+        if config.mixing == "mlp":
+            hidden = config.hidden_width(T)
+            self.mix_in, self.mix_out = linear_weight(2 * hidden, T), linear_weight(T, hidden)
+        else:
+            self.mix_in, self.mix_out = linear_weight(3 * D, D), linear_weight(D, D)
+        hidden = config.hidden_width(D)
+        self.mlp_in, self.mlp_out = linear_weight(2 * hidden, D), linear_weight(D, hidden)
+
+    def cast(self, dtype: torch.dtype) -> BlockWeights:
+        return BlockWeights(*(w.to(dtype) for w in (self.mix_in, self.mix_out, self.mlp_in, self.mlp_out)))
+
+
+def block(x: Tensor, weights: BlockWeights, mixing: Mixing) -> Tensor:
+    """x (B, T, D) -> (B, T, D)."""
+    if mixing.heads:
+        x = rms_norm(x + attention(x, weights.mix_in, weights.mix_out, mixing.heads, mixing.rotaries))
+    else:
+        x_BDT = x.transpose(1, 2).contiguous()
+        x_BDT = rms_norm(x_BDT + swiglu(x_BDT, weights.mix_in, weights.mix_out))
+        x = x_BDT.transpose(1, 2).contiguous()
+    return rms_norm(x + swiglu(x, weights.mlp_in, weights.mlp_out))

@@ -1,0 +1,144 @@
+"""The network: embedding, one segment of the recursion, readout. Read it top to bottom beside method.md.
+
+All parameters belong to this one module, so that an engine which partitions them (ZeRO 3) gathers them once a segment
+instead of once a layer. It holds no state between calls and draws nothing itself: starts and noise are arguments.
+
+Shapes: B rows, L sequence length, P puzzle tokens, T = P + L, D channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eqr_ray.model.block import Block, BlockWeights, Mixing
+from eqr_ray.model.cell import Noise, cell
+from eqr_ray.model.config import ModelConfig
+from eqr_ray.model.latent import Latent
+from eqr_ray.model.layers import Rotary, linear_weight, rotary_table, wide
+
+Q_BIAS = -5.0  # halting starts almost surely off
+CellFn = Callable[..., Tensor]
+
+
+class Readout(NamedTuple):
+    """What a segment says: the next state, `logits` (B, L, V) float32 and `halt_logit` (B,) float32."""
+
+    latent: Latent
+    logits: Tensor
+    halt_logit: Tensor
+
+
+class Reasoner(nn.Module):
+    """EqR and its relatives, by configuration."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        D = config.width
+        self.embed = linear_weight(config.vocab_size, D, std=1.0 / math.sqrt(D))
+        self.lm_head = linear_weight(config.vocab_size, D)
+        self.q_head = nn.Linear(D, 2)
+        nn.init.zeros_(self.q_head.weight)
+        nn.init.constant_(self.q_head.bias, Q_BIAS)
+        distinct = config.cells_per_segment if config.weights == "distinct" else 1
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers * distinct))
+        if config.start == "fixed":  # one drawn vector per state, never trained
+            self.register_buffer("z_H_init", linear_weight(1, D, std=1.0).detach()[0])
+            self.register_buffer("z_L_init", linear_weight(1, D, std=1.0).detach()[0])
+        if config.puzzle_tokens:
+            self.puzzle_embed = nn.Parameter(torch.zeros(config.puzzle_ids, config.puzzle_width))
+        self._rotaries = _rotaries(config)
+        self.cell_fn: CellFn = cell  # a compiled cell may take its place (compiling.py)
+
+    # -- the map ---------------------------------------------------------------------------------------------------
+
+    def forward(self, inputs: Tensor, latent: Latent, noise: Noise | None = None, puzzle_ids: Tensor | None = None) -> Readout:
+        """One segment from `inputs` (B, L) integer tokens; the state type is the compute type."""
+        embedding = self.embed_inputs(inputs, latent.z_H.dtype, puzzle_ids)
+        latent = self.segment(latent, embedding, noise)
+        return self.readout(latent)
+
+    def segment(self, latent: Latent, embedding: Tensor, noise: Noise | None = None) -> Latent:
+        """H_cycles recursions; only the last `grad_cycles` of them carry a gradient."""
+        weights = tuple(cast_block.cast(latent.z_H.dtype) for cast_block in self._blocks())
+        free = self.config.h_cycles - self.config.grad_cycles
+        with torch.no_grad():
+            for recursion in range(free):
+                latent = self._recursion(recursion, latent, embedding, weights, noise)
+        for recursion in range(free, self.config.h_cycles):
+            latent = self._recursion(recursion, latent, embedding, weights, noise)
+        return latent
+
+    def _recursion(
+        self, recursion: int, latent: Latent, embedding: Tensor, weights: tuple[BlockWeights, ...], noise: Noise | None
+    ) -> Latent:
+        c, first = self.config, recursion * (self.config.l_cycles + 1)
+        z_H, z_L = latent
+        if c.states == "single":
+            for step in range(c.l_cycles + 1):
+                z_H = self._cell(first + step, z_H, embedding, weights, noise)
+            return Latent(z_H, z_L)
+        injection = z_H + embedding
+        for step in range(c.l_cycles):
+            z_L = self._cell(first + step, z_L, injection, weights, noise)
+        z_H = self._cell(first + c.l_cycles, z_H, z_L, weights, noise)
+        return Latent(z_H, z_L)
+
+    def _cell(self, call: int, z: Tensor, injection: Tensor, weights: tuple[BlockWeights, ...], noise: Noise | None) -> Tensor:
+        c = self.config
+        own = weights[call * c.layers : (call + 1) * c.layers] if c.weights == "distinct" else weights
+        mixing = Mixing(c.heads if c.mixing == "attention" else 0, self._rotaries_on(z.device))
+        return self.cell_fn(z, injection, own, mixing, c.damping, noise, torch.tensor(call, dtype=torch.int32))
+
+    # -- in and out ------------------------------------------------------------------------------------------------
+
+    def embed_inputs(self, inputs: Tensor, dtype: torch.dtype, puzzle_ids: Tensor | None = None) -> Tensor:
+        """inputs (B, L) integer tokens -> (B, T, D) in `dtype`, scaled by sqrt(D)."""
+        c = self.config
+        embedding = F.embedding(inputs.long(), self.embed)
+        if c.puzzle_tokens:
+            ids = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device) if puzzle_ids is None else puzzle_ids
+            stored = F.pad(self.puzzle_embed[ids], (0, c.puzzle_tokens * c.width - c.puzzle_width))
+            embedding = torch.cat([stored.view(-1, c.puzzle_tokens, c.width), embedding], dim=1)
+        return (math.sqrt(c.width) * embedding).to(dtype)
+
+    def readout(self, latent: Latent) -> Readout:
+        z_H = latent.z_H
+        logits = wide(F.linear(z_H[:, self.config.puzzle_tokens :], self.lm_head.to(z_H.dtype)))
+        halt_logit = self.q_head(wide(z_H[:, 0]))[:, 0]
+        return Readout(latent, logits, halt_logit)
+
+    def fixed_start(self, rows: int, dtype: torch.dtype) -> Latent:
+        """The trained-with start of a network with `start='fixed'`, for `rows` rows."""
+        shape = (rows, self.config.tokens, self.config.width)
+        z_H, z_L = (z.to(dtype).expand(shape).contiguous() for z in (self.z_H_init, self.z_L_init))
+        return Latent(z_H, z_L[:, :0] if self.config.states == "single" else z_L)
+
+    def _blocks(self) -> list[Block]:
+        return [module for module in self.blocks if isinstance(module, Block)]
+
+    def _rotaries_on(self, device: torch.device) -> tuple[Rotary, ...]:
+        if self._rotaries and self._rotaries[0].cos.device != device:
+            self._rotaries = tuple(Rotary(r.cos.to(device), r.sin.to(device)) for r in self._rotaries)
+        return self._rotaries
+
+
+def _rotaries(config: ModelConfig) -> tuple[Rotary, ...]:
+    if config.mixing == "mlp" or config.positions == "none":
+        return ()
+    head = config.width // config.heads
+    if config.positions == "rope":
+        return (rotary_table(torch.arange(config.tokens), head),)
+    # Puzzle tokens have no cell: they sit at row 0 and column 0, the grid's own start at 1.
+    place = torch.arange(config.length)
+    shift = 1 if config.puzzle_tokens else 0
+    front = torch.zeros(config.puzzle_tokens, dtype=torch.long)
+    rows = torch.cat([front, place // config.grid[1] + shift])
+    columns = torch.cat([front, place % config.grid[1] + shift])
+    return rotary_table(rows, head // 2), rotary_table(columns, head // 2)

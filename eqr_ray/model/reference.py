@@ -1,0 +1,162 @@
+"""Reading the public reference's checkpoints (locuslab/EqR `.pth` files) without running what they pickle.
+
+Such a file is a dict with `model` (state dict), `ema` {`mu`, `shadow`}, `config`, `step` and training state (method.md).
+torch's restricted unpickler reads it: only tensors and plain containers are rebuilt, anything else is refused.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eqr_ray.errors import UserError
+from eqr_ray.model.config import ModelConfig
+
+PREFIX = "model.inner."
+MAZE_VOCABULARY, MAZE_LENGTH = 6, 900  # attention checkpoints do not record their length; the published ones are 30x30 mazes
+FIXED_NAMES = {
+    "embed_tokens.embedding_weight": "embed",
+    "lm_head.weight": "lm_head",
+    "q_head.weight": "q_head.weight",
+    "q_head.bias": "q_head.bias",
+    "H_init": "z_H_init",
+    "L_init": "z_L_init",
+    "puzzle_emb.weights": "puzzle_embed",
+}
+BLOCK_NAMES = {
+    "mlp_t.gate_up_proj": "mix_in",
+    "mlp_t.down_proj": "mix_out",
+    "self_attn.qkv_proj": "mix_in",
+    "self_attn.o_proj": "mix_out",
+    "mlp.gate_up_proj": "mlp_in",
+    "mlp.down_proj": "mlp_out",
+}
+BLOCK_PATTERN = re.compile(r"L_level\.layers\.(\d+)\.([a-z_]+\.[a-z_]+)\.weight")
+
+
+@dataclass(frozen=True)
+class ReferenceCheckpoint:
+    """What of a reference file concerns the network: its configuration, its weights by our names, and its step."""
+
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    step: int
+    is_ema: bool
+
+
+def our_name(name: str) -> str | None:
+    """Our name of a parameter of the reference; None for a name that is no parameter of this network."""
+    bare = name.replace("_orig_mod.", "").removeprefix(PREFIX)
+    if bare in FIXED_NAMES:
+        return FIXED_NAMES[bare]
+    found = BLOCK_PATTERN.fullmatch(bare)
+    if found is None or found.group(2) not in BLOCK_NAMES:
+        return None
+    return f"blocks.{found.group(1)}.{BLOCK_NAMES[found.group(2)]}"
+
+
+def our_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A reference state dict under our names, in float32. Unknown names are an error: silence would lose weights."""
+    weights = {}
+    for name, tensor in state.items():
+        ours = our_name(name)
+        if ours is None:
+            raise UserError(f"parameter '{name}' belongs to no network that eqr_ray knows (EqR, TRM)")
+        weights[ours] = tensor.float()
+    return weights
+
+
+def our_config(arch: Mapping[str, Any], weights: Mapping[str, Tensor], length: int, grid: tuple[int, int] | None = None) -> ModelConfig:
+    """The reference's `arch` options as ours. `length` is the sequence's; a grid is assumed square unless given."""
+    if arch.get("H_layers"):
+        raise UserError(f"H_layers={arch['H_layers']} is not supported: the reference's EqR and TRM share one stack (H_layers 0)")
+    side = round(length**0.5)
+    width = int(arch["hidden_size"])
+    table = weights.get("puzzle_embed")
+    fixed = "z_H_init" in weights
+    positions = {"rope": "rope", "rope2d": "rope2d", "none": "none", None: "none"}[arch.get("pos_encodings")]
+    return ModelConfig(
+        vocab_size=int(arch["vocab_size"]) if "vocab_size" in arch else weights["embed"].shape[0],
+        length=length,
+        grid=grid or ((side, side) if side * side == length else (1, length)),
+        width=width,
+        layers=int(arch["L_layers"]),
+        expansion=float(arch["expansion"]),
+        mixing="mlp" if arch.get("mlp_t") else "attention",
+        heads=int(arch["num_heads"]),
+        positions=positions,  # type: ignore[arg-type]
+        h_cycles=int(arch["H_cycles"]),
+        l_cycles=int(arch["L_cycles"]),
+        start="fixed" if fixed else "random",
+        damping=0.0 if fixed else round(1.0 - float(arch.get("lambda_", 1.0)), 12),
+        noise_scale=0.0 if fixed else float(arch.get("noise_scale", 0.0)),
+        init_std_H=float(arch.get("H_init_std", 1.0)),
+        init_std_L=float(arch.get("L_init_std", 1.0)),
+        puzzle_tokens=_puzzle_tokens(arch, weights),
+        puzzle_ids=1 if table is None else table.shape[0],
+        puzzle_width=0 if table is None else table.shape[1],
+    )
+
+
+def read_reference(path: Path, ema: bool = True) -> ReferenceCheckpoint:
+    """Read a `.pth` of the reference: its EMA weights (as it is evaluated), or the raw ones.
+
+    Raises UserError for a file that is damaged, holds anything but tensors and plain data, or lacks a part.
+    """
+    content = _read_plain(path)
+    try:
+        config, model = content["config"], content["model"]
+        arch = config.get("arch", config)
+        shadow = content["ema"]["shadow"] if ema else model
+        # The shadow has the trained parameters only; buffers (TRM's starts) come from the model.
+        weights = our_weights({**model, **{_with_prefix(name): tensor for name, tensor in shadow.items()}})
+        dataset = config.get("dataset", {})
+        length = _length(arch, dataset, weights)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no checkpoint of the reference: {error!r} is missing or malformed") from error
+    return ReferenceCheckpoint(our_config(arch, weights, length), weights, int(content.get("step", 0)), ema)
+
+
+def _with_prefix(name: str) -> str:
+    bare = name.replace("_orig_mod.", "")
+    return bare if bare.startswith(PREFIX) else PREFIX + bare.removeprefix("inner.")
+
+
+def _length(arch: Mapping[str, Any], dataset: Mapping[str, Any], weights: Mapping[str, Tensor]) -> int:
+    for source in (arch, dataset):
+        if "seq_len" in source:
+            return int(source["seq_len"])
+    if arch.get("mlp_t"):  # the mixing weight knows how many tokens it mixes
+        return int(weights["blocks.0.mix_out"].shape[0]) - _puzzle_tokens(arch, weights)
+    if weights["embed"].shape[0] == MAZE_VOCABULARY:
+        return MAZE_LENGTH
+    raise KeyError("seq_len")
+
+
+def _puzzle_tokens(arch: Mapping[str, Any], weights: Mapping[str, Tensor]) -> int:
+    table = weights.get("puzzle_embed")
+    if table is None:
+        return 0
+    return int(arch.get("puzzle_emb_len") or -(-table.shape[1] // int(arch["hidden_size"])))
+
+
+def _read_plain(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"checkpoint {path} does not exist") from error
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{path} is refused: it holds more than tensors and plain data ({reason})") from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise UserError(f"{path} is damaged or no PyTorch file: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no checkpoint of the reference: a {type(content).__name__} instead of a dict")
+    return content

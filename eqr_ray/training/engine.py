@@ -1,0 +1,111 @@
+"""What the training loop asks of the thing that owns weights and optimizer, and the single-process answer.
+
+The distributed answer, DeepSpeed over Ray Train's workers, is in distributed/deepspeed_engine.py; both run the same
+loop. Losses arrive as means over the rows of a micro-batch; an engine averages over micro-batches and workers, which
+makes the gradient that of the mean over the global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from eqr_ray.model import Latent, Readout, Reasoner
+from eqr_ray.model.cell import Noise
+from eqr_ray.training.config import TrainingConfig
+from eqr_ray.training.optim import build_optimizer
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamATan2, besides the number of updates
+
+
+class Engine(Protocol):
+    """Owns the weights of one worker. All methods are collective: every worker calls them in the same order."""
+
+    model: Reasoner
+    rank: int
+    workers: int
+    device: torch.device
+
+    def forward(self, inputs: Tensor, latent: Latent, noise: Noise | None) -> Readout:
+        """One segment of some rows."""
+        ...
+
+    def accumulate(self, loss: Tensor) -> None:
+        """Take a micro-batch's mean loss backward; the last micro-batch of a step updates the weights."""
+        ...
+
+    def set_learning_rate(self, rate: float) -> None: ...
+
+    def parameters(self) -> dict[str, Tensor]:
+        """All weights in full, float32, by name."""
+        ...
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """The optimizer's tensors in full, as `exp_avg/NAME`, `exp_avg_sq/NAME`."""
+        ...
+
+    def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], updates: int) -> None:
+        """Take over the state of a checkpoint after `updates` updates, whatever engine and worker count wrote it."""
+        ...
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all workers."""
+        ...
+
+    def barrier(self) -> None: ...
+
+
+class LocalEngine:
+    """One process, plain torch: for laptops, tests, and as the twin that the distributed engines are checked against."""
+
+    rank, workers = 0, 1
+
+    def __init__(self, model: Reasoner, config: TrainingConfig, device: torch.device) -> None:
+        self.model, self.config, self.device = model.to(device), config, device
+        self.optimizer = build_optimizer(self.model.parameters(), config)
+        self._backwards = 0
+
+    def forward(self, inputs: Tensor, latent: Latent, noise: Noise | None) -> Readout:
+        readout: Readout = self.model(inputs, latent, noise)
+        return readout
+
+    def accumulate(self, loss: Tensor) -> None:
+        (loss / self.config.backwards_per_step).backward()  # type: ignore[no-untyped-call]
+        self._backwards += 1
+        if self._backwards == self.config.backwards_per_step:
+            if self.config.gradient_clipping:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clipping)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self._backwards = 0
+
+    def set_learning_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.model.named_parameters()}
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            held: dict[str, Any] = self.optimizer.state[parameter]
+            state |= {f"{key}/{name}": held[key] for key in MOMENTS if key in held}
+        return state
+
+    def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], updates: int) -> None:
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(weights[name])
+                if f"{MOMENTS[0]}/{name}" in optimizer:
+                    held = {key: optimizer[f"{key}/{name}"].to(self.device).clone() for key in MOMENTS}
+                    self.optimizer.state[parameter] = {"steps": updates, **held}
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values
+
+    def barrier(self) -> None:
+        return

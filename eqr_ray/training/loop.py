@@ -1,0 +1,183 @@
+"""The training loop: steps, figures, validation, checkpoints, time limit, resume. One loop for every engine.
+
+Everything that reaches outside is passed in: the engine, the tracker, and `report`, which the distributed worker uses
+to tell Ray Train. All workers take every decision together.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eqr_ray.errors import UserError
+from eqr_ray.inference.network import Network
+from eqr_ray.model import Reasoner
+from eqr_ray.model.compiling import cell_function
+from eqr_ray.tasks.sampler import Sampler
+from eqr_ray.tasks.store import Split
+from eqr_ray.training.carry import Carry, empty_carry
+from eqr_ray.training.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
+from eqr_ray.training.config import TrainingConfig
+from eqr_ray.training.ema import Ema
+from eqr_ray.training.engine import Engine
+from eqr_ray.training.optim import learning_rate
+from eqr_ray.training.step import StepSums, training_step
+from eqr_ray.training.tracking import Tracker
+from eqr_ray.training.validate import ValidationSums, validate
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer a number: a smaller learning rate is needed, not a retry."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What one worker needs besides its engine. `experiment` is the hash of what a resume may not change."""
+
+    config: TrainingConfig
+    sampler: Sampler
+    validation: Split
+    checkpoints: Path
+    experiment: str
+    tracker: Tracker
+    report: Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class _Clock:
+    """Training time of all attempts together, and the steps of this one."""
+
+    before_s: float
+    first_step: int
+    started: float
+
+    def elapsed_s(self) -> float:
+        return self.before_s + time.monotonic() - self.started
+
+
+def rows_of(rank: int, workers: int, batch: int) -> range:
+    """The global rows of a worker. Raises UserError where the batch cannot be dealt out evenly."""
+    if batch % workers:
+        raise UserError(f"batch={batch} cannot be dealt out to workers={workers}: it must be a multiple")
+    share = batch // workers
+    return range(rank * share, (rank + 1) * share)
+
+
+def train(engine: Engine, job: TrainingJob) -> dict[str, Any]:
+    """Run to the last step or the time limit, from the newest checkpoint where there is one. Returns the last figures."""
+    config = job.config
+    rows = rows_of(engine.rank, engine.workers, config.batch)
+    if len(rows) % config.accumulation:
+        raise UserError(f"accumulation={config.accumulation} does not divide the {len(rows)} rows of a worker")
+    engine.model.cell_fn = cell_function(engine.device, config.compile)
+    ema = Ema(engine.parameters(), config.ema)
+    carry, done, before_s = _begin(engine, ema, job, rows)
+    network = _ema_network(engine, config)
+    clock = _Clock(before_s, done, time.monotonic())
+    sums: list[StepSums] = []
+    figures: dict[str, Any] = {"step": done}
+    stop = done >= config.steps
+    while not stop:
+        engine.set_learning_rate(learning_rate(done, config))
+        carry, step_sums = training_step(engine, carry, job.sampler, config, done)
+        ema.update(engine.parameters())
+        sums.append(step_sums)
+        done += 1
+        if done % config.log_every == 0 or done == config.steps:
+            figures = _log(engine, job, sums, done, clock)
+            sums = []
+            stop = done == config.steps or _time_is_up(engine, config, clock)
+        if stop or (config.validate_every and done % config.validate_every == 0):
+            figures |= _validate(engine, job, ema, network, done)
+        if stop or done % config.checkpoint_every == 0:
+            save_checkpoint(
+                job.checkpoints, engine, ema, carry, done, clock.elapsed_s(), job.experiment, config.keep_checkpoints
+            )
+            job.report({**figures, "step": done})
+    ema.copy_to(network.model)
+    return {**figures, "step": done, "seconds": round(clock.elapsed_s(), 1), "ema": network.model.state_dict()}
+
+
+def _begin(engine: Engine, ema: Ema, job: TrainingJob, rows: range) -> tuple[Carry, int, float]:
+    """The carry, the steps done and the time spent, from the newest checkpoint or from nothing."""
+    checkpoint: Checkpoint | None = newest_checkpoint(job.checkpoints)
+    if checkpoint is None:
+        return empty_carry(engine.model, rows, DTYPES[job.config.dtype], engine.device), 0, 0.0
+    if checkpoint.experiment != job.experiment:
+        raise UserError(f"{checkpoint.folder} was written by another experiment: its data, model or batch differ")
+    carry = load_checkpoint(checkpoint, engine, ema, rows)
+    job.tracker.log("resume", checkpoint.step, {"checkpoint": checkpoint.folder.name, "workers": engine.workers})
+    return carry, checkpoint.step, checkpoint.elapsed_s
+
+
+def _ema_network(engine: Engine, config: TrainingConfig) -> Network:
+    """A second model that validation runs with the averaged weights."""
+    shadow = Reasoner(engine.model.config).to(engine.device)
+    shadow.load_state_dict(dict(engine.model.named_buffers()), strict=False)
+    return Network(shadow, dtype=DTYPES[config.dtype], compile=config.compile)
+
+
+def _log(engine: Engine, job: TrainingJob, sums: list[StepSums], done: int, clock: _Clock) -> dict[str, Any]:
+    """Means over all rows of all workers since the last time."""
+    local: Tensor = torch.stack([torch.stack(list(step)) for step in sums]).sum(0)
+    total = StepSums(*engine.sum(local).tolist())
+    if not math.isfinite(float(total.loss)):
+        raise TrainingDiverged(f"the loss became {float(total.loss)} before step {done}")
+    rows, config = float(total.rows), job.config
+    speed = (done - clock.first_step) / max(time.monotonic() - clock.started, 1e-9)
+    by_steps = (config.steps - done) / speed
+    left_s = min(by_steps, config.minutes * 60 - clock.elapsed_s()) if config.minutes else by_steps
+    halted = max(float(total.halted), 1.0)
+    figures = {
+        "loss": round(float(total.loss) / rows, 5),
+        "token_loss": round(float(total.token_loss) / rows, 5),
+        "halt_loss": round(float(total.halt_loss) / rows, 5),
+        "exact_accuracy": round(float(total.exact) / rows, 5),
+        "token_accuracy": round(float(total.token_accuracy) / rows, 5),
+        "halted_share": round(float(total.halted) / rows, 5),
+        "halted_exact": round(float(total.halted_exact) / halted, 5),
+        "mean_age": round(float(total.age) / rows, 3),
+        "learning_rate": learning_rate(done - 1, config),
+        "steps_per_s": round(speed, 3),
+        "rows_per_s": round(speed * config.batch * len(config.supervised), 1),
+        "elapsed_s": round(clock.elapsed_s(), 1),
+        "left_s": round(max(left_s, 0.0), 1),
+    }
+    job.tracker.log("train", done, figures)
+    return figures
+
+
+def _time_is_up(engine: Engine, config: TrainingConfig, clock: _Clock) -> bool:
+    """Whether any worker's clock has passed the limit: one decision for all."""
+    if not config.minutes:
+        return False
+    mine = float(clock.elapsed_s() >= config.minutes * 60)
+    return bool(engine.sum(torch.tensor([mine], dtype=torch.float64, device=engine.device))[0] > 0)
+
+
+def _validate(engine: Engine, job: TrainingJob, ema: Ema, network: Network, done: int) -> dict[str, float]:
+    """Accuracy of the EMA weights on the validation split, every worker on its share of the puzzles."""
+    config = job.config
+    count = min(config.validate_puzzles, len(job.validation))
+    if count == 0:
+        return {}
+    ema.copy_to(network.model)
+    sums = validate(network, job.validation, range(engine.rank, count, engine.workers), config.validate_depth)
+    total = ValidationSums(*engine.sum(torch.tensor(sums, dtype=torch.float64, device=engine.device)).tolist())
+    figures = {
+        "validation_exact": round(total.exact / total.puzzles, 5),
+        "validation_token_accuracy": round(total.token_accuracy / total.puzzles, 5),
+        "validation_halted_share": round(total.halted / total.puzzles, 5),
+        "validation_halted_exact": round(total.halted_exact / max(total.halted, 1.0), 5),
+    }
+    job.tracker.log("validation", done, {**figures, "puzzles": int(total.puzzles), "depth": config.validate_depth})
+    return figures

@@ -1,0 +1,63 @@
+"""Where figures of a run go: `log.jsonl` always, Weights & Biases when asked for. Only the first worker tracks.
+
+A run has one W&B run however often it is restarted: its id is kept in the run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import wandb
+
+WandbMode = Literal["disabled", "offline", "online"]
+ID_FILE = "wandb_id.txt"
+
+
+class Tracker(Protocol):
+    """Takes named figures of a step."""
+
+    def log(self, kind: str, step: int, figures: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class NoTracker:
+    """For workers other than the first."""
+
+    def log(self, kind: str, step: int, figures: dict[str, Any]) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+class RunTracker:
+    """Appends one JSON object a line to `log.jsonl` (kind, step, time, figures), and mirrors figures to W&B."""
+
+    def __init__(self, folder: Path, mode: WandbMode, config: dict[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / "log.jsonl").open("a", buffering=1)
+        self._wandb = None if mode == "disabled" else _start_wandb(folder, mode, config)
+
+    def log(self, kind: str, step: int, figures: dict[str, Any]) -> None:
+        self._file.write(json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **figures}) + "\n")
+        if self._wandb is not None:
+            numbers = {f"{kind}/{key}": value for key, value in figures.items() if isinstance(value, int | float)}
+            self._wandb.log(numbers, step=step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _start_wandb(folder: Path, mode: WandbMode, config: dict[str, Any]) -> Any:
+    id_file = folder / ID_FILE
+    if not id_file.exists():
+        id_file.write_text(wandb.util.generate_id())
+    return wandb.init(
+        project="eqr_ray", id=id_file.read_text(), name=folder.name, dir=str(folder), mode=mode, resume="allow", config=config
+    )

@@ -1,0 +1,55 @@
+"""Validation during training: the exact accuracy of the EMA weights on unseen puzzles, never on the test split.
+
+Shapes: B rows of a batch, L sequence length.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from eqr_ray.dynamics.noise import mix
+from eqr_ray.inference.network import Network
+from eqr_ray.tasks.store import Split
+
+BATCH = 32  # rows; a multiple of nothing, but the same shape for every call
+SEED = 20_260_521  # validation draws are the same for every run, so that runs compare
+
+
+class ValidationSums(NamedTuple):
+    """Sums over the puzzles seen: how many, exactly right, token accuracy, halted, halted and right."""
+
+    puzzles: float
+    exact: float
+    token_accuracy: float
+    halted: float
+    halted_exact: float
+
+
+def validate(network: Network, split: Split, puzzles: range, depth: int) -> ValidationSums:
+    """Run `puzzles` (row numbers of the split) for `depth` segments from one start each."""
+    assert split.labels is not None
+    total = np.zeros(len(ValidationSums._fields))
+    for at in range(0, len(puzzles), BATCH):
+        index = np.array(puzzles[at : at + BATCH], dtype=np.int64)
+        total += _batch(network, split, index, depth)
+    return ValidationSums(*total.tolist())
+
+
+def _batch(network: Network, split: Split, index: np.ndarray[tuple[int], np.dtype[np.int64]], depth: int) -> np.ndarray:
+    """One batch, filled up to BATCH rows by repeating the first puzzle; the filling is not counted."""
+    assert split.labels is not None
+    full = np.concatenate([index, np.repeat(index[:1], BATCH - len(index))])
+    inputs = torch.from_numpy(split.inputs[full].astype(np.int64)).to(network.device)
+    labels = torch.from_numpy(split.labels[index].astype(np.int64)).to(network.device)
+    puzzle = torch.from_numpy(full.astype(np.int64)).to(network.device)
+    embedding, latent = network.embed(inputs), network.start(mix(SEED, puzzle, 0))
+    for k in range(1, depth + 1):
+        segment = network.segment(latent, embedding, mix(SEED, puzzle, k))
+        latent = segment.latent
+    right = segment.logits[: len(index)].argmax(-1) == labels
+    exact, halted = right.all(-1), segment.halt_logit[: len(index)] > 0
+    sums = (right.shape[0], exact.sum(), right.double().mean(-1).sum(), halted.sum(), (halted & exact).sum())
+    return np.array([float(value) for value in sums])

@@ -1,0 +1,37 @@
+"""What every test shares: a quiet Ray that listens on loopback only, and Ray tests marked, timed and run last."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Ray reads these at import, and this file is imported before any test. The reasons are in docs of Ray:
+# loopback only on Linux; no usage reports; no metrics exporter, preemption watcher or patched print in Ray Train;
+# workers polled five times a second (a report takes one interval); log lines as they come.
+_ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_DEDUP_LOGS": "0",
+    "MPLBACKEND": "Agg",  # figures are written, never shown
+}
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+RAY_FOLDER = Path(__file__).parent / "ray"
+RAY_TIMEOUT_S = 600.0  # starting a cluster and its workers alone takes some 20 s on two cores
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if RAY_FOLDER in item.path.parents:
+            item.add_marker(pytest.mark.ray)
+        if item.get_closest_marker("ray") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(RAY_TIMEOUT_S))
+    # Stable: within each half the order stays. A plain mistake is then seen before any cluster is started.
+    items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
