@@ -34,7 +34,7 @@ USAGE = "usage: python -m eqr_ray.parity FOLDER [tolerance=1e-5]"
 
 
 class Quantity(NamedTuple):
-    """One compared number array: the distance between ours and theirs, and float32's own rounding in it, both relative."""
+    """One compared array: the distance of ours from theirs, and float32's own rounding in it, both relative."""
 
     error: float
     rounding: float
@@ -65,7 +65,11 @@ def load_fixture(stem: Path) -> tuple[Reasoner, dict[str, np.ndarray[Any, Any]],
         arch, segments = description["config"], int(description["segments"])
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{stem}.json/.npz is no readable fixture: {error}") from error
-    state = {name.removeprefix("state/"): torch.from_numpy(value) for name, value in arrays.items() if name.startswith("state/")}
+    state = {
+        name.removeprefix("state/"): torch.from_numpy(value)
+        for name, value in arrays.items()
+        if name.startswith("state/")
+    }
     weights = our_weights(state)
     config: ModelConfig = our_config(arch, weights, int(arch["seq_len"]))
     model = Reasoner(config)
@@ -74,7 +78,7 @@ def load_fixture(stem: Path) -> tuple[Reasoner, dict[str, np.ndarray[Any, Any]],
 
 
 def check_fixture(stem: Path) -> dict[str, Quantity]:
-    """Every quantity of one fixture. Each segment starts from the fixture's own previous state, as each does in training."""
+    """Every quantity of one fixture. Each segment starts from the fixture's own previous state, as in training."""
     model, arrays, segments = load_fixture(stem)
     exact_model = copy.deepcopy(model).double()
     report: dict[str, Quantity] = {}
@@ -103,7 +107,7 @@ def _segment(model: Reasoner, arrays: dict[str, np.ndarray[Any, Any]], k: int) -
     }
     gradients = [name for name in arrays if name.startswith(f"grad_{k}/")]
     if gradients:
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         quantities |= {name: _gradient(model, name) for name in gradients}
     return quantities
 
@@ -134,7 +138,8 @@ def run(folder: Path, tolerance: float = TOLERANCE) -> int:
     return 1 if failed else 0
 
 
-def main(argv: list[str] | None = None) -> None:
+def cli(argv: list[str] | None = None) -> None:
+    """The command line."""
     words = sys.argv[1:] if argv is None else argv
     options = dict(word.split("=", 1) for word in words if "=" in word)
     folders = [word for word in words if "=" not in word]
@@ -155,4 +160,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli()

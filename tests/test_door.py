@@ -106,7 +106,7 @@ def test_text_arrives_as_typed(conf: Path, text: str) -> None:
 
 
 @given(text=st.text(alphabet=st.sampled_from("ab1 =:,/\\${}[]()'\"#.@~!%\n"), max_size=12))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
 def test_no_text_is_refused_or_resolved(conf: Path, text: str) -> None:
     value = door_config("demo", ["data=d", f"note={text}"], conf=conf)["note"]
     assert value == parse_value(text)

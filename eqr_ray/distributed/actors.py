@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -147,10 +147,8 @@ class Actors:
     def _start(self) -> ActorHandle[Breadth]:
         team = self._team
         options = RemoteBreadth.options(num_cpus=team.cpus_each, num_gpus=team.gpus_each, max_restarts=0)
-        actor: ActorHandle[Breadth] = options.remote(
-            self._factory, self._settings, self._slots, max(1, int(team.cpus_each))
-        )
-        return actor
+        actor = options.remote(self._factory, self._settings, self._slots, max(1, int(team.cpus_each)))
+        return cast("ActorHandle[Breadth]", actor)
 
     def run(self, units: Sequence[Unit], inputs_NL: npt.NDArray[np.uint8]) -> Iterator[Report]:
         """Reports of all units, each unit exactly once, in any order. `inputs_NL` by row number of the data."""

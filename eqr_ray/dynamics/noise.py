@@ -5,8 +5,8 @@ the cell call and the element. The draws of a row are therefore the same for any
 
 `normal` hashes 32-bit counters and adds the four bytes of the hash: an Irwin-Hall sum whose mean, variance and skewness
 are the normal's, with kurtosis 2.7 and no value beyond 3.45 deviations. It is a dozen integer operations that
-torch.compile fuses into the state update, where torch's own generator costs a third of the step on CPU. `truncated_normal`,
-used once per start, inverts the normal distribution exactly.
+torch.compile fuses into the state update, where torch's own generator costs a third of the step on CPU.
+`truncated_normal`, used once per start, inverts the normal distribution exactly.
 
 Shapes: B rows, T tokens, D channels.
 """

@@ -29,7 +29,7 @@ def logit_change(new_BLV: Tensor, old_BLV: Tensor) -> Tensor:
 
 
 def latent_change(new: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
-    """(B,) ||new - old|| / ||new|| over all tensors of the state, each (B, ...); computed in float32."""
+    """(B,) ||new - old|| / ||new|| over all tensors of the state, each (B, ...); computed in float32 at least."""
     moved = torch.zeros(new[0].shape[0], device=new[0].device)
     size = torch.zeros_like(moved)
     for new_part, old_part in zip(new, old, strict=True):
@@ -39,7 +39,8 @@ def latent_change(new: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
 
 
 def _square_sum(part: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(part.flatten(1), dim=1, dtype=torch.float32)
+    wide = torch.promote_types(part.dtype, torch.float32)
+    norm: Tensor = torch.linalg.vector_norm(part.flatten(1), dim=1, dtype=wide)
     return norm.square()
 
 

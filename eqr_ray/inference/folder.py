@@ -43,6 +43,14 @@ class RunFolder:
         (path / "records").mkdir(parents=True, exist_ok=True)
         if not stored.exists():
             write_json(stored, self.manifest)
+        self._mend_log()
+
+    def _mend_log(self) -> None:
+        """End a line that a kill cut short, so that the next one is not glued to it."""
+        log = self.path / "log.jsonl"
+        if log.exists() and not log.read_bytes().endswith(b"\n"):
+            with log.open("a") as file:
+                file.write("\n")
 
     def _compare(self, stored: Path) -> None:
         try:

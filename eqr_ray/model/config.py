@@ -44,7 +44,16 @@ class ModelConfig:
     puzzle_width: int = 0  # numbers stored per puzzle id; zero-padded to puzzle_tokens * width
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "length", "width", "layers", "h_cycles", "l_cycles", "hidden_multiple", "puzzle_ids"):
+        for name in (
+            "vocab_size",
+            "length",
+            "width",
+            "layers",
+            "h_cycles",
+            "l_cycles",
+            "hidden_multiple",
+            "puzzle_ids",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name}={getattr(self, name)} is not allowed: at least 1")
         if not 0.0 <= self.damping < 1.0:

@@ -77,7 +77,9 @@ def load_model(name: str) -> tuple[Reasoner, ModelCard]:
     if path.name == WEIGHTS:
         path = path.parent
     if not path.is_dir():
-        raise UserError(f"checkpoint={name}: no such folder; allowed: a run, a folder with {WEIGHTS}, FILE.pth, zoo:NAME")
+        raise UserError(
+            f"checkpoint={name}: no such folder; allowed: a run, a folder with {WEIGHTS}, FILE.pth, zoo:NAME"
+        )
     return _load_folder(path)
 
 
@@ -102,7 +104,9 @@ def _load_folder(folder: Path) -> tuple[Reasoner, ModelCard]:
         raise UserError(f"{folder / CARD} is damaged: {error}") from error
     content = (folder / WEIGHTS).read_bytes()
     if hashlib.sha256(content).hexdigest() != card.hash:
-        raise UserError(f"{folder / WEIGHTS} is damaged: its sha256 is not the one that {CARD} names ({card.hash[:12]}...)")
+        raise UserError(
+            f"{folder / WEIGHTS} is damaged: its sha256 is not the one that {CARD} names ({card.hash[:12]}...)"
+        )
     try:
         weights = tensors_from_bytes(content)
     except SafetensorError as error:
@@ -126,5 +130,7 @@ def _build(config: ModelConfig, weights: Mapping[str, Tensor], source: Path) -> 
     try:
         model.load_state_dict(dict(weights))
     except RuntimeError as error:
-        raise UserError(f"{source}: the weights do not fit their configuration ({str(error).splitlines()[-1].strip()})") from error
+        raise UserError(
+            f"{source}: the weights do not fit their configuration ({str(error).splitlines()[-1].strip()})"
+        ) from error
     return model

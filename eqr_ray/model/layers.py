@@ -78,7 +78,7 @@ def rotate_grid(x: Tensor, rows: Rotary, columns: Rotary) -> Tensor:
 def attention(x: Tensor, qkv: Tensor, out: Tensor, heads: int, rotaries: tuple[Rotary, ...]) -> Tensor:
     """Full (not causal) self-attention. x (B, T, D), qkv (3D, D), out (D, D); no, one or two rotary tables."""
     B, T, D = x.shape
-    q, k, v = F.linear(x, qkv).view(B, T, 3 * heads, D // heads).split(heads, dim=2)
+    q, k, v = F.linear(x, qkv).view(B, T, 3 * heads, D // heads).chunk(3, dim=2)
     if len(rotaries) == 1:
         q, k = rotate(q, rotaries[0]), rotate(k, rotaries[0])
     elif len(rotaries) == 2:

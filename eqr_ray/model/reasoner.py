@@ -58,7 +58,9 @@ class Reasoner(nn.Module):
 
     # -- the map ---------------------------------------------------------------------------------------------------
 
-    def forward(self, inputs: Tensor, latent: Latent, noise: Noise | None = None, puzzle_ids: Tensor | None = None) -> Readout:
+    def forward(
+        self, inputs: Tensor, latent: Latent, noise: Noise | None = None, puzzle_ids: Tensor | None = None
+    ) -> Readout:
         """One segment from `inputs` (B, L) integer tokens; the state type is the compute type."""
         embedding = self.embed_inputs(inputs, latent.z_H.dtype, puzzle_ids)
         latent = self.segment(latent, embedding, noise)
@@ -90,7 +92,9 @@ class Reasoner(nn.Module):
         z_H = self._cell(first + c.l_cycles, z_H, z_L, weights, noise)
         return Latent(z_H, z_L)
 
-    def _cell(self, call: int, z: Tensor, injection: Tensor, weights: tuple[BlockWeights, ...], noise: Noise | None) -> Tensor:
+    def _cell(
+        self, call: int, z: Tensor, injection: Tensor, weights: tuple[BlockWeights, ...], noise: Noise | None
+    ) -> Tensor:
         c = self.config
         own = weights[call * c.layers : (call + 1) * c.layers] if c.weights == "distinct" else weights
         mixing = Mixing(c.heads if c.mixing == "attention" else 0, self._rotaries_on(z.device))
@@ -117,7 +121,8 @@ class Reasoner(nn.Module):
     def fixed_start(self, rows: int, dtype: torch.dtype) -> Latent:
         """The trained-with start of a network with `start='fixed'`, for `rows` rows."""
         shape = (rows, self.config.tokens, self.config.width)
-        z_H, z_L = (z.to(dtype).expand(shape).contiguous() for z in (self.z_H_init, self.z_L_init))
+        buffers = (self.get_buffer("z_H_init"), self.get_buffer("z_L_init"))
+        z_H, z_L = (z.to(dtype).expand(shape).contiguous() for z in buffers)
         return Latent(z_H, z_L[:, :0] if self.config.states == "single" else z_L)
 
     def _blocks(self) -> list[Block]:

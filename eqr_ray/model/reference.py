@@ -20,7 +20,10 @@ from eqr_ray.errors import UserError
 from eqr_ray.model.config import ModelConfig
 
 PREFIX = "model.inner."
-MAZE_VOCABULARY, MAZE_LENGTH = 6, 900  # attention checkpoints do not record their length; the published ones are 30x30 mazes
+MAZE_VOCABULARY, MAZE_LENGTH = (
+    6,
+    900,
+)  # attention checkpoints do not record their length; the published ones are 30x30 mazes
 FIXED_NAMES = {
     "embed_tokens.embedding_weight": "embed",
     "lm_head.weight": "lm_head",
@@ -73,10 +76,14 @@ def our_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def our_config(arch: Mapping[str, Any], weights: Mapping[str, Tensor], length: int, grid: tuple[int, int] | None = None) -> ModelConfig:
+def our_config(
+    arch: Mapping[str, Any], weights: Mapping[str, Tensor], length: int, grid: tuple[int, int] | None = None
+) -> ModelConfig:
     """The reference's `arch` options as ours. `length` is the sequence's; a grid is assumed square unless given."""
     if arch.get("H_layers"):
-        raise UserError(f"H_layers={arch['H_layers']} is not supported: the reference's EqR and TRM share one stack (H_layers 0)")
+        raise UserError(
+            f"H_layers={arch['H_layers']} is not supported: the reference's EqR and TRM share one stack (H_layers 0)"
+        )
     side = round(length**0.5)
     width = int(arch["hidden_size"])
     table = weights.get("puzzle_embed")
@@ -153,10 +160,14 @@ def _read_plain(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {path} does not exist") from error
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{path} is refused: it holds more than tensors and plain data ({reason})") from error
+        raise UserError(f"{path} is refused: it holds more than tensors and plain data ({_reason(error)})") from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged or no PyTorch file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is damaged or no PyTorch file: {_reason(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is no checkpoint of the reference: a {type(content).__name__} instead of a dict")
     return content
+
+
+def _reason(error: Exception) -> str:
+    """An exception in one line."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

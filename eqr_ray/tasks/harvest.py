@@ -14,7 +14,7 @@ from eqr_ray.tasks.base import Progress, Task
 from eqr_ray.tasks.keys import Words, mix
 from eqr_ray.tasks.puzzles import Puzzles, Tokens
 
-CHUNK = 64
+CHUNK = 64  # candidates between two looks at the fingerprints
 DRY_LIMIT = 20_000  # candidates in a row without a new puzzle: the task has no more
 
 
@@ -31,10 +31,11 @@ def harvest(
     seen: set[int] = set()
     dry, number = 0, 0
     while len(kept) < count:
-        keys = mix(seed, np.arange(number, number + CHUNK))
+        size = min(CHUNK, count - len(kept))
+        keys = mix(seed, np.arange(number, number + size))
         made = [candidate for key in keys if (candidate := make(np.array([key], dtype=np.uint64))) is not None]
-        number += CHUNK
-        dry += CHUNK
+        number += size
+        dry += size
         if made:
             prints = task.fingerprint(np.stack([one[0] for one in made]), np.stack([one[1] for one in made]))
             for candidate, print_ in zip(made, prints.tolist(), strict=True):

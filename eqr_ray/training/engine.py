@@ -59,7 +59,7 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """One process, plain torch: for laptops, tests, and as the twin that the distributed engines are checked against."""
+    """One process, plain torch: for laptops and tests, and the twin that distributed engines are checked against."""
 
     rank, workers = 0, 1
 

@@ -73,7 +73,7 @@ def rows_of(rank: int, workers: int, batch: int) -> range:
 
 
 def train(engine: Engine, job: TrainingJob) -> dict[str, Any]:
-    """Run to the last step or the time limit, from the newest checkpoint where there is one. Returns the last figures."""
+    """Run to the last step or the time limit, from the newest checkpoint if there is one; the last figures."""
     config = job.config
     rows = rows_of(engine.rank, engine.workers, config.batch)
     if len(rows) % config.accumulation:

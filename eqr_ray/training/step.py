@@ -38,7 +38,9 @@ class StepSums(NamedTuple):
     age: Tensor
 
 
-def training_step(engine: Engine, carry: Carry, sampler: Sampler, config: TrainingConfig, step: int) -> tuple[Carry, StepSums]:
+def training_step(
+    engine: Engine, carry: Carry, sampler: Sampler, config: TrainingConfig, step: int
+) -> tuple[Carry, StepSums]:
     """Update the weights once; `step` counts updates from 0."""
     for segment, supervised in enumerate(config.supervised):
         carry = refill(carry, sampler, engine.model, config)
@@ -53,7 +55,9 @@ def training_step(engine: Engine, carry: Carry, sampler: Sampler, config: Traini
     return carry, _sums(carry, losses)
 
 
-def _micro_batch(engine: Engine, carry: Carry, rows: slice, keys: Tensor, supervised: bool) -> tuple[Readout, RowLosses]:
+def _micro_batch(
+    engine: Engine, carry: Carry, rows: slice, keys: Tensor, supervised: bool
+) -> tuple[Readout, RowLosses]:
     """Run some rows one segment on, and take their loss backward where this segment is supervised."""
     latent = Latent(carry.latent.z_H[rows], carry.latent.z_L[rows])
     noise = keyed_noise(keys, engine.model.config.noise_scale)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -57,7 +58,13 @@ class RunTracker:
 def _start_wandb(folder: Path, mode: WandbMode, config: dict[str, Any]) -> Any:
     id_file = folder / ID_FILE
     if not id_file.exists():
-        id_file.write_text(wandb.util.generate_id())
+        id_file.write_text(uuid.uuid4().hex[:8])
     return wandb.init(
-        project="eqr_ray", id=id_file.read_text(), name=folder.name, dir=str(folder), mode=mode, resume="allow", config=config
+        project="eqr_ray",
+        id=id_file.read_text(),
+        name=folder.name,
+        dir=str(folder),
+        mode=mode,
+        resume="allow",
+        config=config,
     )

@@ -53,7 +53,7 @@ def test_solutions_are_all_shortest_paths(puzzle: Tokens) -> None:
             task.solve(puzzle)
         return
     solutions = task.solve(puzzle, limit=500)
-    assert 1 <= len(solutions)
+    assert len(solutions) >= 1
     assert len({one.tobytes() for one in solutions}) == len(solutions)
     for one in solutions:
         assert task.check(puzzle, one) is None
@@ -73,7 +73,7 @@ def test_number_of_shortest_paths_in_an_open_square() -> None:
         ("Soooo" + "    o" + "  # o" + "    o" + "    G", None),
         ("S    " + "o    " + "o #  " + "o    " + "ooooG", None),
         ("S    " + "     " + "  #  " + "     " + "    G", "do not connect"),
-        ("Soooo" + "    o" + "  #oo" + "   o " + "   oG", None),
+        ("Soooo" + "    o" + "  #oo" + "   o " + "   oG", "takes 10 steps, the shortest 8"),
         ("Soooo" + "    o" + "  # o" + "   oo" + "    G", "8 path cells where the shortest path has 7"),
         ("Sooo " + "  oo " + " o#o " + " ooo " + "    G", "do not connect"),
         ("So o " + "ooo o" + "  #oo" + "     " + "    G", "do not connect"),
@@ -90,7 +90,7 @@ def test_check(answer: str, words: str | None) -> None:
 
 def test_a_detour_is_not_the_shortest_path() -> None:
     task = task_named("maze5")
-    puzzle = task.encode("S G  " + " ####" * 1 + "     " + "     " + "     ")
+    puzzle = task.encode("S G  " + " ####" + "     " + "     " + "     ")
     assert task.check(puzzle, task.encode("SoG  " + " ####" + "     " + "     " + "     ")) is None
     detour = task.encode("S    " + "#### " + "     " + " ####" + "    G")
     assert task.rate(detour) == 16

@@ -30,12 +30,12 @@ def test_permuted_is_a_bijection(size: int, seed: int, epoch: int) -> None:
 
 def test_permutations_look_random() -> None:
     """Over many keys each position goes everywhere equally often, and neighbours do not stay neighbours."""
-    places = np.stack([permuted(np.arange(10), 10, key) for key in range(3000)])
+    places = np.stack([permuted(np.arange(10), 10, key) for key in range(1000)])
     counts = np.stack([np.bincount(places[:, column], minlength=10) for column in range(10)])
-    assert counts.min() > 210  # 300 expected, standard deviation 16
-    assert counts.max() < 390
+    assert counts.min() > 60  # 100 expected, standard deviation 9.5
+    assert counts.max() < 140
     followed = (np.diff(places, axis=1) == 1).mean()
-    assert 0.06 < followed < 0.12  # 9 / 90 for random permutations
+    assert 0.08 < followed < 0.12  # 9 of 90 ordered pairs
 
 
 @pytest.mark.parametrize(("count", "batch"), [(10, 4), (12, 4), (5, 8), (1, 3)])

@@ -77,7 +77,7 @@ def test_missing_truncated_and_foreign_files(tmp_path: Path, path: Path) -> None
     path.write_bytes(b"question,answer\n" * 50)
     with pytest.raises(UserError, match=r"a\.arrow: not an Arrow file"):
         Split.open(path)
-    with pytest.raises(UserError, match="a folder|damaged|Arrow"):
+    with pytest.raises(UserError, match="not an Arrow file, or damaged"):
         Split.open(tmp_path)
     table = pa.table({"x": [1]})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:

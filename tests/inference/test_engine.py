@@ -1,0 +1,136 @@
+"""The engine against a plain loop over the same network, bit for bit, whatever the order, breadth and division."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from eqr_ray.inference.engine import Engine, run_units
+from eqr_ray.inference.records import Records, concatenate
+from eqr_ray.inference.settings import Settings
+from eqr_ray.inference.work import Unit, plan
+from tests.inference import naive
+from tests.inference.fake import FakeNetwork, L, puzzles
+from tests.inference.same import assert_same
+
+POLICIES = ["full", "halt", "settle", "sequential"]
+
+
+def run(settings: Settings, slots: int, inputs: np.ndarray, units: list[Unit] | None = None) -> Records:
+    if units is None:
+        units = plan(len(inputs), settings.breadth, settings.depth, whole=settings.policy == "sequential")
+    engine = Engine(FakeNetwork(), settings, slots)
+    parts = [rows for report in run_units(engine, units, inputs) for _, rows in report.finished]
+    assert len(parts) == len(units)
+    return concatenate(parts).in_order()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("slots", [1, 8, 64])
+def test_equals_a_plain_loop(policy: str, slots: int) -> None:
+    settings = Settings(depth=9, breadth=3, seed=5, policy=policy, settle_below=0.08, snapshots=(1, 4))
+    inputs = puzzles(7)
+    expected = naive.run(FakeNetwork(), settings, inputs)
+    assert_same(run(settings, slots, inputs), expected)
+    statuses = set(expected.status.tolist())
+    assert len(statuses) == (2 if policy == "full" else 3)  # the policy stopped some trajectories and not others
+
+
+@hypothesis_settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_any_division_and_order_gives_the_same_rows(data: st.DataObject) -> None:
+    policy = data.draw(st.sampled_from(POLICIES))
+    settings = Settings(depth=6, breadth=4, seed=3, policy=policy, settle_below=0.15, snapshots=(2,))
+    inputs = puzzles(6)
+    cuts = sorted({0, 6, *data.draw(st.lists(st.integers(1, 5), max_size=4))})
+    units = [Unit(first, last, 0, 4) for first, last in zip(cuts, cuts[1:], strict=False)]
+    if policy != "sequential":  # restarts may be divided too
+        units = [Unit(u.first, u.last, r, r + 2) for u in units for r in (0, 2)]
+    units = data.draw(st.permutations(units))
+    assert_same(run(settings, data.draw(st.integers(1, 30)), inputs, units), run(settings, 8, inputs))
+
+
+def test_restart_r_is_the_same_whatever_the_breadth() -> None:
+    inputs = puzzles(5)
+    wide = run(Settings(depth=7, breadth=8, snapshots=(3,)), 16, inputs)
+    narrow = run(Settings(depth=7, breadth=2, snapshots=(3,)), 16, inputs)
+    assert_same(wide.take(wide.restart < 2), narrow)
+
+
+def test_depth_only_adds_segments() -> None:
+    inputs = puzzles(4)
+    deep = run(Settings(depth=12, breadth=2, snapshots=(5,)), 8, inputs)
+    shallow = run(Settings(depth=5, breadth=2), 8, inputs)
+    at_5 = deep.take(deep.segments == 5)
+    same = dataclasses.replace(at_5, status=shallow.status)  # one went on, the other ended
+    assert_same(same, shallow)
+
+
+def test_other_seeds_give_other_trajectories() -> None:
+    one, other = (run(Settings(depth=3, breadth=2, seed=seed), 8, puzzles(4)) for seed in (0, 1))
+    assert (one.logit_residual != other.logit_residual).all()
+    assert len(np.unique(one.logit_residual)) == len(one)  # restarts and puzzles differ too
+
+
+def test_padding_never_counts() -> None:
+    settings, inputs = Settings(depth=5, breadth=3), puzzles(7)  # 21 trajectories on 8 slots: 3 idle at the end
+    network = FakeNetwork()
+    engine = Engine(network, settings, 8)
+    reports = list(run_units(engine, plan(7, 3, 5, whole=False), inputs))
+    records = concatenate([rows for report in reports for _, rows in report.finished])
+    assert len(records) == 21
+    assert engine.row_segments == sum(report.row_segments for report in reports) == 21 * 5
+    assert network.calls == 15  # three rounds of eight slots, refilled with no pause
+
+
+def test_slots_are_refilled_across_units() -> None:
+    settings = Settings(depth=4, breadth=1)
+    network = FakeNetwork()
+    units = [Unit(at, at + 1, 0, 1) for at in range(32)]
+    list(run_units(Engine(network, settings, 8), units, puzzles(32)))
+    assert network.calls == 32 * 4 / 8
+
+
+def test_a_diverged_row_says_so_and_leaves_the_others_alone() -> None:
+    class Diverging(FakeNetwork):
+        def embed(self, inputs_BL):
+            embedding = super().embed(inputs_BL)
+            return embedding.masked_fill((inputs_BL == 3).all(dim=1).view(-1, 1, 1), float("nan"))
+
+    inputs = puzzles(3)
+    inputs[1] = 3
+    settings = Settings(depth=4, breadth=2)
+    reports = run_units(Engine(Diverging(), settings, 4), plan(3, 2, 4, whole=False), inputs)
+    records = concatenate([rows for report in reports for _, rows in report.finished]).in_order()
+    expected = run(settings, 4, inputs)
+    well = records.puzzle != 1
+    assert_same(records.take(well), expected.take(well))
+    bad = records.take(~well)
+    assert bad.status.tolist() == [4, 4]
+    assert np.isinf(bad.logit_residual).all()
+    assert not bad.settled.any()
+
+
+def test_memory_of_a_trajectory_does_not_grow_with_depth() -> None:
+    engine = Engine(FakeNetwork(), Settings(depth=1024, breadth=1), 2)
+    engine.add(Unit(0, 2, 0, 1), puzzles(2))
+
+    def held() -> int:
+        slots = vars(engine._slots)
+        tensors = [value for value in slots.values() if hasattr(value, "nbytes")]
+        tensors += [*slots["_latent"], *slots["_logit_window"]._values, *slots["_latent_window"]._values]
+        return sum(tensor.nbytes for tensor in tensors)
+
+    sizes = []
+    while not engine.idle:
+        finished = engine.step()
+        sizes.append(held())
+    assert set(sizes[1:]) == {sizes[0]}
+    assert len(sizes) == 1024
+    assert finished[0][1].segments.tolist() == [1024, 1024]
+    assert finished[0][1].prediction.shape == (2, L)

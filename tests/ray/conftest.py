@@ -1,0 +1,16 @@
+"""One loopback Ray for all tests of this folder: two CPUs, two logical GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from eqr_ray.distributed.cluster import start_ray
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[dict[str, float]]:
+    """The resources of the running Ray."""
+    with start_ray(num_cpus=2, num_gpus=2) as resources:
+        yield resources

@@ -1,0 +1,120 @@
+"""Breadth actors on a real local Ray: pinned, killed, and still the same records."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from ray.exceptions import RayActorError
+
+from eqr_ray.distributed import actors as actors_module
+from eqr_ray.distributed.actors import Actors, Team
+from eqr_ray.errors import UserError
+from eqr_ray.inference.engine import Engine, run_units
+from eqr_ray.inference.records import Records, concatenate
+from eqr_ray.inference.settings import Settings
+from eqr_ray.inference.work import Unit, plan
+from tests.inference.fake import DyingFake, FakeNetwork, SlowFake, puzzles
+from tests.inference.same import assert_same
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+SETTINGS = Settings(depth=6, breadth=4, seed=1, policy="settle", settle_below=0.15, snapshots=(2,))
+SLOTS = 8
+INPUTS = puzzles(24)
+UNITS = plan(24, 4, 6, whole=False)
+ON_GPUS = Team(2, 0.5, 1.0)
+
+
+def here() -> dict[Unit, Records]:
+    """The undisturbed run, in this process."""
+    engine = Engine(FakeNetwork(), SETTINGS, SLOTS)
+    return {unit: rows for report in run_units(engine, UNITS, INPUTS) for unit, rows in report.finished}
+
+
+def on_actors(team: Team, factory: Callable[[], FakeNetwork], disturb: Callable[[int, Actors], None]) -> list[Unit]:
+    """Run all units; `disturb` is called before each report. Every unit must come once, with the undisturbed rows."""
+    expected, seen = here(), []
+    with Actors(team, factory, SETTINGS, SLOTS) as actors:
+        for number, report in enumerate(actors.run(UNITS, INPUTS)):
+            for unit, rows in report.finished:
+                seen.append(unit)
+                assert_same(rows, expected[unit])
+            disturb(number, actors)
+    assert sorted(seen) == UNITS
+    return seen
+
+
+def test_each_actor_is_pinned_to_a_gpu_of_its_own() -> None:
+    with Actors(ON_GPUS, FakeNetwork, SETTINGS, SLOTS) as actors:
+        about = actors.about()
+    assert sorted(one["cuda_visible_devices"] for one in about) == ["0", "1"]
+    assert len({one["pid"] for one in about}) == 2
+    assert os.getpid() not in {one["pid"] for one in about}
+
+
+@pytest.mark.parametrize("team", [Team(1, 1.0, 0.0), ON_GPUS], ids=["one", "two"])
+def test_actors_give_the_records_of_one_process(team: Team) -> None:
+    on_actors(team, FakeNetwork, lambda number, actors: None)
+
+
+def test_a_killed_actor_is_replaced_and_its_units_run_again() -> None:
+    killed: list[int] = []
+
+    def kill(number: int, actors: Actors) -> None:
+        if number == 2:
+            killed.append(actors.about()[0]["pid"])
+            os.kill(killed[0], signal.SIGKILL)
+        if number == len(UNITS) - 1:
+            pids = [one["pid"] for one in actors.about()]
+            assert len(pids) == 2
+            assert killed[0] not in pids
+
+    on_actors(ON_GPUS, SlowFake, kill)
+    assert killed
+
+
+def test_actors_that_end_themselves_in_the_middle_of_a_unit(tmp_path: Path) -> None:
+    on_actors(ON_GPUS, partial(DyingFake, tmp_path, times=2), lambda number, actors: None)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_unit_that_always_kills_its_actor_is_given_up(tmp_path: Path) -> None:
+    with (
+        Actors(Team(1, 1.0, 0.0), partial(DyingFake, tmp_path, times=100), SETTINGS, SLOTS) as actors,
+        pytest.raises(RayActorError),
+    ):
+        list(actors.run(UNITS, INPUTS))
+    assert len(list(tmp_path.iterdir())) == actors_module.DEATHS_IN_A_ROW + 1
+
+
+def test_a_team_that_cannot_be_placed_is_refused_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = "3 actors with 1 GPUs and 0.5 CPUs each were not placed within 3 s"
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
+        patch.setattr(actors_module, "START_TIMEOUT_S", 3.0)
+        Actors(Team(3, 0.5, 1.0), FakeNetwork, SETTINGS, SLOTS).__enter__()
+    with Actors(ON_GPUS, FakeNetwork, SETTINGS, SLOTS) as actors:  # the GPUs are free again
+        assert len(actors.about(30.0)) == 2
+
+
+def test_one_puzzle_is_shared_by_its_restarts() -> None:
+    settings = Settings(depth=4, breadth=32)
+    units = plan(1, 32, 4, whole=False)
+    assert len(units) == 16
+    engine = Engine(FakeNetwork(), settings, SLOTS)
+    alone = concatenate([rows for r in run_units(engine, units, INPUTS) for _, rows in r.finished]).in_order()
+    with Actors(ON_GPUS, FakeNetwork, settings, SLOTS) as actors:
+        shared = concatenate([rows for r in actors.run(units, INPUTS) for _, rows in r.finished]).in_order()
+    assert_same(shared, alone)
+    assert np.array_equal(shared.restart, np.arange(32))
+
+
+def test_ray_listens_on_loopback_only() -> None:
+    assert ray.util.get_node_ip_address() == "127.0.0.1"
+    assert all(node["NodeManagerAddress"] == "127.0.0.1" for node in ray.nodes())
