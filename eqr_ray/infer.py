@@ -121,7 +121,7 @@ def show(summary: dict[str, Any], out: str) -> None:
     if summary["exact_accuracy"] is None:
         facts = {name: facts[name] for name in ("cost",)}
     for name, value in facts.items():
-        console.print(f"{name:<18} {value}", highlight=False)
+        console.print(f"{name:<18} {value}", highlight=False, soft_wrap=True)
     if summary["bad_rows"]:
         console.print(f"{summary['bad_rows']} rows could not be read; the end of the answers lists them")
     console.print(f"answers in {out}/answers.csv", highlight=False, soft_wrap=True)

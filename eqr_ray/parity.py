@@ -14,23 +14,36 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from eqr_ray.door import run_door
 from eqr_ray.errors import UserError
 from eqr_ray.model import Latent, ModelConfig, Reasoner
 from eqr_ray.model.reference import our_config, our_name, our_weights
+from eqr_ray.strict import from_dict
 from eqr_ray.training.loss import row_losses
 
 TOLERANCE = 1e-5
 ROUNDING_FACTOR = 4.0
-USAGE = "usage: python -m eqr_ray.parity FOLDER [tolerance=1e-5]"
+
+
+@dataclass(frozen=True)
+class ParityOptions:
+    """The keys of the door."""
+
+    folder: Path
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < 1:
+            raise UserError(f"tolerance={self.tolerance} is not allowed: more than 0 and less than 1")
 
 
 class Quantity(NamedTuple):
@@ -138,25 +151,17 @@ def run(folder: Path, tolerance: float = TOLERANCE) -> int:
     return 1 if failed else 0
 
 
-def cli(argv: list[str] | None = None) -> None:
-    """The command line."""
-    words = sys.argv[1:] if argv is None else argv
-    options = dict(word.split("=", 1) for word in words if "=" in word)
-    folders = [word for word in words if "=" not in word]
-    try:
-        if words in (["--help"], ["-h"]):
-            print(__doc__)
-            sys.exit(0)
-        if len(folders) != 1 or set(options) - {"tolerance"}:
-            raise UserError(USAGE)
-        try:
-            tolerance = float(options.get("tolerance", TOLERANCE))
-        except ValueError as error:
-            raise UserError(f"tolerance={options['tolerance']} is not a number") from error
-        sys.exit(run(Path(folders[0]), tolerance))
-    except UserError as error:
-        print(f"eqr-parity: {error}", file=sys.stderr)
-        sys.exit(2)
+def main(values: dict[str, Any]) -> int:
+    """Check the folder that the command line names."""
+    options = from_dict(ParityOptions, values)
+    if not options.folder.is_dir():
+        raise UserError(f"folder={options.folder} is no folder")
+    return run(options.folder, options.tolerance)
+
+
+def cli() -> NoReturn:
+    """`python -m eqr_ray.parity`, `eqr-parity`."""
+    run_door("parity", main, positional="folder")
 
 
 if __name__ == "__main__":

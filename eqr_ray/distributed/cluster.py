@@ -18,6 +18,8 @@ from eqr_ray.errors import UserError
 
 OBJECT_STORE_BYTES = 200_000_000  # weights, blocks of puzzles and records; no data set goes through it
 
+TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"  # warns at every start that tokens are on
+
 
 @contextmanager
 def start_ray(
@@ -26,20 +28,23 @@ def start_ray(
     num_cpus: int | None = None,
     num_gpus: int | None = None,
     dashboard: bool = False,
+    log_to_driver: bool = True,
 ) -> Iterator[dict[str, float]]:
     """Yields the resources of the cluster, {"CPU": 2.0, "GPU": 1.0, ...}.
 
     address: of a running cluster ("auto" finds one on this machine); None takes RAY_ADDRESS, and without it starts Ray
     here, listening on loopback only, with `num_cpus` and `num_gpus` (None: what the machine has). A Ray that this
-    process has already started or joined is used as it is. UserError: no cluster at the address.
+    process has already started or joined is used as it is. `log_to_driver` shows here what workers and actors print.
+    UserError: no cluster at the address.
     """
     if ray.is_initialized():
         yield _resources()
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    logging.getLogger(TOKEN_LOGGER).setLevel(logging.ERROR)
     try:
         if address:
-            ray.init(address=address, logging_level=logging.WARNING)
+            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=log_to_driver)
         else:
             ray.init(
                 address="local",
@@ -48,6 +53,7 @@ def start_ray(
                 include_dashboard=dashboard,
                 object_store_memory=OBJECT_STORE_BYTES,
                 logging_level=logging.WARNING,
+                log_to_driver=log_to_driver,
                 _node_ip_address="127.0.0.1",
             )
     except (ConnectionError, RayError) as error:

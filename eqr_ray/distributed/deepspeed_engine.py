@@ -10,7 +10,9 @@ therefore runs in float32, and its master weights are the weights.
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -24,7 +26,6 @@ from deepspeed.utils import safe_set_full_fp32_param as set_master
 from deepspeed.utils import safe_set_full_optimizer_state as set_moment
 from deepspeed.utils import safe_set_local_fp32_param as set_own_part
 from deepspeed.utils import safe_set_local_optimizer_state as set_own_moment
-from deepspeed.zero import register_external_parameter
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -40,10 +41,14 @@ Stage = Literal[0, 1, 2, 3]
 # lock file of a killed build hangs every later one. gloo does the same work at the same speed here. DeepSpeed has no
 # public switch; this private table is what it asks.
 compatible_ops["deepspeed_shm_comm"] = False
+logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns of any optimizer but its own
+# DeepSpeed calls collectives of stage 3 by names that newer torch gives up, at every step.
+warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)
 
 
 class DeepSpeedEngine:
-    """One worker's share of a data-parallel training. torch.distributed must be initialised; all methods are collective."""
+    """One worker's share of a data-parallel training, in an initialised torch.distributed group. Every method is
+    collective."""
 
     def __init__(self, model: Reasoner, config: TrainingConfig, stage: Stage, device: torch.device) -> None:
         self.model, self.config, self.stage, self.device = model, config, stage, device
@@ -62,7 +67,7 @@ class DeepSpeedEngine:
             # The blocks' weights are used by the network itself, 21 times a segment: they are gathered with its own,
             # once. (A ZeRO-3 leaf module would reduce its gradients too early: no input of a segment has a gradient.)
             for parameter in model.blocks.parameters():
-                register_external_parameter(model, parameter)
+                deepspeed.zero.register_external_parameter(model, parameter)
         self._reset_moments(updates=0)
 
     # -- the step --------------------------------------------------------------------------------------------------
@@ -111,12 +116,17 @@ class DeepSpeedEngine:
     def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], updates: int) -> None:
         self._reset_moments(updates)
         named = dict(self.model.named_parameters())
-        with torch.no_grad(), deepspeed.zero.GatheredParameters(list(named.values()), modifier_rank=0, enabled=self.stage == 3):
+        with (
+            torch.no_grad(),
+            deepspeed.zero.GatheredParameters(list(named.values()), modifier_rank=0, enabled=self.stage == 3),
+        ):
             if self.stage < 3 or self.rank == 0:
                 for name, parameter in named.items():
                     parameter.copy_(weights[name])
         for name, parameter in named.items():
-            moments = {key: optimizer[f"{key}/{name}"].to(self.device) for key in MOMENTS if f"{key}/{name}" in optimizer}
+            moments = {
+                key: optimizer[f"{key}/{name}"].to(self.device) for key in MOMENTS if f"{key}/{name}" in optimizer
+            }
             self._load_parameter(parameter, weights[name].to(self.device), moments)
 
     def _load_parameter(self, parameter: Parameter, weight: Tensor, moments: Mapping[str, Tensor]) -> None:

@@ -101,15 +101,15 @@ def prepare(config: InferConfig, device_type: str) -> Job:
     noise_scale = reasoner.config.noise_scale if config.noise_scale is None else config.noise_scale
     slots = slots_for(trajectories, device_type, config.slots)
     manifest = {
+        "checkpoint_hash": card.hash,
+        "puzzles": len(questions),
+        "data_hash": questions.data_hash,
         **asdict(settings),
         "noise_scale": noise_scale,
         "init_std": config.init_std,
         "dtype": config.dtype,
         "compile": compiled,
         "slots": slots,
-        "puzzles": len(questions),
-        "data_hash": questions.data_hash,
-        "checkpoint_hash": card.hash,
     }
     out = Path(config.out or f"runs/infer-{content_hash(manifest)[:12]}")
     units = plan(len(questions), settings.breadth, settings.depth, whole=policy_named(settings.policy).whole)

@@ -50,6 +50,7 @@ class TrainingJob:
     experiment: str
     tracker: Tracker
     report: Callable[[dict[str, Any]], None]
+    interrupted: Callable[[], bool] = bool  # a wish to stop after this step; only where one process is the whole run
 
 
 @dataclass
@@ -86,6 +87,8 @@ def train(engine: Engine, job: TrainingJob) -> dict[str, Any]:
     sums: list[StepSums] = []
     figures: dict[str, Any] = {"step": done}
     stop = done >= config.steps
+    if stop:  # killed between its last checkpoint and its end: only the figures are missing
+        figures |= _validate(engine, job, ema, network, done)
     while not stop:
         engine.set_learning_rate(learning_rate(done, config))
         carry, step_sums = training_step(engine, carry, job.sampler, config, done)
@@ -98,11 +101,14 @@ def train(engine: Engine, job: TrainingJob) -> dict[str, Any]:
             stop = done == config.steps or _time_is_up(engine, config, clock)
         if stop or (config.validate_every and done % config.validate_every == 0):
             figures |= _validate(engine, job, ema, network, done)
-        if stop or done % config.checkpoint_every == 0:
+        interrupted = job.interrupted()
+        if stop or interrupted or done % config.checkpoint_every == 0:
             save_checkpoint(
                 job.checkpoints, engine, ema, carry, done, clock.elapsed_s(), job.experiment, config.keep_checkpoints
             )
             job.report({**figures, "step": done})
+        if interrupted:
+            raise KeyboardInterrupt
     ema.copy_to(network.model)
     return {**figures, "step": done, "seconds": round(clock.elapsed_s(), 1), "ema": network.model.state_dict()}
 
@@ -147,7 +153,7 @@ def _log(engine: Engine, job: TrainingJob, sums: list[StepSums], done: int, cloc
         "halted_exact": round(float(total.halted_exact) / halted, 5),
         "mean_age": round(float(total.age) / rows, 3),
         "learning_rate": learning_rate(done - 1, config),
-        "steps_per_s": round(speed, 3),
+        "segments_per_s": round(speed * len(config.supervised), 3),
         "rows_per_s": round(speed * config.batch * len(config.supervised), 1),
         "elapsed_s": round(clock.elapsed_s(), 1),
         "left_s": round(max(left_s, 0.0), 1),

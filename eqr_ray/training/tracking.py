@@ -47,7 +47,8 @@ class RunTracker:
         self._file.write(json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **figures}) + "\n")
         if self._wandb is not None:
             numbers = {f"{kind}/{key}": value for key, value in figures.items() if isinstance(value, int | float)}
-            self._wandb.log(numbers, step=step)
+            if numbers:
+                self._wandb.log(numbers, step=step)
 
     def close(self) -> None:
         self._file.close()

@@ -62,7 +62,7 @@ class SlowFake(FakeNetwork):
 
 
 class DyingFake(FakeNetwork):
-    """Ends its own process, as kill -9 does, in every segment while `file` does not exist and `times` is not used up."""
+    """Ends its own process, as kill -9 does, after five segments; `times` processes do so, each leaving its name."""
 
     def __init__(self, folder: Path, times: int) -> None:
         super().__init__()

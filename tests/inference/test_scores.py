@@ -34,7 +34,7 @@ def plain(rows: Records, answers: np.ndarray, depth: int, breadth: int, select: 
     vote = 0
     for ids in own.values():
         count = Counter(rows.prediction[i].tobytes() for i in ids)
-        best = min(ids, key=lambda i: (-count[rows.prediction[i].tobytes()], rows.logit_residual[i], rows.restart[i]))  # noqa: B023
+        best = min(ids, key=lambda i: (-count[rows.prediction[i].tobytes()], rows.logit_residual[i], rows.restart[i]))
         vote += is_right(best)
     tokens = [(p, a) for q, i in chosen.items() for p, a in zip(rows.prediction[i], answers[q], strict=True) if a]
     settled = [i for i in chosen.values() if rows.settled[i]]

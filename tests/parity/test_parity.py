@@ -51,9 +51,10 @@ def test_a_broken_fixture_is_named(tmp_path):
         parity.run(tmp_path)
 
 
-@pytest.mark.parametrize("words", [[], ["a", "b"], ["a", "tolerance=x"], ["a", "tol=1"]])
-def test_wrong_words_exit_with_2(words, capsys):
+@pytest.mark.parametrize("words", [[], ["a", "b"], ["tests", "tolerance=x"], ["tests", "tol=1"], ["nowhere"]])
+def test_wrong_words_exit_with_2(words, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["eqr-parity", *words])
     with pytest.raises(SystemExit) as stop:
-        parity.cli(words)
+        parity.cli()
     assert stop.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -96,9 +96,11 @@ def test_a_unit_that_always_kills_its_actor_is_given_up(tmp_path: Path) -> None:
 
 def test_a_team_that_cannot_be_placed_is_refused_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     message = "3 actors with 1 GPUs and 0.5 CPUs each were not placed within 3 s"
-    with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
+    too_many = Actors(Team(3, 0.5, 1.0), FakeNetwork, SETTINGS, SLOTS)
+    with monkeypatch.context() as patch:
         patch.setattr(actors_module, "START_TIMEOUT_S", 3.0)
-        Actors(Team(3, 0.5, 1.0), FakeNetwork, SETTINGS, SLOTS).__enter__()
+        with pytest.raises(UserError, match=message):
+            too_many.__enter__()
     with Actors(ON_GPUS, FakeNetwork, SETTINGS, SLOTS) as actors:  # the GPUs are free again
         assert len(actors.about(30.0)) == 2
 

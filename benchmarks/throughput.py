@@ -1,0 +1,118 @@
+"""How fast one process trains and answers, beside the matrix-product peak of the same machine.
+
+    python benchmarks/throughput.py [threads=2] [width=128] [layers=2] [batch=64] [chunk=32] [compile=true]
+
+prints rows/s of a training step (forward, loss, backward and update of one segment) and row-segments/s at inference for
+9x9 Sudoku with MLP mixing in bfloat16, the operations they make, and what share of the measured peak that is. Medians
+of timed repetitions; run it on an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from eqr_ray.dynamics.noise import keyed_noise, mix
+from eqr_ray.inference import network as networks
+from eqr_ray.inference.network import Network, flops_per_segment, start_latent
+from eqr_ray.model import Latent, ModelConfig, Reasoner
+from eqr_ray.model.compiling import cell_function
+from eqr_ray.strict import from_dict
+from eqr_ray.training.config import TrainingConfig
+from eqr_ray.training.engine import LocalEngine
+from eqr_ray.training.loss import row_losses
+
+REPETITIONS = 9
+
+
+@dataclass(frozen=True)
+class Options:
+    """The words of the command line."""
+
+    threads: int = 2
+    width: int = 128
+    layers: int = 2
+    batch: int = 64
+    chunk: int = 32  # rows that run through a segment together
+    compile: bool = True
+
+
+def median_seconds(call: Callable[[], object], repetitions: int = REPETITIONS) -> float:
+    """Median wall time of a call, after two calls to warm up."""
+    for _ in range(2):
+        call()
+    times = []
+    for _ in range(repetitions):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return float(np.median(times))
+
+
+def matrix_peak(dtype: torch.dtype) -> float:
+    """FLOP/s of the best of a few large matrix products in this process."""
+    best = 0.0
+    for m, k, n in ((4096, 1024, 4096), (5184, 128, 1024), (8192, 512, 512)):
+        a, b = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)
+        seconds = median_seconds(lambda a=a, b=b: torch.nn.functional.linear(a, b))
+        best = max(best, 2.0 * m * k * n / seconds)
+    return best
+
+
+def training_rows_per_s(config: ModelConfig, options: Options) -> float:
+    """Rows a second through forward, loss, backward and AdamATan2."""
+    training = TrainingConfig(batch=options.batch, accumulation=options.batch // options.chunk)
+    engine = LocalEngine(Reasoner(config), training, torch.device("cpu"))
+    engine.model.cell_fn = cell_function(engine.device, options.compile)
+    inputs = torch.randint(1, config.vocab_size, (options.batch, config.length))
+    keys = torch.arange(options.batch, dtype=torch.int64)
+    latent = start_latent(engine.model, keys, torch.bfloat16)
+
+    def step() -> None:
+        for at in range(0, options.batch, options.chunk):
+            rows = slice(at, at + options.chunk)
+            noise = keyed_noise(keys[rows], config.noise_scale)
+            readout = engine.forward(inputs[rows], Latent(latent.z_H[rows], latent.z_L[rows]), noise)
+            engine.accumulate(row_losses(readout.logits, readout.halt_logit, inputs[rows]).total.mean())
+
+    return options.batch / median_seconds(step)
+
+
+def inference_rows_per_s(config: ModelConfig, options: Options) -> float:
+    """Row-segments a second, readout included."""
+    networks.CPU_CHUNK = options.chunk
+    network = Network(Reasoner(config), compile=options.compile)
+    keys = mix(0, torch.arange(options.batch))
+    embedding = network.embed(torch.randint(1, config.vocab_size, (options.batch, config.length)))
+    latent = network.start(keys)
+    return options.batch / median_seconds(lambda: network.segment(latent, embedding, keys))
+
+
+def main() -> None:
+    """Measure and print."""
+    words = dict(word.split("=", 1) for word in sys.argv[1:])
+    options = from_dict(Options, {k: v == "true" if v in ("true", "false") else int(v) for k, v in words.items()})
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    config = ModelConfig(vocab_size=11, length=81, grid=(9, 9), width=options.width, layers=options.layers)
+    forward = flops_per_segment(config)
+    training = forward * (1 + 2 * config.grad_cycles / config.h_cycles)  # backward costs two forwards of its part
+    peak = matrix_peak(torch.bfloat16)
+    print(options)
+    print(f"matrix products       {peak / 1e9:7.0f} GFLOP/s bfloat16, {matrix_peak(torch.float32) / 1e9:.0f} float32")
+    for name, rows, flops in (
+        ("training step", training_rows_per_s(config, options), training),
+        ("inference segment", inference_rows_per_s(config, options), forward),
+    ):
+        print(
+            f"{name:<20} {rows:8.1f} rows/s, {rows * flops / 1e9:5.0f} GFLOP/s, {rows * flops / peak:.0%} of the peak"
+        )
+
+
+if __name__ == "__main__":
+    main()

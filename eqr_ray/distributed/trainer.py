@@ -1,0 +1,123 @@
+"""A training run on Ray Train's workers: what is asked of the cluster, and what comes back.
+
+run folder    everything that lasts: config, checkpoints, log, model (worker.py writes it; every node must see it)
+run folder/ray    Ray Train's own record of one launch, under a name of its own: a name used twice would silently
+              continue the older launch. Nothing in it is needed to resume
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.train.torch import TorchConfig
+from ray.train.v2.api.callback import UserCallback
+from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import ControllerError
+from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+from eqr_ray.distributed.cluster import start_ray
+from eqr_ray.errors import UserError
+from eqr_ray.experiment import Experiment
+from eqr_ray.strict import to_dict
+from eqr_ray.training.loop import TrainingDiverged
+
+UNPLACED = 2  # attempts to place the workers, a minute each, before the run gives up
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What each worker is given: whole CPUs, and a GPU or none."""
+
+    workers: int
+    cpus_each: int
+    use_gpu: bool
+
+    def scaling(self) -> ScalingConfig:
+        resources = {"CPU": float(self.cpus_each), **({"GPU": 1.0} if self.use_gpu else {})}
+        return ScalingConfig(num_workers=self.workers, use_gpu=self.use_gpu, resources_per_worker=resources)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Read by workers before they import anything."""
+        return {
+            "OMP_NUM_THREADS": str(self.cpus_each),  # workers of one machine must not fight for its cores
+            "DS_ACCELERATOR": "cuda" if self.use_gpu else "cpu",  # else DeepSpeed guesses, aloud
+        }
+
+
+def place(experiment: Experiment, resources: Mapping[str, float]) -> Placement:
+    """Divide what the cluster has. UserError: fewer GPUs or CPUs than workers; the message says what is there."""
+    use_gpu = experiment.device == "cuda" or (experiment.device == "auto" and resources.get("GPU", 0) >= 1)
+    kind = "GPU" if use_gpu else "CPU"
+    there = int(resources.get(kind, 0))
+    if experiment.workers > there:
+        wanted = f"workers={experiment.workers} needs {experiment.workers} {kind}s"
+        raise UserError(f"{wanted}; there are {_in_words(resources)}")
+    return Placement(experiment.workers, max(1, int(resources.get("CPU", 0)) // experiment.workers), use_gpu)
+
+
+def train_on_ray(experiment: Experiment, folder: Path, callbacks: Sequence[UserCallback] = ()) -> dict[str, Any]:
+    """Run to the end, through deaths of workers, and return the summary.
+
+    UserError: the cluster is too small, or a worker found a mistake. TrainingDiverged: more of the same would not help.
+    """
+    # What workers have to say comes by log.jsonl and by exceptions; Ray's own actors would fill the screen.
+    with start_ray(experiment.address, log_to_driver=False) as resources:
+        placement = place(experiment, resources)
+        storage, name = folder.resolve() / "ray", f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={
+                "experiment": to_dict(experiment),
+                "folder": str(folder.resolve()),
+                "threads": 0 if placement.use_gpu else placement.cpus_each,
+            },
+            torch_config=TorchConfig(backend="nccl" if placement.use_gpu else "gloo"),
+            scaling_config=placement.scaling(),
+            run_config=RunConfig(
+                name=name,
+                storage_path=str(storage),
+                failure_config=FailureConfig(
+                    max_failures=experiment.max_failures, controller_failure_limit=UNPLACED - 1
+                ),
+                callbacks=list(callbacks),
+                worker_runtime_env={"env_vars": placement.environment},
+            ),
+        )
+        try:
+            result: Any = trainer.fit()
+        except ControllerError as error:
+            each = f"{placement.cpus_each} CPUs" + (" and a GPU" if placement.use_gpu else "")
+            raise UserError(
+                f"{placement.workers} workers with {each} each could not be started in the cluster, "
+                f"which has {_in_words(resources)} ({error})"
+            ) from error
+    shutil.rmtree(storage, ignore_errors=True)
+    return _summary(result.return_value)
+
+
+def _work(task: dict[str, Any]) -> dict[str, Any] | None:
+    # lazy: DeepSpeed takes seconds and memory to import, and the driver does not need it
+    from eqr_ray.distributed.worker import work  # noqa: PLC0415
+
+    return work(task)
+
+
+def _summary(returned: Any) -> dict[str, Any]:
+    assert isinstance(returned, dict)
+    if "mistake" in returned:
+        raise UserError(returned["mistake"])
+    if "diverged" in returned:
+        raise TrainingDiverged(returned["diverged"])
+    summary: dict[str, Any] = returned["summary"]
+    return summary
+
+
+def _in_words(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{resources.get(name, 0):g} {name}s" for name in ("GPU", "CPU"))

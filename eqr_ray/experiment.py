@@ -1,0 +1,177 @@
+"""The one tree of configurations: what a training run is, wherever it runs.
+
+`Experiment` is what `config.json` holds, what a worker receives and what Tune varies; the doors make it from their flat
+keys with `experiment_of`. What its parts become (network, job, saved model) is here too, so that the process of a
+laptop and the workers of a cluster build the same things.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from eqr_ray.errors import UserError
+from eqr_ray.inference.atomic import write_json
+from eqr_ray.model import ModelConfig, Reasoner
+from eqr_ray.model.files import ModelCard, save_model
+from eqr_ray.strict import content_hash, from_dict, to_dict
+from eqr_ray.tasks import Task, task_named
+from eqr_ray.tasks.sampler import Sampler
+from eqr_ray.tasks.store import Split
+from eqr_ray.training.config import TrainingConfig
+from eqr_ray.training.loop import TrainingJob, rows_of
+from eqr_ray.training.tracking import Tracker, WandbMode
+
+TRAINING_KEYS = tuple(field.name for field in dataclasses.fields(TrainingConfig))
+# The method's own knobs stand at the top level of a door, where sweeps and studies turn them.
+KNOBS = {"damping": ("damping",), "noise_scale": ("noise_scale",), "init_std": ("init_std_H", "init_std_L")}
+BY_TASK = ("mixing", "positions")  # of a model preset: null leaves them to the task
+DEFAULTS = TrainingConfig()
+# What a resume may change: how long, on what and how closely watched, never what is computed.
+FREE_TRAINING = (
+    *("steps", "minutes", "accumulation", "compile", "log_every", "checkpoint_every", "keep_checkpoints"),
+    *("validate_every", "validate_puzzles", "validate_depth"),
+)
+FREE = ("data", "workers", "zero", "device", "wandb", "address", "max_failures")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A training run, completely resolved."""
+
+    task: str
+    data: str  # a folder with train.arrow and validation.arrow
+    data_hash: str  # of the content of both
+    model: ModelConfig
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    workers: int = 0  # Ray Train workers; 0: this process, no Ray
+    zero: Literal[0, 1, 2, 3] = 0  # stage of DeepSpeed's ZeRO
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    wandb: WandbMode = "disabled"
+    address: str | None = None  # of a Ray cluster
+    max_failures: int = 3  # restarts of the worker group after a death
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "max_failures"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}={getattr(self, name)} is not allowed: 0 or more")
+        if self.zero and not self.workers:
+            raise UserError(f"zero={self.zero} divides the training state among Ray workers: workers=1 or more")
+        rows = len(rows_of(0, max(self.workers, 1), self.training.batch))
+        if rows % self.training.accumulation:
+            raise UserError(f"accumulation={self.training.accumulation} does not divide the {rows} rows of a worker")
+        if self.model.weights == "distinct" and self.model.grad_cycles != self.model.h_cycles:
+            raise UserError(
+                f"model.grad_cycles={self.model.grad_cycles} is not allowed with model.weights=distinct: "
+                f"h_cycles={self.model.h_cycles}, or some weights would never learn"
+            )
+
+    @property
+    def identity(self) -> str:
+        """Hash of what a resume may not change."""
+        return content_hash(kept(to_dict(self)))
+
+
+def kept(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of an experiment's dict that a resume must find again."""
+    training = {key: value for key, value in values["training"].items() if key not in FREE_TRAINING}
+    return {**{key: value for key, value in values.items() if key not in FREE}, "training": training}
+
+
+def experiment_of(values: Mapping[str, Any], task: Task, data: Path, data_hash: str) -> Experiment:
+    """From the flat keys of a door (`steps`, `damping`, `model.width`, ...) and what `describe_data` says of `data`.
+
+    UserError for unknown keys and for values that are not allowed, alone or together.
+    """
+    model = model_of(task, values)
+    training = {key: values[key] for key in TRAINING_KEYS if key in values}
+    if training.get("max_segments") is None:  # a feed-forward network is not iterated
+        training["max_segments"] = 1 if model.weights == "distinct" else DEFAULTS.max_segments
+    if training.get("validate_depth") is None:
+        training["validate_depth"] = training["max_segments"]
+    rest = {key: value for key, value in values.items() if key not in (*TRAINING_KEYS, *KNOBS, "task", "data", "model")}
+    fixed = {
+        "task": task.name,
+        "data": str(data.resolve()),
+        "data_hash": data_hash,
+        "model": to_dict(model),
+        "training": to_dict(from_dict(TrainingConfig, training)),
+    }
+    return from_dict(Experiment, {**rest, **fixed})
+
+
+def describe_data(data: Path, task: str | None) -> tuple[Task, str]:
+    """(its task, the hash of its content) of a dataset folder. UserError: a split is missing, or of another task."""
+    train, validation = open_splits(data)
+    wanted = train.task if task is None else task_named(task)
+    for split in (train, validation):
+        if split.task != wanted:
+            raise UserError(f"task={wanted.name}: {split.path} holds {split.task_name} puzzles")
+    return wanted, content_hash([train.content_hash, validation.content_hash])
+
+
+def open_splits(data: Path) -> tuple[Split, Split]:
+    """The training and the validation puzzles of a dataset folder."""
+    return Split.open(data / "train.arrow"), Split.open(data / "validation.arrow")
+
+
+def model_of(task: Task, values: Mapping[str, Any]) -> ModelConfig:
+    """The network of `values["model"]` for a task, with the knobs of `values` set over it; null leaves them be."""
+    parts = {key: value for key, value in values["model"].items() if value is not None or key not in BY_TASK}
+    for knob, names in KNOBS.items():
+        if values.get(knob) is not None:
+            parts |= dict.fromkeys(names, values[knob])
+    # A maze is a graph of cells: attention with rotary positions. A sudoku's 81 places are mixed by an MLP (method.md).
+    parts.setdefault("mixing", "attention" if task.name.startswith("maze") else "mlp")
+    parts.setdefault("positions", "rope" if parts["mixing"] == "attention" else "none")
+    given = {"vocab_size": task.vocab_size, "length": task.length, "grid": list(task.grid)}
+    if clash := given.keys() & parts.keys():
+        raise UserError(f"model.{min(clash)} belongs to the task and cannot be set")
+    return from_dict(ModelConfig, {**parts, **given}, "model")
+
+
+def build_model(experiment: Experiment) -> Reasoner:
+    """The network at its keyed random start; the process's own generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.training.seed)
+        return Reasoner(experiment.model)
+
+
+def training_job(
+    experiment: Experiment, folder: Path, tracker: Tracker, report: Callable[[dict[str, Any]], None]
+) -> TrainingJob:
+    """What one worker needs besides its engine. UserError where the data is not what the experiment was made with."""
+    data, config = Path(experiment.data), experiment.training
+    if describe_data(data, experiment.task)[1] != experiment.data_hash:
+        raise UserError(f"data={data} is not what the run began with: its content has another hash")
+    train, validation = open_splits(data)
+    sampler = Sampler(train, task_named(experiment.task), config.batch, config.seed, config.augment)
+    return TrainingJob(config, sampler, validation, folder / "checkpoints", experiment.identity, tracker, report)
+
+
+def finish(experiment: Experiment, folder: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Write model.safetensors, model.json and, last, summary.json, whose presence says that the run is finished.
+
+    `result` is what the training loop returned. Returns the summary.
+    """
+    weights = result.pop("ema")
+    private = ("model", "data", "address", "wandb")  # in the card already, or nobody else's business
+    recipe = {key: value for key, value in to_dict(experiment).items() if key not in private}
+    card = save_model(folder, weights, ModelCard(experiment.task, experiment.model, result["step"], "", recipe))
+    summary = {
+        "task": experiment.task,
+        "parameters": sum(tensor.numel() for tensor in weights.values()),
+        **result,
+        "workers": experiment.workers,
+        "zero": experiment.zero,
+        "seed": experiment.training.seed,
+        "model_hash": card.hash,
+        "data_hash": experiment.data_hash,
+    }
+    write_json(folder / "summary.json", summary)
+    return summary

@@ -1,0 +1,195 @@
+"""The door `train`: a dataset in, a trained network out.
+
+    python -m eqr_ray.train task=sudoku6 model=eqr_small batch=128 learning_rate=2e-3 minutes=5 out=runs/sudoku6
+    python -m eqr_ray.train data=data/sudoku9 workers=2 zero=2 out=runs/sudoku9
+    python -m eqr_ray.train resume=runs/sudoku9 steps=100000
+
+Leaves config.json, log.jsonl, checkpoints/, and at the end model.safetensors, model.json and summary.json in `out`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from eqr_ray.door import run_door
+from eqr_ray.errors import UserError
+from eqr_ray.experiment import (
+    FREE,
+    FREE_TRAINING,
+    KNOBS,
+    Experiment,
+    build_model,
+    describe_data,
+    experiment_of,
+    finish,
+    training_job,
+)
+from eqr_ray.inference.placement import device_named
+from eqr_ray.strict import from_dict, to_dict
+from eqr_ray.tasks import Task, task_named
+from eqr_ray.tasks.dataset import PrepareConfig, prepare
+from eqr_ray.training.engine import LocalEngine
+from eqr_ray.training.loop import TrainingDiverged, train
+from eqr_ray.training.progress import duration, followed
+from eqr_ray.training.run_folder import LOG, check_new, locked, read_config, read_summary, write_config
+from eqr_ray.training.tracking import RunTracker
+
+DEFAULT_TASK = "sudoku9"
+
+
+def main(values: dict[str, Any], given: Collection[str] = ()) -> int:
+    """`values` are the door's keys, `given` those that were typed: a resume takes the others from the run."""
+    if values["resume"] is not None:
+        folder = Path(values["resume"])
+        make = partial(resumed, values, given, folder)
+    else:
+        folder = Path(values["out"] or f"runs/{values['task'] or DEFAULT_TASK}-{time.strftime('%Y%m%d-%H%M%S')}")
+        make = partial(begun, values, folder)
+    make(check_only=True)  # a mistake leaves nothing behind, and no folder that is no run is made to look like one
+    with locked(folder):
+        experiment = make(check_only=False)
+        write_config(folder, to_dict(experiment))
+        try:
+            with followed(folder / LOG, experiment.training.steps, sys.stderr):
+                summary = run(experiment, folder)
+        except TrainingDiverged as error:
+            print(f"eqr-train: {error}; try a smaller learning_rate=", file=sys.stderr)
+            return 1
+    show(summary, folder)
+    return 0
+
+
+def begun(values: Mapping[str, Any], folder: Path, check_only: bool) -> Experiment:
+    """A new run's experiment; without `data` its puzzles are generated into the folder, if not `check_only`."""
+    check_new(folder)
+    keys = {key: value for key, value in values.items() if key not in ("out", "resume")}
+    if values["data"] is not None:
+        data = Path(values["data"])
+        return experiment_of(keys, *_with_data(data, values["task"]))
+    task, data = values["task"] or DEFAULT_TASK, folder / "data"
+    if check_only:
+        return experiment_of(keys, task_named(task), data, "")
+    print(f"no data= given: generating {task} puzzles", file=sys.stderr)
+    prepare(PrepareConfig(task=task, source="generate", out=str(data)))
+    return experiment_of(keys, *_with_data(data, task))
+
+
+def _with_data(data: Path, task: str | None) -> tuple[Task, Path, str]:
+    found, data_hash = describe_data(data, task)
+    return found, data, data_hash
+
+
+def resumed(values: Mapping[str, Any], given: Collection[str], folder: Path, check_only: bool) -> Experiment:
+    """The run's own experiment with what was typed over it. UserError: that may not change, or nothing is to do."""
+    config = read_config(folder)
+    before = from_dict(Experiment, config)
+    if "out" in given:
+        raise UserError(f"out= does not go with resume=: the run stays in {folder}")
+    check_kept(values, [key for key in given if key not in ("resume", *FREE, *FREE_TRAINING)], config)
+    own = {key: values[key] for key in given if key in FREE}
+    if own.get("data") is not None:
+        own["data"] = str(Path(own["data"]).resolve())
+    training = {key: values[key] for key in given if key in FREE_TRAINING}
+    after = from_dict(Experiment, {**config, **own, "training": {**config["training"], **training}})
+    assert after.identity == before.identity
+    check_unfinished(folder, after)
+    return after
+
+
+def check_kept(values: Mapping[str, Any], keys: Iterable[str], config: Mapping[str, Any]) -> None:
+    """A key that a resume may not change may be typed with the value that the run has; else UserError."""
+    model = config["model"]
+    for key in sorted(keys):
+        group, _, part = key.partition(".")
+        if group == "model":
+            wanted = values["model"] if not part else {part: values["model"][part]}
+            pairs = [(f"model.{name}", value, model[name]) for name, value in wanted.items()]
+        elif key in KNOBS:
+            pairs = [(key, values[key], model[name]) for name in KNOBS[key]]
+        else:
+            pairs = [(key, values[key], config[key] if key == "task" else config["training"][key])]
+        for name, value, there in pairs:
+            if value is not None and value != there:
+                raise UserError(
+                    f"{name}={value} does not go with resume=: the run has {name}={there}; "
+                    f"what may change: {', '.join((*FREE_TRAINING, *FREE))}"
+                )
+
+
+def check_unfinished(folder: Path, experiment: Experiment) -> None:
+    """UserError where the run is finished and its limits are not raised."""
+    summary, limits = read_summary(folder), experiment.training
+    if summary is None:
+        return
+    spent = limits.minutes > 0 and summary["seconds"] >= limits.minutes * 60
+    if summary["step"] >= limits.steps or spent:
+        raise UserError(
+            f"resume={folder}: the run is finished ({summary['step']:,} steps, {duration(summary['seconds'])}); "
+            f"raise {'minutes=' if spent else 'steps='} to train on"
+        )
+
+
+def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """Train here or on Ray's workers."""
+    if experiment.workers == 0:
+        return run_here(experiment, folder)
+    # lazy: Ray and DeepSpeed take seconds to import, and a run in this process needs neither
+    from eqr_ray.distributed.trainer import train_on_ray  # noqa: PLC0415
+
+    return train_on_ray(experiment, folder)
+
+
+def run_here(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """Train in this process, without Ray."""
+    engine = LocalEngine(build_model(experiment), experiment.training, device_named(experiment.device))
+    tracker = RunTracker(folder, experiment.wandb, to_dict(experiment))
+    try:
+        with interrupt_between_steps() as interrupted:
+            job = training_job(experiment, folder, tracker, lambda figures: None)
+            result = train(engine, replace(job, interrupted=interrupted))
+        return finish(experiment, folder, result)
+    finally:
+        tracker.close()
+
+
+@contextmanager
+def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C is a wish, which the loop grants with a checkpoint after the step; a second one ends at once."""
+    wishes: list[int] = []
+
+    def wish(number: int, frame: FrameType | None) -> None:
+        if wishes:
+            raise KeyboardInterrupt
+        wishes.append(number)
+
+    before = signal.signal(signal.SIGINT, wish)
+    try:
+        yield lambda: bool(wishes)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def show(summary: Mapping[str, Any], folder: Path) -> None:
+    """The last words of a run."""
+    exact = summary.get("validation_exact")
+    words = "" if exact is None else f", {exact:.2%} of the validation puzzles exactly right"
+    print(f"{summary['step']:,} steps in {duration(summary['seconds'])}{words}; model in {folder}")
+
+
+def cli() -> NoReturn:
+    """`python -m eqr_ray.train`, `eqr-train`."""
+    typed = {argument.partition("=")[0] for argument in sys.argv[1:]}
+    run_door("train", partial(main, given=typed))
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,108 @@
+"""The folder of a training run: what it is (config.json), whether it is finished (summary.json), who is at it (lock).
+
+A run has one driver at a time. The lock names it by host, process number and start time of the process, so that the
+lock of a driver that died is recognised, even when its number has been given to another process since.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+
+from eqr_ray.errors import UserError
+from eqr_ray.inference.atomic import write_json
+
+CONFIG, SUMMARY, LOG, LOCK = "config.json", "summary.json", "log.jsonl", "lock.json"
+BEFORE_CONFIG = {LOCK, "data"}  # what a driver that died early may have left
+
+
+def check_new(path: Path) -> None:
+    """UserError where `path` is not free for a new run."""
+    if (path / CONFIG).exists():
+        raise UserError(f"out={path} holds a run: resume={path} continues it, another out= starts a new one")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"out={path} is a file")
+    if path.is_dir() and any(entry.name not in BEFORE_CONFIG and entry.name[0] != "." for entry in path.iterdir()):
+        raise UserError(f"out={path} is not empty and holds no run; choose another folder")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """config.json of a run. UserError: there is no run, or the file is damaged."""
+    try:
+        config = json.loads((path / CONFIG).read_text())
+    except FileNotFoundError:
+        raise UserError(f"resume={path}: no training run there (no {CONFIG})") from None
+    except ValueError as error:
+        raise UserError(f"{path / CONFIG} is damaged: {error}") from error
+    if not isinstance(config, dict) or "training" not in config:
+        raise UserError(f"resume={path}: {CONFIG} is not that of a training run")
+    return config
+
+
+def read_summary(path: Path) -> dict[str, Any] | None:
+    """summary.json of a finished run, else None."""
+    try:
+        summary: dict[str, Any] = json.loads((path / SUMMARY).read_text())
+    except FileNotFoundError:
+        return None
+    return summary
+
+
+def write_config(path: Path, config: dict[str, Any]) -> None:
+    """Say what the run is, and that it is not finished."""
+    (path / SUMMARY).unlink(missing_ok=True)
+    write_json(path / CONFIG, config)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be the only driver of the run in `path` (made where it is missing). UserError: another one is at it."""
+    path.mkdir(parents=True, exist_ok=True)
+    holder = _me()
+    _take(path / LOCK, holder)
+    try:
+        yield
+    finally:
+        (path / LOCK).unlink(missing_ok=True)
+
+
+def _me() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def _take(file: Path, mine: dict[str, Any]) -> None:
+    # Two drivers that come at once meet at the flock; the loser then reads the winner's name.
+    with (file.parent / f".{LOCK}").open("a") as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        holder = _holder(file)
+        if holder is not None and _may_live(holder):
+            raise UserError(
+                f"{file.parent} is being trained by process {holder['pid']} on {holder['host']}"
+                + ("" if holder["host"] == mine["host"] else f"; if that one is dead, remove {file}")
+            )
+        write_json(file, mine)
+
+
+def _holder(file: Path) -> dict[str, Any] | None:
+    try:
+        holder = json.loads(file.read_text())
+        return {key: holder[key] for key in ("host", "pid", "started")}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None  # none, or one that its death cut short
+
+
+def _may_live(holder: dict[str, Any]) -> bool:
+    if holder["host"] != socket.gethostname():
+        return True  # cannot be known from here
+    try:
+        return bool(psutil.Process(holder["pid"]).create_time() == holder["started"])
+    except psutil.NoSuchProcess:
+        return False
