@@ -197,6 +197,7 @@ def test_a_folder_of_its_own_by_default(files: dict[str, Path], monkeypatch: pyt
         ({"actors": 99}, "actors=99 needs 99 CPUs; there are 0 GPUs, "),
         ({"actors": 1, "device": "cuda"}, "actors=1 needs 1 GPUs; there are 0 GPUs"),
         ({"actors": -1}, "actors=-1 is not allowed"),
+        ({"address": "127.0.0.1:9", "actors": 1}, "address=127.0.0.1:9: nobody answers there"),
         ({"checkpoint": "nowhere"}, "nowhere"),
         ({"data": "nowhere.csv"}, "nowhere.csv"),
     ],

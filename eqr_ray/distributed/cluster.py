@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ from eqr_ray.errors import UserError
 
 OBJECT_STORE_BYTES = 200_000_000  # weights, blocks of puzzles and records; no data set goes through it
 
+CONNECT_TIMEOUT_S = 10.0
 TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"  # warns at every start that tokens are on
 
 
@@ -42,6 +44,8 @@ def start_ray(
         return
     address = address or os.environ.get("RAY_ADDRESS")
     logging.getLogger(TOKEN_LOGGER).setLevel(logging.ERROR)
+    if address:
+        _check_reachable(address)
     try:
         if address:
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=log_to_driver)
@@ -62,6 +66,17 @@ def start_ray(
         yield _resources()
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """UserError where nobody listens at host:port; Ray itself would try for minutes. Other forms are left to Ray."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise UserError(f"address={address}: nobody answers there ({error.strerror or error})") from error
 
 
 def _resources() -> dict[str, float]:

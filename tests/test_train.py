@@ -1,0 +1,242 @@
+"""The door `train` in one process: a run's folder, its refusals, its resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from eqr_ray.door import door_config
+from eqr_ray.errors import UserError
+from eqr_ray.model.files import load_model
+from eqr_ray.tasks import task_named
+from eqr_ray.tasks.store import write_split
+from eqr_ray.train import main
+from eqr_ray.training.progress import Follower, describe, duration
+from eqr_ray.training.run_folder import LOCK, locked
+
+torch.set_num_threads(1)
+TINY = ["model=eqr_small", "model.width=8", "model.hidden_multiple=8", "model.h_cycles=2", "model.l_cycles=1"]
+TINY += ["batch=4", "steps=6", "learning_rate=1e-3", "warmup=2", "compile=false", "dtype=float32", "log_every=2"]
+TINY += ["checkpoint_every=3", "validate_puzzles=4", "validate_depth=2"]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    task, folder = task_named("sudoku4"), tmp_path_factory.mktemp("sudoku4")
+    puzzles = task.generate(24, 0)
+    for name, rows in (("train", np.arange(16)), ("validation", np.arange(16, 24))):
+        write_split(folder / f"{name}.arrow", task, puzzles.take(rows), source="generate", seed=0)
+    return folder
+
+
+def train(*typed: str) -> int:
+    return main(door_config("train", typed), {key.partition("=")[0] for key in typed})
+
+
+def refused(*typed: str) -> str:
+    with pytest.raises(UserError) as error:
+        train(*typed)
+    return str(error.value)
+
+
+@pytest.fixture
+def run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    out = tmp_path / "run"
+    assert train(*TINY, f"data={data}", f"out={out}") == 0
+    return out
+
+
+def test_a_run_leaves_what_the_interface_says(run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    assert config["training"]["steps"] == 6
+    assert config["model"]["width"] == 8
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["step"] == 6
+    assert 0 <= summary["validation_exact"] <= 1
+    kinds = [json.loads(line)["kind"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert kinds == ["train"] * 3 + ["validation"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["00000003", "00000006"]
+    assert not list(run.glob("wandb*"))
+    model, card = load_model(str(run))
+    assert card.task == "sudoku4"
+    assert card.hash == summary["model_hash"]
+    assert card.recipe["training"]["learning_rate"] == 1e-3
+    assert str(run.parent) not in (run / "model.json").read_text()
+    ema = load_file(run / "checkpoints" / "00000006" / "ema.safetensors")
+    assert all(torch.equal(parameter, ema[name]) for name, parameter in model.named_parameters())
+
+
+def test_without_data_puzzles_are_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def prepare(config) -> None:
+        made.append(config.task)
+        task, puzzles = task_named(config.task), task_named(config.task).generate(8, 0)
+        Path(config.out).mkdir()
+        for name in ("train", "validation"):
+            write_split(Path(config.out) / f"{name}.arrow", task, puzzles, source="generate", seed=0)
+
+    monkeypatch.setattr("eqr_ray.train.prepare", prepare)
+    assert train(*TINY, "task=sudoku4", f"out={tmp_path / 'run'}") == 0
+    assert made == ["sudoku4"]
+    assert (tmp_path / "run" / "data" / "train.arrow").exists()
+
+
+def test_a_mistake_leaves_nothing_behind(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert "schedule" in refused(*TINY, f"data={data}", f"out={out}", "schedule=vanila")
+    assert "no such file" in refused(*TINY, f"data={tmp_path}", f"out={out}")
+    assert "holds sudoku4 puzzles" in refused(*TINY, f"data={data}", "task=sudoku9", f"out={out}")
+    assert not out.exists()
+
+
+def test_a_folder_with_a_run_is_refused(run: Path, data: Path, tmp_path: Path) -> None:
+    assert f"holds a run: resume={run}" in refused(*TINY, f"data={data}", f"out={run}")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("")
+    assert "is not empty and holds no run" in refused(*TINY, f"data={data}", f"out={tmp_path / 'mine'}")
+
+
+def test_resume_needs_a_run_that_is_not_finished(run: Path, tmp_path: Path) -> None:
+    assert "the run is finished (6 steps" in refused(f"resume={run}")
+    assert "raise steps=" in refused(f"resume={run}", "steps=6")
+    assert "no training run there" in refused(f"resume={tmp_path}")
+    assert not (tmp_path / ".lock.json").exists()
+
+
+def test_resume_takes_the_runs_own_configuration(run: Path, data: Path, tmp_path: Path) -> None:
+    assert train(f"resume={run}", "steps=12") == 0
+    config = json.loads((run / "config.json").read_text())
+    assert (config["training"]["steps"], config["training"]["batch"]) == (12, 4)
+    assert json.loads((run / "summary.json").read_text())["step"] == 12
+    at_once = tmp_path / "at_once"
+    keys = [key for key in TINY if not key.startswith("steps=")]
+    assert train(*keys, "steps=12", f"data={data}", f"out={at_once}") == 0
+    one, two = (load_file(folder / "model.safetensors") for folder in (run, at_once))
+    assert all(torch.equal(one[name], value) for name, value in two.items())
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("batch=8", "batch=8 does not go with resume=: the run has batch=4"),
+        ("model.width=16", "model.width=16 does not go with resume=: the run has model.width=8"),
+        ("model=trm", "does not go with resume=: the run has model."),
+        ("damping=0.5", "damping=0.5 does not go with resume=: the run has damping=0.05"),
+        ("task=sudoku9", "task=sudoku9 does not go with resume=: the run has task=sudoku4"),
+        ("seed=3", "seed=3"),
+        ("out=elsewhere", "the run stays in"),
+    ],
+)
+def test_resume_refuses_what_would_be_another_run(run: Path, typed: str, words: str) -> None:
+    assert words in refused(f"resume={run}", "steps=12", typed)
+
+
+def test_resume_with_the_same_values_is_the_same_run(run: Path) -> None:
+    assert train(f"resume={run}", "steps=7", "batch=4", "damping=0.05", "model.width=8", "learning_rate=1e-3") == 0
+
+
+def test_data_that_has_changed_is_refused(run: Path, tmp_path: Path) -> None:
+    task, puzzles = task_named("sudoku4"), task_named("sudoku4").generate(24, 1)
+    for name in ("train", "validation"):
+        write_split(tmp_path / f"{name}.arrow", task, puzzles, source="generate", seed=0)
+    assert "not what the run began with" in refused(f"resume={run}", "steps=12", f"data={tmp_path}")
+
+
+def test_two_drivers_of_one_run(run: Path) -> None:
+    with locked(run):
+        assert "is being trained by process" in refused(f"resume={run}", "steps=12")
+    assert not (run / LOCK).exists()
+    stale = {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time() - 100}
+    (run / LOCK).write_text(json.dumps(stale))  # this number belonged to another process then
+    with locked(run):
+        pass
+    (run / LOCK).write_text(json.dumps({**stale, "host": "elsewhere"}))
+    assert f"if that one is dead, remove {run / LOCK}" in refused(f"resume={run}", "steps=12")
+
+
+def test_a_diverging_run_is_one_line_and_status_1(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = [key for key in TINY if not key.startswith("learning_rate=")]
+    assert train(*keys, "learning_rate=1e30", f"data={data}", f"out={tmp_path / 'run'}") == 1
+    assert "the loss became" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_control_c_keeps_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    keys = [key for key in TINY if not key.startswith(("steps=", "checkpoint_every="))]
+    command = [sys.executable, "-m", "eqr_ray.train", *keys, "steps=1000000", f"data={data}", f"out={out}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    end_s = time.monotonic() + 60
+    while not (out / "log.jsonl").exists() or not (out / "log.jsonl").read_text():
+        assert time.monotonic() < end_s
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "everything that was finished is kept" in said
+    (kept,) = (out / "checkpoints").iterdir()
+    steps = int(kept.name) + 2
+    assert train(f"resume={out}", f"steps={steps}") == 0
+    assert json.loads((out / "summary.json").read_text())["step"] == steps
+
+
+@pytest.mark.slow
+def test_wandb_offline_keeps_one_run_over_a_resume(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "eqr_ray.train"]
+    for keys in ([*TINY, f"data={data}", f"out={out}", "wandb=offline"], [f"resume={out}", "steps=8"]):
+        done = subprocess.run([*command, *keys], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+        assert done.returncode == 0, done.stderr
+    run_id = (out / "wandb_id.txt").read_text()
+    folders = sorted(path.name for path in (out / "wandb").glob("offline-run-*"))
+    assert len(folders) == 2
+    assert all(name.endswith(run_id) for name in folders)
+
+
+def test_progress_lines(tmp_path: Path) -> None:
+    entry = {"kind": "train", "step": 1200, "segments_per_s": 6.12, "rows_per_s": 783.2, "loss": 1.23456}
+    entry |= {"exact_accuracy": 0.125, "left_s": 7300.0}
+    line = describe(entry, 50_000)
+    assert line == "step 1,200/50,000  6.12 segments/s  783 rows/s  loss 1.2346  exact 12.50%  2 h 2 min left"
+    assert [duration(s) for s in (5.4, 95.0, 5400.0)] == ["5 s", "2 min", "1 h 30 min"]
+
+    class Screen:
+        def __init__(self, live: bool) -> None:
+            self.live, self.text = live, ""
+
+        def isatty(self) -> bool:
+            return self.live
+
+        def write(self, text: str) -> None:
+            self.text += text
+
+        def flush(self) -> None:
+            return
+
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"kind": "train"}\n')  # of an earlier attempt: not shown again
+    pipe, terminal = Screen(False), Screen(True)
+    followers = [Follower(log, 50_000, screen) for screen in (pipe, terminal)]  # type: ignore[arg-type]
+    with log.open("a") as file:
+        file.write(json.dumps(entry) + "\n" + json.dumps(entry)[:20])
+    for follower in followers:
+        follower.poll()
+        follower.close()
+    assert pipe.text == line + "\n"
+    assert terminal.text == f"\r\x1b[K{line}\n"
