@@ -4,7 +4,7 @@
     python benchmarks/zero_parity.py --steps 200
     python benchmarks/zero_parity.py --width 64 --batch 64 --threads 1   # step times of a larger network
 
-Float32, no compilation. Workers are plain processes joined by torch.distributed (gloo); no Ray is started. Columns:
+Float32. Workers are plain processes joined by torch.distributed (gloo); no Ray is started. Columns:
 
     loss      largest relative difference of a step's loss from LocalEngine with the whole batch at once
     ordered   the same from LocalEngine with the batch in as many micro-batches as there are workers, which adds the
@@ -36,6 +36,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from eqr_ray.model import ModelConfig, Reasoner
+from eqr_ray.model.compiling import cell_function
 from eqr_ray.tasks import task_named
 from eqr_ray.tasks.sampler import Sampler
 from eqr_ray.tasks.store import Split, write_split
@@ -59,6 +60,9 @@ class Setting:
     batch: int
     threads: int
     rate: float
+    clipping: float
+    schedule: str
+    compile: bool
     data: str
 
     @property
@@ -67,7 +71,9 @@ class Setting:
             steps=self.steps,
             batch=self.batch,
             dtype="float32",
-            compile=False,
+            compile=self.compile,
+            gradient_clipping=self.clipping,
+            schedule=self.schedule,  # type: ignore[arg-type]
             learning_rate=self.rate,
             warmup=10,
             weight_decay=0.1,
@@ -86,7 +92,9 @@ class Setting:
             h_cycles=2,
             l_cycles=2,
         )
-        return Reasoner(shape)
+        model = Reasoner(shape)
+        model.cell_fn = cell_function(torch.device("cpu"), self.compile)
+        return model
 
 
 @dataclass(frozen=True)
@@ -213,12 +221,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rate", type=float, default=1e-4)
+    parser.add_argument("--clipping", type=float, default=0.0)
+    parser.add_argument("--schedule", choices=["sot", "vanilla", "trajectory"], default="sot")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "train.arrow"
         write_split(data, TASK, TASK.generate(32, 0), source="generate", seed=0)
-        setting = Setting(given.steps, given.width, given.batch, given.threads, given.rate, str(data))
+        chosen = {name: value for name, value in vars(given).items() if name not in ("workers", "json")}
+        setting = Setting(**chosen, data=str(data))
         rows = measure(setting, given.workers)
     print(json.dumps({name: value for name, value in asdict(setting).items() if name != "data"}))
     print("workers  ZeRO  loss      ordered   weights   handed    ms     (LocalEngine ms)")

@@ -142,14 +142,19 @@ def build_model(experiment: Experiment) -> Reasoner:
         return Reasoner(experiment.model)
 
 
+def check_data(experiment: Experiment) -> None:
+    """UserError where the data is missing or not what the experiment was made with."""
+    if describe_data(Path(experiment.data), experiment.task)[1] != experiment.data_hash:
+        raise UserError(f"data={experiment.data} is not what the run began with: its content has another hash")
+
+
 def training_job(
     experiment: Experiment, folder: Path, tracker: Tracker, report: Callable[[dict[str, Any]], None]
 ) -> TrainingJob:
     """What one worker needs besides its engine. UserError where the data is not what the experiment was made with."""
-    data, config = Path(experiment.data), experiment.training
-    if describe_data(data, experiment.task)[1] != experiment.data_hash:
-        raise UserError(f"data={data} is not what the run began with: its content has another hash")
-    train, validation = open_splits(data)
+    check_data(experiment)
+    config = experiment.training
+    train, validation = open_splits(Path(experiment.data))
     sampler = Sampler(train, task_named(experiment.task), config.batch, config.seed, config.augment)
     return TrainingJob(config, sampler, validation, folder / "checkpoints", experiment.identity, tracker, report)
 

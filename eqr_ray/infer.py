@@ -95,9 +95,13 @@ def run(values: dict[str, Any]) -> None:
 def show(summary: dict[str, Any], out: str) -> None:
     """The figures as tables, and where the files are."""
     console = Console()
-    grid = Table("depth", "breadth", "exact", "95 % interval", "residual", "settled", "segments", title=summary["task"])
+    grid = Table(
+        "depth", "breadth", "exact", "95 % interval (%)", "residual", "settled", "segments", title=summary["task"]
+    )
     for cell in summary["table"]:
-        interval = "-" if cell["exact_low"] is None else f"{cell['exact_low']:.2%} .. {cell['exact_high']:.2%}"
+        interval = (
+            "-" if cell["exact_low"] is None else f"{100 * cell['exact_low']:.2f} .. {100 * cell['exact_high']:.2f}"
+        )
         grid.add_row(
             str(cell["depth"]),
             str(cell["breadth"]),

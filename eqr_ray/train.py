@@ -142,6 +142,7 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """Train here or on Ray's workers."""
     if experiment.workers == 0:
         return run_here(experiment, folder)
+    print(f"starting Ray and {experiment.workers} workers, some 20 s", file=sys.stderr)
     # lazy: Ray and DeepSpeed take seconds to import, and a run in this process needs neither
     from eqr_ray.distributed.trainer import train_on_ray  # noqa: PLC0415
 

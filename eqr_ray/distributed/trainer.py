@@ -18,7 +18,7 @@ from typing import Any
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.exceptions import ControllerError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from eqr_ray.distributed.cluster import start_ray
@@ -98,6 +98,9 @@ def train_on_ray(experiment: Experiment, folder: Path, callbacks: Sequence[UserC
                 f"{placement.workers} workers with {each} each could not be started in the cluster, "
                 f"which has {_in_words(resources)} ({error})"
             ) from error
+        except WorkerGroupError as error:
+            deaths = f"the workers failed {experiment.max_failures + 1} times"
+            raise RuntimeError(f"{deaths}; resume={folder} goes on from the newest checkpoint") from error
     shutil.rmtree(storage, ignore_errors=True)
     return _summary(result.return_value)
 

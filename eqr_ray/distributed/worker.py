@@ -8,6 +8,7 @@ exceptions: Ray would start the workers again, to the same end.
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +21,10 @@ import torch.distributed as dist
 
 from eqr_ray.distributed.deepspeed_engine import DeepSpeedEngine
 from eqr_ray.errors import UserError
-from eqr_ray.experiment import Experiment, build_model, finish, training_job
+from eqr_ray.experiment import Experiment, build_model, check_data, finish, training_job
 from eqr_ray.strict import from_dict, to_dict
-from eqr_ray.training.loop import TrainingDiverged, TrainingJob, train
+from eqr_ray.training.loop import TrainingDiverged, train
+from eqr_ray.training.run_folder import CONFIG
 from eqr_ray.training.tracking import NoTracker, RunTracker, Tracker
 
 
@@ -31,29 +33,43 @@ def work(task: dict[str, Any]) -> dict[str, Any] | None:
     if task["threads"]:
         torch.set_num_threads(task["threads"])
     experiment, folder = from_dict(Experiment, task["experiment"]), Path(task["folder"])
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # nccl and DeepSpeed take the current one
+    mistake = mistake_anywhere(experiment, folder)
+    if mistake:
+        return {"mistake": mistake}
     first = dist.get_rank() == 0
     tracker: Tracker = RunTracker(folder, experiment.wandb, to_dict(experiment)) if first else NoTracker()
     try:
         with warnings_tracked(tracker):
-            return _train(experiment, folder, tracker)
+            job = training_job(experiment, folder, tracker, ray.train.report)
+            engine = DeepSpeedEngine(build_model(experiment), experiment.training, experiment.zero, device)
+            result = train(engine, job)
+            return {"summary": finish(experiment, folder, result)} if first else None
+    except TrainingDiverged as error:  # raised on every worker: it follows from a sum over all of them
+        return {"diverged": str(error)}
+    except UserError as error:  # likewise: of files that all workers read
+        return {"mistake": str(error)}
     finally:
         tracker.close()
 
 
-def _train(experiment: Experiment, folder: Path, tracker: Tracker) -> dict[str, Any] | None:
+def mistake_anywhere(experiment: Experiment, folder: Path) -> str:
+    """What is wrong on any worker's machine, or "": one that cannot begin must not leave the others waiting."""
+    mistakes: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(mistakes, _mistake(experiment, folder))
+    return next((words for words in mistakes if words), "")
+
+
+def _mistake(experiment: Experiment, folder: Path) -> str:
+    if not (folder / CONFIG).is_file():
+        return f"out={folder} is not there on {socket.gethostname()}: it must be on a disk that all workers share"
     try:
-        job, mistake = _job(experiment, folder, tracker)
-        if job is None:
-            return {"mistake": mistake}
-        engine = DeepSpeedEngine(
-            build_model(experiment), experiment.training, experiment.zero, ray.train.torch.get_device()
-        )
-        result = train(engine, job)
-        return {"summary": finish(experiment, folder, result)} if engine.rank == 0 else None
-    except TrainingDiverged as error:  # raised on every worker: it follows from a sum over all of them
-        return {"diverged": str(error)}
-    except UserError as error:  # likewise: of the configuration and of files that all workers read
-        return {"mistake": str(error)}
+        check_data(experiment)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 @contextmanager
@@ -67,16 +83,3 @@ def warnings_tracked(tracker: Tracker) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-
-
-def _job(experiment: Experiment, folder: Path, tracker: Tracker) -> tuple[TrainingJob | None, str]:
-    """The job, or None and what is wrong on any worker: one without the data must not leave the others waiting."""
-    job, mistake = None, ""
-    try:
-        job = training_job(experiment, folder, tracker, ray.train.report)
-    except UserError as error:
-        mistake = str(error)
-    mistakes: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(mistakes, mistake)
-    found = next((words for words in mistakes if words), "")
-    return (None if found else job), found

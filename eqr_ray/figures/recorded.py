@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,18 @@ from eqr_ray.inference.records import concatenate, is_exact, read_part
 from eqr_ray.tasks.store import Split
 
 
-@dataclass(frozen=True)
-class RecordedRun:
-    """The trajectories at full depth, `residual` and `exact` (N,), and the depth x breadth table of the summary."""
+class Trajectories(NamedTuple):
+    """All trajectories at one depth: logit residual and whether the answer was right, both (N,)."""
 
     residual: npt.NDArray[np.float32]
     exact: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """Trajectories by depth (the snapshots and the full depth), and the depth x breadth table of the summary."""
+
+    at_depth: dict[int, Trajectories]
     table: list[dict[str, Any]]
 
 
@@ -34,5 +40,8 @@ def read_run(folder: Path, data: Path) -> RecordedRun:
         raise UserError(f"{data} has no answers to compare with")
     summary = json.loads((folder / "summary.json").read_text())
     rows = concatenate([read_part(path) for path in parts]).in_order()
-    rows = rows.take(rows.last_at(summary["depth"], summary["breadth"]))
-    return RecordedRun(rows.logit_residual, is_exact(rows.prediction, labels[rows.puzzle]), summary["table"])
+    at_depth = {}
+    for depth in sorted({cell["depth"] for cell in summary["table"]}):
+        there = rows.take(rows.last_at(depth, summary["breadth"]))
+        at_depth[depth] = Trajectories(there.logit_residual, is_exact(there.prediction, labels[there.puzzle]))
+    return RecordedRun(at_depth, summary["table"])

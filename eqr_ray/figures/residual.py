@@ -1,6 +1,6 @@
 """The picture of a run: does a small residual tell a right answer, and what do depth and breadth buy?
 
-Left, the trajectories of the deepest snapshot in ten equal groups by residual, with the share of right answers in each;
+Left, the trajectories of each recorded depth in ten equal groups by residual, with the share of right answers in each;
 right, exact accuracy against depth for each breadth. Bars are 95 % Wilson intervals.
 
     N trajectories, L tokens
@@ -16,25 +16,22 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
+from eqr_ray.figures.recorded import RecordedRun, Trajectories
 from eqr_ray.inference.estimates import wilson
 
 GROUPS = 10
+SMALLEST = 1e-6  # a logarithmic axis has no zero
 COLOURS = ("#1b6ca8", "#d1495b", "#3c8d5a", "#7a5195")
 
 
-def draw_run(
-    residual_N: npt.NDArray[np.float32],
-    exact_N: npt.NDArray[np.bool_],
-    table: Sequence[Mapping[str, Any]],
-    title: str,
-    path: Path,
-) -> None:
-    """Write the PNG. `table`: cells with depth, breadth, exact_accuracy, exact_low, exact_high (summary.json)."""
+def draw_run(run: RecordedRun, title: str, path: Path) -> None:
+    """Write the PNG."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _by_residual(left, residual_N, exact_N)
-    _by_depth(right, table)
+    _by_residual(left, run.at_depth)
+    _by_depth(right, run.table)
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
 
@@ -50,13 +47,20 @@ def residual_groups(
     return [(float(np.median(residual[part])), int(exact[part].sum()), len(part)) for part in parts if len(part)]
 
 
-def _by_residual(axes: Axes, residual_N: npt.NDArray[np.float32], exact_N: npt.NDArray[np.bool_]) -> None:
-    groups = residual_groups(residual_N, exact_N)
-    medians = [max(median, 1e-6) for median, _, _ in groups]
-    shares = [right / count for _, right, count in groups]
-    axes.errorbar(medians, shares, yerr=_bars([(r, n) for _, r, n in groups]), marker="o", capsize=3, color=COLOURS[0])
+def _by_residual(axes: Axes, at_depth: Mapping[int, Trajectories]) -> None:
+    for colour, (depth, trajectories) in zip(COLOURS, list(at_depth.items())[::-1], strict=False):
+        groups = residual_groups(trajectories.residual, trajectories.exact)
+        if not groups:  # one segment has no residual yet
+            continue
+        medians = [max(median, SMALLEST) for median, _, _ in groups]
+        shares = [right / count for _, right, count in groups]
+        bars = _bars([(right, count) for _, right, count in groups])
+        axes.errorbar(medians, shares, yerr=bars, marker="o", capsize=3, color=colour, label=f"depth {depth}")
     axes.set(xscale="log", xlabel="logit residual (median of the group)", ylabel="right answers", ylim=(-0.03, 1.03))
+    axes.xaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     axes.set_title("accuracy against residual")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower left")
     axes.grid(alpha=0.3)
 
 

@@ -23,7 +23,7 @@ class Settings:
     breadth: int = 1
     seed: int = 0
     policy: str = "full"
-    settle_below: float = 0.1
+    settle_below: float = 1.0
     settle_for: int = 2
     snapshots: tuple[int, ...] = ()
 

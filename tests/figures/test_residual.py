@@ -5,6 +5,7 @@ import struct
 import numpy as np
 import pytest
 
+from eqr_ray.figures.recorded import RecordedRun, Trajectories
 from eqr_ray.figures.residual import draw_run, residual_groups
 
 
@@ -34,6 +35,8 @@ def test_trajectories_without_a_residual_are_left_out():
 def test_a_picture_of_the_right_size_appears(tmp_path, count):
     rng = np.random.default_rng(0)
     path = tmp_path / "run.png"
-    draw_run(rng.random(count).astype(np.float32), rng.random(count) < 0.5, cells(), "title", path)
+    early = Trajectories(np.full(count, np.inf, dtype=np.float32), rng.random(count) < 0.1)
+    late = Trajectories(rng.random(count).astype(np.float32), rng.random(count) < 0.5)
+    draw_run(RecordedRun({1: early, 16: late}, cells()), "title", path)
     width, height = struct.unpack(">II", path.read_bytes()[16:24])
     assert (width, height) == (1200, 480)
