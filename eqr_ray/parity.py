@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -25,13 +26,14 @@ from torch import Tensor
 
 from eqr_ray.door import run_door
 from eqr_ray.errors import UserError
-from eqr_ray.model import Latent, ModelConfig, Reasoner
+from eqr_ray.model import Latent, Reasoner
 from eqr_ray.model.reference import our_config, our_name, our_weights
 from eqr_ray.strict import from_dict
 from eqr_ray.training.loss import row_losses
 
 TOLERANCE = 1e-5
 ROUNDING_FACTOR = 4.0
+STATE = "state/"  # in front of the names of weights
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,29 @@ def load_fixture(stem: Path) -> tuple[Reasoner, dict[str, np.ndarray[Any, Any]],
         with np.load(stem.with_suffix(".npz"), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         arch, segments = description["config"], int(description["segments"])
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{stem}.json/.npz is no readable fixture: {error}") from error
-    state = {
-        name.removeprefix("state/"): torch.from_numpy(value)
-        for name, value in arrays.items()
-        if name.startswith("state/")
-    }
-    weights = our_weights(state)
-    config: ModelConfig = our_config(arch, weights, int(arch["seq_len"]))
-    model = Reasoner(config)
-    model.load_state_dict(weights)
+        state = {
+            name[len(STATE) :]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith(STATE)
+        }
+        weights = our_weights(state)
+        model = Reasoner(our_config(arch, weights, int(arch["seq_len"])))
+        model.load_state_dict(weights)
+        check_arrays(arrays, segments)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{stem}.json/.npz is no readable fixture: {type(error).__name__} {reason}") from error
     return model, arrays, segments
+
+
+def check_arrays(arrays: Mapping[str, np.ndarray[Any, Any]], segments: int) -> None:
+    """ValueError where an array that every fixture has is missing or has another shape than it must."""
+    rows, length = arrays["inputs"].shape
+    for k in range(segments + 1):
+        for name in ("z_H", "z_L") if k == 0 else ("z_H", "z_L", "logits", "q_halt", "loss", "lm_loss", "q_loss"):
+            shape = arrays[f"{name}_{k}"].shape
+            if shape[:1] != (() if "loss" in name else (rows,)):
+                raise ValueError(f"{name}_{k} has shape {shape} for {rows} rows")
+    if arrays["labels"].shape != (rows, length):
+        raise ValueError(f"labels have shape {arrays['labels'].shape}, inputs {(rows, length)}")
 
 
 def check_fixture(stem: Path) -> dict[str, Quantity]:
@@ -143,8 +156,9 @@ def run(folder: Path, tolerance: float = TOLERANCE) -> int:
         report = check_fixture(stem)
         print(f"{stem.name}: {len(report)} quantities (relative error, float32's own rounding, name)")
         for name, quantity in sorted(report.items(), key=lambda item: -item[1].error):
-            verdict = "" if quantity.agrees(tolerance) else "   DIFFERS"
-            failed += bool(verdict)
+            agrees = quantity.agrees(tolerance)
+            failed += not agrees
+            verdict = "" if quantity.error <= tolerance else "   within float32's rounding" if agrees else "   DIFFERS"
             print(f"  {quantity.error:9.2e} {quantity.rounding:9.2e}  {name}{verdict}")
     print(f"{failed} quantities differ" if failed else "all quantities agree", end=" ")
     print(f"(tolerance {tolerance:.0e}, or {ROUNDING_FACTOR:.0f} times the rounding of float32 where that is more)")

@@ -4,7 +4,7 @@
 
 makes 6x6 Sudokus, trains a network of 52,000 weights on 1,000 of them with two data-parallel workers, answers 300
 unseen ones with eight restarts each on two actors, prints exact accuracy over depth and breadth, and draws accuracy
-against residual. Every step is one of the doors, as it would be typed.
+against residual. Every step is one of the doors, as it would be typed; all of it runs on the CPU.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from eqr_ray.figures.recorded import read_run
 from eqr_ray.figures.residual import draw_run
 
 TRAIN = "task=sudoku6 model=eqr_small steps=700 batch=128 learning_rate=0.002 warmup=200 weight_decay=0.1"
-TRAIN += " cooldown=0.3 ema=0.99 workers=2 validate_every=350 checkpoint_every=350"
-INFER = "depth=64 breadth=8 snapshots=[1,4,16] actors=2"
+TRAIN += " cooldown=0.3 ema=0.99 workers=2 device=cpu validate_every=350 checkpoint_every=350"
+INFER = "depth=64 breadth=8 snapshots=[1,4,16] actors=2 device=cpu"
 
 
 def door(name: str, arguments: str) -> None:

@@ -36,10 +36,11 @@ START_CALLS = {"z_H": -1, "z_L": -2}  # the cell-call counters that starts are d
 
 def mix(*words: int | Tensor) -> Tensor:
     """A 64-bit hash of the words, in order. Words are integers or int64 tensors that broadcast; int64 out."""
-    state: Tensor = torch.zeros((), dtype=torch.int64)
+    device = next((word.device for word in words if isinstance(word, Tensor)), torch.device("cpu"))
+    state = torch.zeros((), dtype=torch.int64, device=device)
     for word in words:
-        word = word if isinstance(word, Tensor) else torch.tensor(_signed(word), dtype=torch.int64)
-        state = _splitmix(state.to(word.device) + word if word.dim() else state + word.to(state.device))
+        # A number is added as a scalar: a tensor made of it would be copied to a GPU, and the host would wait.
+        state = _splitmix(state + (word if isinstance(word, Tensor) else _signed(word)))
     return state
 
 
@@ -93,7 +94,7 @@ def keyed_noise(keys: Tensor, scale: float) -> KeyedNoise | None:
     if scale == 0.0:
         return None
     low, high = _halves(keys)
-    return KeyedNoise(low, high, torch.tensor(scale, dtype=torch.float32, device=keys.device))
+    return KeyedNoise(low, high, torch.full((), scale, dtype=torch.float32, device=keys.device))
 
 
 def _halves(keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ BLOCK_NAMES = {
     "mlp.gate_up_proj": "mlp_in",
     "mlp.down_proj": "mlp_out",
 }
+POSITIONS: dict[str, Literal["none", "rope", "rope2d"]] = {"none": "none", "rope": "rope", "rope2d": "rope2d"}
 BLOCK_PATTERN = re.compile(r"L_level\.layers\.(\d+)\.([a-z_]+\.[a-z_]+)\.weight")
 
 
@@ -51,7 +52,6 @@ class ReferenceCheckpoint:
     config: ModelConfig
     weights: dict[str, Tensor]
     step: int
-    is_ema: bool
 
 
 def our_name(name: str) -> str | None:
@@ -88,7 +88,9 @@ def our_config(
     width = int(arch["hidden_size"])
     table = weights.get("puzzle_embed")
     fixed = "z_H_init" in weights
-    positions = {"rope": "rope", "rope2d": "rope2d", "none": "none", None: "none"}[arch.get("pos_encodings")]
+    positions = arch.get("pos_encodings") or "none"
+    if positions not in POSITIONS:
+        raise UserError(f"pos_encodings={positions} is not supported; known: {', '.join(POSITIONS)}")
     return ModelConfig(
         vocab_size=int(arch["vocab_size"]) if "vocab_size" in arch else weights["embed"].shape[0],
         length=length,
@@ -98,7 +100,7 @@ def our_config(
         expansion=float(arch["expansion"]),
         mixing="mlp" if arch.get("mlp_t") else "attention",
         heads=int(arch["num_heads"]),
-        positions=positions,  # type: ignore[arg-type]
+        positions=POSITIONS[positions],
         h_cycles=int(arch["H_cycles"]),
         l_cycles=int(arch["L_cycles"]),
         start="fixed" if fixed else "random",
@@ -125,10 +127,11 @@ def read_reference(path: Path, ema: bool = True) -> ReferenceCheckpoint:
         # The shadow has the trained parameters only; buffers (TRM's starts) come from the model.
         weights = our_weights({**model, **{_with_prefix(name): tensor for name, tensor in shadow.items()}})
         dataset = config.get("dataset", {})
-        length = _length(arch, dataset, weights)
-    except (KeyError, TypeError, AttributeError) as error:
+        ours = our_config(arch, weights, _length(arch, dataset, weights))
+        step = int(content.get("step", 0))
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise UserError(f"{path} is no checkpoint of the reference: {error!r} is missing or malformed") from error
-    return ReferenceCheckpoint(our_config(arch, weights, length), weights, int(content.get("step", 0)), ema)
+    return ReferenceCheckpoint(ours, weights, step)
 
 
 def _with_prefix(name: str) -> str:

@@ -23,7 +23,7 @@ class TrainingConfig:
     supervise_every: int = 4  # trajectory supervision: a loss after every so many segments
     learning_rate: float = 1e-4
     warmup: int = 2_000  # steps of linear warm-up, constant after it
-    cooldown: float = 0.0  # share of the run at its end in which the rate falls linearly to zero
+    cooldown: float = 0.0  # share of `steps` at their end in which the rate falls to zero; `minutes` does not move it
     weight_decay: float = 1.0
     beta1: float = 0.9
     beta2: float = 0.95
@@ -48,6 +48,8 @@ class TrainingConfig:
         for name in ("minutes", "warmup", "validate_every", "weight_decay", "gradient_clipping", "seed"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UserError(f"{name}={getattr(self, name)} is not allowed: a finite number, 0 or more")
+        if self.seed >= 2**63:
+            raise UserError(f"seed={self.seed} is not allowed: less than 2**63")
         if not 0 < self.learning_rate < float("inf"):
             raise UserError(f"learning_rate={self.learning_rate} is not allowed: more than 0")
         for name in ("exploration", "cooldown"):

@@ -42,8 +42,8 @@ def training_step(
     engine: Engine, carry: Carry, sampler: Sampler, config: TrainingConfig, step: int
 ) -> tuple[Carry, StepSums]:
     """Update the weights once; `step` counts updates from 0."""
+    carry = refill(carry, sampler, engine.model, config)
     for segment, supervised in enumerate(config.supervised):
-        carry = refill(carry, sampler, engine.model, config)
         parts = [
             _micro_batch(engine, carry, rows, noise_keys(carry, config, step, segment)[rows], supervised)
             for rows in _micro_batches(len(carry.rows), config.accumulation)

@@ -39,6 +39,17 @@ def test_a_wrong_number_is_found(key, tmp_path, capsys):
     assert "DIFFERS" in capsys.readouterr().out
 
 
+@needs_fixtures
+@pytest.mark.parametrize("missing", ["logits_2", "z_L_0", "labels", "state/model.inner.lm_head.weight"])
+def test_a_fixture_that_lacks_a_part_is_named(missing, tmp_path):
+    name = "eqr_maze_attention"
+    shutil.copy(FIXTURES / f"{name}.json", tmp_path)
+    with np.load(FIXTURES / f"{name}.npz") as file:
+        np.savez(tmp_path / f"{name}.npz", **{key: file[key] for key in file.files if key != missing})
+    with pytest.raises(UserError, match=name):
+        parity.run(tmp_path)
+
+
 def test_an_empty_folder_is_a_mistake(tmp_path):
     with pytest.raises(UserError, match="no fixture"):
         parity.run(tmp_path)

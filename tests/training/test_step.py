@@ -45,9 +45,11 @@ def test_supervised_segments() -> None:
     assert [config(name).backwards_per_step for name in ("sot", "vanilla", "trajectory")] == [3, 3, 6]
 
 
+@pytest.mark.parametrize("halting", ["fixed", "learned", "oracle"])
 @pytest.mark.parametrize("schedule", ["vanilla", "trajectory"])
-def test_whole_trajectories_make_one_update(bench, schedule: str) -> None:
-    engine, carry, sums = steps(bench, 3, schedule=schedule, halting="fixed", supervise_every=2)
+def test_whole_trajectories_make_one_update(bench, schedule: str, halting: str, monkeypatch) -> None:
+    monkeypatch.setattr("eqr_ray.model.reasoner.Q_BIAS", 5.0)  # every row wants to halt at once, and may not
+    engine, carry, sums = steps(bench, 3, schedule=schedule, halting=halting, supervise_every=2)
     assert {held["steps"] for held in engine.optimizer.state.values()} == {3}
     assert carry.age.tolist() == [4] * 8
     assert carry.draws.tolist() == [3] * 8
