@@ -1,33 +1,42 @@
 """How fast one process trains and answers, beside the matrix-product peak of the same machine.
 
-    python benchmarks/throughput.py [threads=2] [width=128] [layers=2] [batch=64] [chunk=32] [compile=true]
+    python benchmarks/throughput.py [threads=2] [width=128] [layers=2] [batch=64] [chunk=64] [compile=true]
 
-prints rows/s of a training step (forward, loss, backward and update of one segment) and row-segments/s at inference for
-9x9 Sudoku with MLP mixing in bfloat16, the operations they make, and what share of the measured peak that is. Medians
-of timed repetitions; run it on an otherwise idle machine.
+prints rows/s of whole training steps (refill, one segment, loss, backward, update, EMA) and row-segments/s at inference
+for 9x9 Sudoku with MLP mixing in bfloat16, the operations they make, and what share of the measured peak that is.
+Medians of timed repetitions; run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from eqr_ray.dynamics.noise import keyed_noise, mix
+from eqr_ray.dynamics.noise import mix
 from eqr_ray.inference import network as networks
-from eqr_ray.inference.network import Network, flops_per_segment, start_latent
-from eqr_ray.model import Latent, ModelConfig, Reasoner
+from eqr_ray.inference.network import Network, flops_per_segment
+from eqr_ray.model import ModelConfig, Reasoner
 from eqr_ray.model.compiling import cell_function
 from eqr_ray.strict import from_dict
+from eqr_ray.tasks.sampler import Sampler
+from eqr_ray.tasks.store import Split, write_split
+from eqr_ray.tasks.task import task_named
+from eqr_ray.training.carry import empty_carry
 from eqr_ray.training.config import TrainingConfig
+from eqr_ray.training.ema import Ema
 from eqr_ray.training.engine import LocalEngine
-from eqr_ray.training.loss import row_losses
+from eqr_ray.training.step import training_step
 
 REPETITIONS = 9
+PUZZLES = 256
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Options:
     width: int = 128
     layers: int = 2
     batch: int = 64
-    chunk: int = 32  # rows that run through a segment together
+    chunk: int = 64  # rows that run through a segment together
     compile: bool = True
 
 
@@ -64,21 +73,25 @@ def matrix_peak(dtype: torch.dtype) -> float:
     return best
 
 
-def training_rows_per_s(config: ModelConfig, options: Options) -> float:
-    """Rows a second through forward, loss, backward and AdamATan2."""
+def training_rows_per_s(config: ModelConfig, options: Options, folder: Path) -> float:
+    """Rows a second through whole training steps: refill, forward, loss, backward, AdamATan2, halting, EMA."""
+    task = task_named("sudoku9")
+    write_split(folder / "train.arrow", task, task.generate(PUZZLES, seed=0), source="generate", seed=0)
     training = TrainingConfig(batch=options.batch, accumulation=options.batch // options.chunk)
     engine = LocalEngine(Reasoner(config), training, torch.device("cpu"))
     engine.model.cell_fn = cell_function(engine.device, options.compile)
-    inputs = torch.randint(1, config.vocab_size, (options.batch, config.length))
-    keys = torch.arange(options.batch, dtype=torch.int64)
-    latent = start_latent(engine.model, keys, torch.bfloat16)
+    engine.set_learning_rate(training.learning_rate)
+    sampler = Sampler(Split.open(folder / "train.arrow"), task, options.batch, seed=0, augment=True)
+    ema = Ema(engine.parameters(), training.ema)
+    state: dict[str, Any] = {
+        "carry": empty_carry(engine.model, range(options.batch), torch.bfloat16, engine.device),
+        "step": 0,
+    }
 
     def step() -> None:
-        for at in range(0, options.batch, options.chunk):
-            rows = slice(at, at + options.chunk)
-            noise = keyed_noise(keys[rows], config.noise_scale)
-            readout = engine.forward(inputs[rows], Latent(latent.z_H[rows], latent.z_L[rows]), noise)
-            engine.accumulate(row_losses(readout.logits, readout.halt_logit, inputs[rows]).total.mean())
+        state["carry"], _ = training_step(engine, state["carry"], sampler, training, state["step"])
+        ema.update(engine.parameters())
+        state["step"] += 1
 
     return options.batch / median_seconds(step)
 
@@ -105,8 +118,10 @@ def main() -> None:
     peak = matrix_peak(torch.bfloat16)
     print(options)
     print(f"matrix products       {peak / 1e9:7.0f} GFLOP/s bfloat16, {matrix_peak(torch.float32) / 1e9:.0f} float32")
+    with tempfile.TemporaryDirectory() as folder:
+        trained = training_rows_per_s(config, options, Path(folder))
     for name, rows, flops in (
-        ("training step", training_rows_per_s(config, options), training),
+        ("training step", trained, training),
         ("inference segment", inference_rows_per_s(config, options), forward),
     ):
         print(

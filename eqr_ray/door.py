@@ -13,7 +13,8 @@ false, null and [lists] keep their meaning; everything else is text, as typed.
     if __name__ == "__main__":
         cli()
 
-Exit status: 0 done, 2 the user's mistake (one line), 1 a failure of ours or of the machine, 130 interrupted.
+Exit status: 0 done, 2 the user's mistake (one line), 1 a failure of ours or of the machine, 130 interrupted. A main may
+say what is kept by `raise KeyboardInterrupt(words)`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,14 @@ from eqr_ray.door_help import help_text
 from eqr_ray.errors import UserError, nearest
 
 CONF = Path(__file__).parent / "conf"
+# Keys whose values are names, in every door: `out=1` is the folder 1, and `out=1e3` the folder 1e3. null is null.
+NAMES = frozenset({"address", "checkpoint", "data", "out", "resume", "source", "task"})
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What the disk answers to a path that the user chose badly.
+PATH_REFUSED = (
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+)
 
 _OVERRIDE = re.compile(r"(?P<key>[A-Za-z_]\w*(?:\.\w+)*)=(?P<value>.*)", re.DOTALL)
 
@@ -61,13 +70,15 @@ def run_door(
         sys.exit(main(door_config(name, arguments, positional=positional, conf=conf)) or 0)
     except UserError as error:
         _leave(name, str(error), 2)
-    except KeyboardInterrupt:
-        _leave(name, "interrupted; everything that was finished is kept", 130)
+    except KeyboardInterrupt as interrupt:
+        _leave(name, f"interrupted; {str(interrupt) or 'everything that was finished is kept'}", 130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
         where = f" at {error.filename}" if error.filename else ""
-        _leave(name, f"no space left on the disk{where}; what was finished is kept", 1)
+        if error.errno in DISK_FULL:
+            _leave(name, f"no space left on the disk{where}; what was finished is kept", 1)
+        if error.errno in PATH_REFUSED and error.filename:
+            _leave(name, f"{error.filename}: {str(error.strerror).lower()}", 2)
+        raise
 
 
 def door_config(
@@ -84,7 +95,8 @@ def door_config(
     known = _flatten(OmegaConf.to_container(config))
     for key, text in given.items():
         _check_key(key, known, groups)
-        OmegaConf.update(config, key, _literal(parse_value(text)))
+        value = parse_value(text)
+        OmegaConf.update(config, key, _literal(text if key in NAMES and value is not None else value))
     if loose:
         _set_positional(config, loose, positional, given)
     return _resolve(config)

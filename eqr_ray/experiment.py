@@ -25,6 +25,7 @@ from eqr_ray.tasks.sampler import Sampler
 from eqr_ray.tasks.store import Split
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.loop import TrainingJob, rows_of
+from eqr_ray.training.run_folder import CHECKPOINTS, SUMMARY
 from eqr_ray.training.tracking import Tracker, WandbMode
 
 TRAINING_KEYS = tuple(field.name for field in dataclasses.fields(TrainingConfig))
@@ -156,7 +157,7 @@ def training_job(
     config = experiment.training
     train, validation = open_splits(Path(experiment.data))
     sampler = Sampler(train, task_named(experiment.task), config.batch, config.seed, config.augment)
-    return TrainingJob(config, sampler, validation, folder / "checkpoints", experiment.identity, tracker, report)
+    return TrainingJob(config, sampler, validation, folder / CHECKPOINTS, experiment.identity, tracker, report)
 
 
 def finish(experiment: Experiment, folder: Path, result: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +171,6 @@ def finish(experiment: Experiment, folder: Path, result: dict[str, Any]) -> dict
     card = save_model(folder, weights, ModelCard(experiment.task, experiment.model, result["step"], "", recipe))
     summary = {
         "task": experiment.task,
-        "parameters": sum(tensor.numel() for tensor in weights.values()),
         **result,
         "workers": experiment.workers,
         "zero": experiment.zero,
@@ -178,5 +178,5 @@ def finish(experiment: Experiment, folder: Path, result: dict[str, Any]) -> dict
         "model_hash": card.hash,
         "data_hash": experiment.data_hash,
     }
-    write_json(folder / "summary.json", summary)
+    write_json(folder / SUMMARY, summary)
     return summary

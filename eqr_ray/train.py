@@ -31,16 +31,26 @@ from eqr_ray.experiment import (
     describe_data,
     experiment_of,
     finish,
+    open_splits,
     training_job,
 )
 from eqr_ray.inference.placement import device_named
 from eqr_ray.strict import from_dict, to_dict
 from eqr_ray.tasks import Task, task_named
 from eqr_ray.tasks.dataset import PrepareConfig, prepare
+from eqr_ray.training.checkpoint import complete_checkpoints
 from eqr_ray.training.engine import LocalEngine
 from eqr_ray.training.loop import TrainingDiverged, train
 from eqr_ray.training.progress import duration, followed
-from eqr_ray.training.run_folder import LOG, check_new, locked, read_config, read_summary, write_config
+from eqr_ray.training.run_folder import (
+    CHECKPOINTS,
+    LOG,
+    check_new,
+    locked,
+    read_config,
+    read_summary,
+    write_config,
+)
 from eqr_ray.training.tracking import RunTracker
 
 DEFAULT_TASK = "sudoku9"
@@ -52,20 +62,36 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> int:
         folder = Path(values["resume"])
         make = partial(resumed, values, given, folder)
     else:
-        folder = Path(values["out"] or f"runs/{values['task'] or DEFAULT_TASK}-{time.strftime('%Y%m%d-%H%M%S')}")
+        folder = Path(values["out"] or f"runs/{task_of(values)}-{time.strftime('%Y%m%d-%H%M%S')}")
         make = partial(begun, values, folder)
     make(check_only=True)  # a mistake leaves nothing behind, and no folder that is no run is made to look like one
     with locked(folder):
         experiment = make(check_only=False)
-        write_config(folder, to_dict(experiment))
         try:
             with followed(folder / LOG, experiment.training.steps, sys.stderr):
                 summary = run(experiment, folder)
         except TrainingDiverged as error:
             print(f"eqr-train: {error}; try a smaller learning_rate=", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(what_is_kept(folder)) from None
     show(summary, folder)
     return 0
+
+
+def task_of(values: Mapping[str, Any]) -> str:
+    """The name of a new run's task: as typed, else that of the data."""
+    if values["task"] is None and values["data"] is not None:
+        return open_splits(Path(values["data"]))[0].task_name
+    return values["task"] or DEFAULT_TASK
+
+
+def what_is_kept(folder: Path) -> str:
+    """For one who stops a run."""
+    kept = complete_checkpoints(folder / CHECKPOINTS)
+    if not kept:
+        return f"there was no checkpoint yet in {folder}"
+    return f"{kept[-1]} is kept, resume={folder} goes on from it"
 
 
 def begun(values: Mapping[str, Any], folder: Path, check_only: bool) -> Experiment:
@@ -156,6 +182,7 @@ def run_here(experiment: Experiment, folder: Path) -> dict[str, Any]:
     try:
         with interrupt_between_steps() as interrupted:
             job = training_job(experiment, folder, tracker, lambda figures: None)
+            write_config(folder, to_dict(experiment))
             result = train(engine, replace(job, interrupted=interrupted))
         return finish(experiment, folder, result)
     finally:
@@ -164,7 +191,8 @@ def run_here(experiment: Experiment, folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C is a wish, which the loop grants with a checkpoint after the step; a second one ends at once."""
+    """The first Ctrl-C or SIGTERM is a wish, which the loop grants with a checkpoint after the step; a second one ends
+    at once."""
     wishes: list[int] = []
 
     def wish(number: int, frame: FrameType | None) -> None:
@@ -172,11 +200,12 @@ def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         wishes.append(number)
 
-    before = signal.signal(signal.SIGINT, wish)
+    before = {number: signal.signal(number, wish) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(wishes)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def show(summary: Mapping[str, Any], folder: Path) -> None:

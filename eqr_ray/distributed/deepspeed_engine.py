@@ -3,6 +3,8 @@
 It answers training/engine.py's protocol on every worker of an initialised torch.distributed group, whoever made that
 group. ZeRO 0 keeps everything on every worker, 1 divides the optimizer's moments, 2 the gradients too, 3 the weights
 too. What a checkpoint asks for is given and taken in full at every stage, so that it fits any stage and worker count.
+The loop's moving average of the weights (training/ema.py) is kept in full on every worker, at stage 3 too, which must
+gather all weights once a step for it.
 
 Weights stay float32: the compute type is the latent's, and the network casts its weights once a segment. DeepSpeed
 therefore runs in float32, and its master weights are the weights.

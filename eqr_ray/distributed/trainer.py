@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +94,8 @@ def train_on_ray(experiment: Experiment, folder: Path, callbacks: Sequence[UserC
             ),
         )
         try:
-            result: Any = trainer.fit()
+            with interruptible():
+                result: Any = trainer.fit()
         except ControllerError as error:
             each = f"{placement.cpus_each} CPUs" + (" and a GPU" if placement.use_gpu else "")
             raise UserError(
@@ -103,6 +107,20 @@ def train_on_ray(experiment: Experiment, folder: Path, callbacks: Sequence[UserC
             raise RuntimeError(f"{deaths}; resume={folder} goes on from the newest checkpoint") from error
     shutil.rmtree(storage, ignore_errors=True)
     return _summary(result.return_value)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block as KeyboardInterrupt. Ray Train answers Ctrl-C by `sys.exit(0)` and leaves its
+    handler behind, and Ray answers SIGTERM by `sys.exit(15)`."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():  # elsewhere nobody can have changed it
+            signal.signal(signal.SIGINT, before)
 
 
 def _work(task: dict[str, Any]) -> dict[str, Any] | None:

@@ -17,14 +17,14 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
 
 from eqr_ray.distributed.deepspeed_engine import DeepSpeedEngine
 from eqr_ray.errors import UserError
-from eqr_ray.experiment import Experiment, build_model, check_data, finish, training_job
+from eqr_ray.experiment import Experiment, build_model, finish, training_job
 from eqr_ray.strict import from_dict, to_dict
 from eqr_ray.training.loop import TrainingDiverged, train
-from eqr_ray.training.run_folder import CONFIG
+from eqr_ray.training.run_folder import LOCK, write_config
+from eqr_ray.training.together import together
 from eqr_ray.training.tracking import NoTracker, RunTracker, Tracker
 
 
@@ -36,40 +36,32 @@ def work(task: dict[str, Any]) -> dict[str, Any] | None:
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # nccl and DeepSpeed take the current one
-    mistake = mistake_anywhere(experiment, folder)
-    if mistake:
-        return {"mistake": mistake}
-    first = dist.get_rank() == 0
-    tracker: Tracker = RunTracker(folder, experiment.wandb, to_dict(experiment)) if first else NoTracker()
+    engine = DeepSpeedEngine(build_model(experiment), experiment.training, experiment.zero, device)
+    first = engine.rank == 0
+    tracker: Tracker = NoTracker()
     try:
+        together(engine, lambda: check_shared(folder))
+        if first:
+            tracker = RunTracker(folder, experiment.wandb, to_dict(experiment))
         with warnings_tracked(tracker):
-            job = training_job(experiment, folder, tracker, ray.train.report)
-            engine = DeepSpeedEngine(build_model(experiment), experiment.training, experiment.zero, device)
+            job = together(engine, lambda: training_job(experiment, folder, tracker, ray.train.report))
+            if first:
+                write_config(folder, to_dict(experiment))
             result = train(engine, job)
             return {"summary": finish(experiment, folder, result)} if first else None
     except TrainingDiverged as error:  # raised on every worker: it follows from a sum over all of them
         return {"diverged": str(error)}
-    except UserError as error:  # likewise: of files that all workers read
+    except UserError as error:  # likewise: of what they found together
         return {"mistake": str(error)}
     finally:
         tracker.close()
 
 
-def mistake_anywhere(experiment: Experiment, folder: Path) -> str:
-    """What is wrong on any worker's machine, or "": one that cannot begin must not leave the others waiting."""
-    mistakes: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(mistakes, _mistake(experiment, folder))
-    return next((words for words in mistakes if words), "")
-
-
-def _mistake(experiment: Experiment, folder: Path) -> str:
-    if not (folder / CONFIG).is_file():
-        return f"out={folder} is not there on {socket.gethostname()}: it must be on a disk that all workers share"
-    try:
-        check_data(experiment)
-    except UserError as error:
-        return str(error)
-    return ""
+def check_shared(folder: Path) -> None:
+    """UserError where the driver's folder is not seen from this machine."""
+    if not (folder / LOCK).is_file():
+        where = socket.gethostname()
+        raise UserError(f"out={folder} is not there on {where}: it must be on a disk that all workers share")
 
 
 @contextmanager

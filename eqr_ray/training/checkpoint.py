@@ -3,6 +3,7 @@
 `checkpoints/STEP/` holds weights, EMA and optimizer state in full, one carry file per worker named by its range of
 global rows, and `state.json`, which comes last and names every file with its sha256. A folder is written under another
 name and renamed when complete, so a half-written checkpoint is never chosen; a damaged one is passed over, aloud.
+The first worker chooses, the others take its word: what each of them lists on a shared disk may be old.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from eqr_ray.model.files import write_atomic
 from eqr_ray.training.carry import Carry
 from eqr_ray.training.ema import Ema
 from eqr_ray.training.engine import Engine
+from eqr_ray.training.together import agreed, together
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -65,9 +67,12 @@ def save_checkpoint(
         files = {path.name: _sha256(path.read_bytes()) for path in sorted(partial.glob("*.safetensors"))}
         state = {"format": FORMAT, "step": step, "elapsed_s": elapsed_s, "experiment": experiment, "files": files}
         write_atomic(partial / STATE, json.dumps(state, indent=1).encode())
+        _flush(partial)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
-        for old in complete_checkpoints(folder)[:-keep]:
+        _flush(folder)  # the new one is there, come what may, before an old one goes
+        older = [path for path in complete_checkpoints(folder) if path.name < final.name]
+        for old in older[: len(older) - (keep - 1)]:
             shutil.rmtree(old)
     engine.barrier()
     return final
@@ -78,6 +83,37 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[0-9]" * 8) if (path / STATE).is_file())
 
 
+def choose_checkpoint(folder: Path, experiment: str, engine: Engine) -> Checkpoint | None:
+    """The newest sound checkpoint in the eyes of the first worker, for all of them; None where there is none at all.
+
+    Newer folders, which are damaged, are renamed to NAME.damaged: the run goes on before them, and must not find them
+    again. UserError: all are damaged, or of another experiment; OSError: a worker cannot read the chosen one. Collective.
+    """
+
+    def choose() -> Checkpoint | None:
+        found = newest_checkpoint(folder) if engine.rank == 0 else None
+        if found is not None and found.experiment != experiment:
+            raise UserError(f"{found.folder} was written by another experiment: its data, model or batch differ")
+        if found is not None:
+            _set_aside(folder, found.folder.name)
+        return found
+
+    chosen = together(engine, choose)
+    step = agreed(engine, -1 if chosen is None else chosen.step)
+    if step < 0:
+        return None
+    return together(engine, lambda: chosen or _described(folder / f"{step:08d}"))
+
+
+def _set_aside(folder: Path, chosen: str) -> None:
+    for path in complete_checkpoints(folder):
+        if path.name > chosen:
+            aside = path.with_name(f"{path.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            log.warning("checkpoint %s is set aside as %s", path, aside.name)
+
+
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint whose files are all as they were written; None where there is none at all.
 
@@ -86,30 +122,50 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     candidates = complete_checkpoints(folder)
     for path in reversed(candidates):
         try:
-            return _open(path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            checkpoint = _described(path)
+            _contents(checkpoint)
+            return checkpoint
+        except OSError as error:
             log.warning("checkpoint %s is damaged and passed over: %s", path, error)
     if candidates:
         raise UserError(f"every checkpoint in {folder} is damaged ({len(candidates)} found)")
     return None
 
 
-def _open(path: Path) -> Checkpoint:
-    state: dict[str, Any] = json.loads((path / STATE).read_text())
-    if state["format"] != FORMAT:
-        raise ValueError(f"format {state['format']}, expected {FORMAT}")
-    for name, digest in state["files"].items():
-        if _sha256((path / name).read_bytes()) != digest:
-            raise ValueError(f"{name} has changed since it was written")
-    return Checkpoint(path, int(state["step"]), float(state["elapsed_s"]), str(state["experiment"]), state["files"])
+def _described(path: Path) -> Checkpoint:
+    """What its state.json says. OSError: it is unreadable or damaged."""
+    try:
+        state: dict[str, Any] = json.loads((path / STATE).read_text())
+        if state["format"] != FORMAT:
+            raise ValueError(f"format {state['format']}, expected {FORMAT}")
+        files = dict(state["files"])
+        return Checkpoint(path, int(state["step"]), float(state["elapsed_s"]), str(state["experiment"]), files)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OSError(f"{path / STATE} is damaged: {error}") from error
+
+
+def _contents(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Its files by name. OSError: one is unreadable, or not what was written."""
+    contents = {name: (checkpoint.folder / name).read_bytes() for name in checkpoint.files}
+    for name, digest in checkpoint.files.items():
+        if _sha256(contents[name]) != digest:
+            raise OSError(f"{name} has changed since it was written")
+    return contents
 
 
 def load_checkpoint(checkpoint: Checkpoint, engine: Engine, ema: Ema, rows: range) -> Carry:
-    """Put engine and EMA where they were, and return the carry of `rows`, whoever held them then."""
-    folder = checkpoint.folder
-    engine.load(_read(folder / WEIGHTS), _read(folder / OPTIMIZER), checkpoint.step)
-    ema.load({name: tensor.to(engine.device) for name, tensor in _read(folder / EMA).items()})
-    pieces = [_read(folder / name) for name in sorted(checkpoint.files) if name.startswith("carry-")]
+    """Put engine and EMA where they were, and return the carry of `rows`, whoever held them then. Collective.
+
+    OSError, on every worker: one of them reads something else than what was written.
+    """
+    contents = together(engine, lambda: _contents(checkpoint))
+    parts: dict[str, dict[str, Tensor]] = {name: tensors_from_bytes(contents.pop(name)) for name in checkpoint.files}
+    engine.load(parts[WEIGHTS], parts[OPTIMIZER], checkpoint.step)
+    with torch.no_grad():
+        for name, buffer in engine.model.named_buffers():  # fixed starts are drawn once, and belong to the weights
+            buffer.copy_(parts[WEIGHTS][name])
+    ema.load({name: tensor.to(engine.device) for name, tensor in parts[EMA].items()})
+    pieces = [parts[name] for name in sorted(parts) if name.startswith("carry-")]
     whole = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
     mine = {name: tensor[rows.start : rows.stop].to(engine.device) for name, tensor in whole.items()}
     assert mine["rows"].tolist() == list(rows)
@@ -120,9 +176,13 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     write_atomic(path, bytes_of_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = tensors_from_bytes(path.read_bytes())
-    return tensors
+def _flush(folder: Path) -> None:
+    """Names in a folder are on the disk only when the folder itself is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _sha256(content: bytes) -> str:

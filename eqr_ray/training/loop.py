@@ -23,7 +23,7 @@ from eqr_ray.model.compiling import cell_function
 from eqr_ray.tasks.sampler import Sampler
 from eqr_ray.tasks.store import Split
 from eqr_ray.training.carry import Carry, empty_carry
-from eqr_ray.training.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
+from eqr_ray.training.checkpoint import choose_checkpoint, load_checkpoint, save_checkpoint
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.ema import Ema
 from eqr_ray.training.engine import Engine
@@ -110,16 +110,20 @@ def train(engine: Engine, job: TrainingJob) -> dict[str, Any]:
         if interrupted:
             raise KeyboardInterrupt
     ema.copy_to(network.model)
-    return {**figures, "step": done, "seconds": round(clock.elapsed_s(), 1), "ema": network.model.state_dict()}
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.model.parameters()),
+        **figures,
+        "step": done,
+        "seconds": round(clock.elapsed_s(), 1),
+        "ema": network.model.state_dict(),
+    }
 
 
 def _begin(engine: Engine, ema: Ema, job: TrainingJob, rows: range) -> tuple[Carry, int, float]:
     """The carry, the steps done and the time spent, from the newest checkpoint or from nothing."""
-    checkpoint: Checkpoint | None = newest_checkpoint(job.checkpoints)
+    checkpoint = choose_checkpoint(job.checkpoints, job.experiment, engine)
     if checkpoint is None:
         return empty_carry(engine.model, rows, DTYPES[job.config.dtype], engine.device), 0, 0.0
-    if checkpoint.experiment != job.experiment:
-        raise UserError(f"{checkpoint.folder} was written by another experiment: its data, model or batch differ")
     carry = load_checkpoint(checkpoint, engine, ema, rows)
     job.tracker.log("resume", checkpoint.step, {"checkpoint": checkpoint.folder.name, "workers": engine.workers})
     return carry, checkpoint.step, checkpoint.elapsed_s

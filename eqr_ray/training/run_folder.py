@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +20,11 @@ import psutil  # type: ignore[import-untyped]
 
 from eqr_ray.errors import UserError
 from eqr_ray.inference.atomic import write_json
+from eqr_ray.training.progress import duration
 
 CONFIG, SUMMARY, LOG, LOCK = "config.json", "summary.json", "log.jsonl", "lock.json"
-BEFORE_CONFIG = {LOCK, "data"}  # what a driver that died early may have left
+CHECKPOINTS = "checkpoints"
+BEFORE_CONFIG = {LOCK, LOG, "data", "ray"}  # what a driver that ended before training began may have left
 
 
 def check_new(path: Path) -> None:
@@ -57,7 +60,8 @@ def read_summary(path: Path) -> dict[str, Any] | None:
 
 
 def write_config(path: Path, config: dict[str, Any]) -> None:
-    """Say what the run is, and that it is not finished."""
+    """Say what the run is, and that it is not finished. Written when training begins, not before: a run that was
+    finished stays so when Ray does not start."""
     (path / SUMMARY).unlink(missing_ok=True)
     write_json(path / CONFIG, config)
 
@@ -84,11 +88,18 @@ def _take(file: Path, mine: dict[str, Any]) -> None:
         fcntl.flock(gate, fcntl.LOCK_EX)
         holder = _holder(file)
         if holder is not None and _may_live(holder):
-            raise UserError(
-                f"{file.parent} is being trained by process {holder['pid']} on {holder['host']}"
-                + ("" if holder["host"] == mine["host"] else f"; if that one is dead, remove {file}")
-            )
+            whose = f"{file.parent} is being trained by process {holder['pid']} on {holder['host']}"
+            raise UserError(whose if holder["host"] == mine["host"] else f"{whose}, {_how_to_tell(file)}")
         write_json(file, mine)
+
+
+def _how_to_tell(file: Path) -> str:
+    """A lock of another machine is never taken away silently; the user learns what there is to know about it."""
+    log = file.parent / LOG
+    silent = f"; its {LOG} was written {duration(time.time() - log.stat().st_mtime)} ago" if log.exists() else ""
+    return (
+        f"which cannot be seen from {socket.gethostname()}{silent}. If it is dead (a pod that was replaced): rm {file}"
+    )
 
 
 def _holder(file: Path) -> dict[str, Any] | None:

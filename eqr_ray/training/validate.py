@@ -13,6 +13,7 @@ import torch
 from eqr_ray.dynamics.noise import mix
 from eqr_ray.inference.network import Network
 from eqr_ray.tasks.store import Split
+from eqr_ray.training.loss import IGNORE, row_losses
 
 BATCH = 32  # rows; a multiple of nothing, but the same shape for every call
 SEED = 20_260_521  # validation draws are the same for every run, so that runs compare
@@ -39,7 +40,10 @@ def validate(network: Network, split: Split, puzzles: range, depth: int) -> Vali
 
 
 def _batch(network: Network, split: Split, index: np.ndarray[tuple[int], np.dtype[np.int64]], depth: int) -> np.ndarray:
-    """One batch, filled up to BATCH rows by repeating the first puzzle; the filling is not counted."""
+    """One batch, filled up to BATCH rows by repeating the first puzzle; the filling is not counted.
+
+    What is right is what training counts as right: padding (token 0 of the labels) is not asked.
+    """
     assert split.labels is not None
     full = np.concatenate([index, np.repeat(index[:1], BATCH - len(index))])
     inputs = torch.from_numpy(split.inputs[full].astype(np.int64)).to(network.device)
@@ -49,7 +53,8 @@ def _batch(network: Network, split: Split, index: np.ndarray[tuple[int], np.dtyp
     for k in range(1, depth + 1):
         segment = network.segment(latent, embedding, mix(SEED, puzzle, k))
         latent = segment.latent
-    right = segment.logits[: len(index)].argmax(-1) == labels
-    exact, halted = right.all(-1), segment.halt_logit[: len(index)] > 0
-    sums = (right.shape[0], exact.sum(), right.double().mean(-1).sum(), halted.sum(), (halted & exact).sum())
+    logits, halt_logit = segment.logits[: len(index)], segment.halt_logit[: len(index)]
+    rows, halted = row_losses(logits, halt_logit, labels.masked_fill(labels == 0, IGNORE)), halt_logit > 0
+    exact, accuracy = rows.exact, rows.token_accuracy.double()
+    sums = (len(index), exact.sum(), accuracy.sum(), halted.sum(), (halted & exact).sum())
     return np.array([float(value) for value in sums])

@@ -89,11 +89,11 @@ def test_only_the_last_recursions_carry_a_gradient():
 def test_network_chunks_give_what_one_piece_gives():
     torch.manual_seed(0)
     network = Network(Reasoner(TINY), dtype=torch.float32, compile=False)
-    inputs, keys = torch.randint(0, 6, (70, 16)), torch.arange(70, dtype=torch.int64)
+    inputs, keys = torch.randint(0, 6, (100, 16)), torch.arange(100, dtype=torch.int64)
     segment = network.segment(network.start(keys), network.embed(inputs), keys)
     last = network.segment(network.start(keys[64:]), network.embed(inputs[64:]), keys[64:])
     assert torch.allclose(segment.logits[64:], last.logits, atol=1e-5)
-    assert segment.latent.z_L.shape == (70, 16, 16)
+    assert segment.latent.z_L.shape == (100, 16, 16)
 
 
 def test_flops_of_the_paper_sudoku_model():
