@@ -3,7 +3,7 @@
 Hydra composes `conf/NAME.yaml` with the groups chosen on the command line; the values are then set by us, and the
 door's main receives one plain resolved dict. Hydra's own grammar for values is not used on what a user types, for two
 reasons: paths with spaces, `=` or `:` would need quoting, and `${oc.env:SECRET}` would be resolved. Numbers, true,
-false, null and [lists] keep their meaning; everything else is text, as typed.
+false, null and [lists] keep their meaning; everything else is text, as typed, and so is the value of a key in NAMES.
 
     def main(config: dict[str, Any]) -> int | None: ...
 

@@ -12,19 +12,23 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.table import Table
 
-from eqr_ray.distributed.actors import Actors, Team, here, share
-from eqr_ray.distributed.cluster import start_ray
+from eqr_ray.distributed.actors import Actors
+from eqr_ray.distributed.cluster import nodes, start_ray
+from eqr_ray.distributed.placement import Node, Team, places, share, this_machine, uses_gpus
 from eqr_ray.door import run_door
 from eqr_ray.inference.engine import Engine, run_units
-from eqr_ray.inference.job import InferConfig, Job, carry_out, finish, prepare, started
+from eqr_ray.inference.job import InferConfig, Job, begin, carry_out, finish, prepare, started
 from eqr_ray.inference.placement import device_named
+from eqr_ray.inference.scores import TOP
 from eqr_ray.strict import from_dict
+from eqr_ray.training.run_folder import locked
 
 SHOW_EVERY_S = 0.5  # on a terminal; elsewhere a line every 30 s
 SHOW_EVERY_ELSEWHERE_S = 30.0
@@ -49,14 +53,13 @@ class ProgressLine:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def team_of(config: InferConfig, resources: dict[str, float], joined: bool) -> Team | None:
+def team_of(config: InferConfig, there: Sequence[Node], joined: bool) -> Team | None:
     """Who works: a team of actors, or None for this process."""
-    use_gpus = config.device == "cuda" or (config.device == "auto" and resources.get("GPU", 0) >= 1)
-    actors = config.actors
+    use_gpus, actors = uses_gpus(config.device, there), config.actors
     if actors is None:
-        there = int(resources.get("GPU" if use_gpus else "CPU", 0))
-        actors = there if joined or (use_gpus and there > 1) else 0
-    return share(resources, actors, use_gpus) if actors else None
+        most = places(there, use_gpus)
+        actors = most if joined or (use_gpus and most > 1) else 0
+    return share(there, actors, use_gpus) if actors else None
 
 
 def work(job: Job, team: Team | None) -> None:
@@ -82,14 +85,19 @@ def run(values: dict[str, Any]) -> None:
     address = config.address or os.environ.get("RAY_ADDRESS")
     with ExitStack() as stack:
         joined = address is not None and config.actors != 0
-        resources = stack.enter_context(start_ray(address)) if joined else here()
-        team = team_of(config, resources, joined)
+        if joined:
+            stack.enter_context(start_ray(address))
+        there = nodes() if joined else this_machine()
+        team = team_of(config, there, joined)
         job = prepare(config, device_named(config.device).type if team is None else team.device_type)
+        stack.enter_context(locked(job.folder.path))
+        begin(job)
         if team is not None and not joined and job.folder.missing():
-            gpus = int(team.actors * team.gpus_each)
-            stack.enter_context(start_ray(num_cpus=int(resources["CPU"]), num_gpus=gpus))
+            gpus = int(team.workers * team.gpus_each)
+            stack.enter_context(start_ray(num_cpus=int(there[0]["CPU"]), num_gpus=gpus))
         work(job, team)
-    show(finish(job, team.actors if team else 0), str(job.folder.path))
+        summary = finish(job, team.workers if team else 0)
+    show(summary, str(job.folder.path))
 
 
 def show(summary: dict[str, Any], out: str) -> None:
@@ -117,6 +125,7 @@ def show(summary: dict[str, Any], out: str) -> None:
         "chosen by": "  ".join(f"{name} {value}" for name, value in selected.items()),
         "any restart right": _percent(summary["any_correct"]),
         "mean of restarts": _percent(summary["mean_restart_accuracy"]),
+        f"mean of the top {TOP}": _percent(summary["top4_accuracy"]),
         "settled and right": _percent(summary["settled_accuracy"]),
         "residual AUROC": "-" if summary["residual_auroc"] is None else f"{summary['residual_auroc']:.3f}",
         "cost": f"{summary['segments_total']:,} segments, {summary['flops_mean']:.3g} FLOP a puzzle, "
@@ -126,6 +135,9 @@ def show(summary: dict[str, Any], out: str) -> None:
         facts = {name: facts[name] for name in ("cost",)}
     for name, value in facts.items():
         console.print(f"{name:<18} {value}", highlight=False, soft_wrap=True)
+    if 0 < summary["answered"] < summary["puzzles"]:
+        known = f"{summary['answered']:,} of {summary['puzzles']:,} puzzles"
+        console.print(f"accuracies are over the {known} whose answer is known", highlight=False, soft_wrap=True)
     if summary["bad_rows"]:
         console.print(f"{summary['bad_rows']} rows could not be read; the end of the answers lists them")
     console.print(f"answers in {out}/answers.csv", highlight=False, soft_wrap=True)

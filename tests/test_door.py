@@ -105,6 +105,13 @@ def test_text_arrives_as_typed(conf: Path, text: str) -> None:
     assert door_config("demo", [f"data={text}"], conf=conf)["data"] == text
 
 
+@pytest.mark.parametrize("text", ["1", "1e3", "007", "1_000", "true", "[a,b]", "-2", "0x1"])
+def test_a_name_that_looks_like_a_number_is_a_name(conf: Path, text: str) -> None:
+    config = door_config("demo", ["data=d", f"out={text}"], conf=conf)
+    assert config["out"] == text
+    assert door_config("demo", ["data=d", "out=null"], conf=conf)["out"] is None
+
+
 @given(text=st.text(alphabet=st.sampled_from("ab1 =:,/\\${}[]()'\"#.@~!%\n"), max_size=12))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
 def test_no_text_is_refused_or_resolved(conf: Path, text: str) -> None:
@@ -192,6 +199,11 @@ def _raises(error: BaseException) -> Callable[[dict[str, Any]], int | None]:
         (lambda config: 1, 1, ""),
         (_raises(UserError("no such file: x")), 2, "eqr-demo: no such file: x\n"),
         (_raises(KeyboardInterrupt()), 130, "eqr-demo: interrupted; everything that was finished is kept\n"),
+        (_raises(KeyboardInterrupt("x is kept")), 130, "eqr-demo: interrupted; x is kept\n"),
+        (_raises(NotADirectoryError(errno.ENOTDIR, "Not a directory", "/f/x")), 2, "eqr-demo: /f/x: not a directory\n"),
+        (_raises(PermissionError(errno.EACCES, "Permission denied", "/x")), 2, "eqr-demo: /x: permission denied\n"),
+        (_raises(OSError(errno.EROFS, "Read-only file system", "/x")), 2, "eqr-demo: /x: read-only file system\n"),
+        (_raises(FileExistsError(errno.EEXIST, "File exists", "/x")), 2, "eqr-demo: /x: file exists\n"),
         (
             _raises(OSError(errno.ENOSPC, "No space left on device", "/full/x")),
             1,

@@ -96,6 +96,8 @@ def test_knobs_are_the_models() -> None:
         (["batch=9", "workers=2"], "batch=9 cannot be dealt out to workers=2"),
         (["batch=8", "workers=2", "accumulation=3"], "accumulation=3 does not divide the 4 rows of a worker"),
         (["damping=1"], "damping=1"),
+        (["seed=99999999999999999999999"], "seed=99999999999999999999999 is not allowed"),
+        (["seed=-1"], "seed=-1 is not allowed"),
         (["model.states=triple"], "model.states"),
         (["model.weights=distinct"], "grad_cycles=1 is not allowed with model.weights=distinct"),
     ],

@@ -18,9 +18,14 @@ import pytest
 import torch
 
 from eqr_ray import infer
+from eqr_ray.distributed.placement import Node, Team
 from eqr_ray.door import door_config
 from eqr_ray.errors import UserError
+from eqr_ray.inference.job import InferConfig
 from eqr_ray.inference.records import Records, concatenate, read_part
+from eqr_ray.strict import from_dict
+from eqr_ray.tasks.store import write_split
+from eqr_ray.training.run_folder import locked
 from tests.inference.same import assert_same
 from tests.inference.tiny import TASK, save_echo, save_tiny, sudokus, write_csv
 
@@ -70,7 +75,8 @@ def test_what_a_run_leaves(files: dict[str, Path], capsys: pytest.CaptureFixture
     assert all(summary[name] is not None for name in set(SUMMARY) - {"settled_accuracy"})
     assert (summary["puzzles"], summary["segments_total"], summary["trajectories"]) == (20, 240, 60)
     assert {path.name for path in files["out"].iterdir()} == {
-        *("records", "answers.parquet", "answers.csv", "config.json", "manifest.json", "summary.json", "log.jsonl")
+        *("records", "answers.parquet", "answers.csv", "config.json", "manifest.json", "summary.json", "log.jsonl"),
+        ".lock.json",
     }
     assert json.loads((files["out"] / "config.json").read_text())["snapshots"] == [1, 2]
     cells = [(cell["depth"], cell["breadth"]) for cell in summary["table"]]
@@ -147,10 +153,59 @@ def test_bad_rows_are_listed_and_the_others_answered(
     assert run(files)["puzzles"] == 20
     table = pq.read_table(files["out"] / "answers.parquet").to_pylist()
     assert [row["puzzle"] for row in table] == [*range(20), None, None]
+    assert [row["line"] for row in table] == [2, *range(5, 24), 3, 4]
+    assert "\n1,5," in (files["out"] / "answers.csv").read_text()
     assert f"{files['data']}:3: question: 2 characters" in table[20]["status"]
     assert "bad row" in table[21]["status"]
     assert (table[21]["question"], table[21]["answer"]) == ("11..............", None)
     assert "2 rows could not be read" in capsys.readouterr().out
+
+
+def test_scores_are_over_the_answered_puzzles(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    lines = files["data"].read_text().splitlines()
+    lines[3] = lines[3].split(",")[0] + ","
+    files["data"].write_text("\n".join(lines) + "\n")
+    summary = run(files, breadth=4)
+    assert (summary["puzzles"], summary["answered"]) == (20, 19)
+    assert all(summary[name] is not None for name in set(ACCURACIES) - {"settled_accuracy"} | {"top4_accuracy"})
+    assert summary["mean_latent_residual"] > 0
+    table = pq.read_table(files["out"] / "answers.parquet").to_pylist()
+    assert [row["puzzle"] for row in table if row["exact"] is None] == [2]
+    assert summary["exact_accuracy"] == sum(row["exact"] for row in table if row["exact"] is not None) / 19
+    assert "accuracies are over the 19 of 20 puzzles" in capsys.readouterr().out
+
+
+def test_lines_of_a_prepared_file_are_its_rows(files: dict[str, Path], tmp_path: Path) -> None:
+    write_split(tmp_path / "test.arrow", TASK, sudokus(20), source="", seed=0)
+    run(files, data=tmp_path / "test.arrow", limit=3)
+    assert pq.read_table(files["out"] / "answers.parquet").column("line").to_pylist() == [1, 2, 3]
+
+
+def test_one_process_at_a_time(files: dict[str, Path]) -> None:
+    with locked(files["out"]), pytest.raises(UserError, match=f"by process {os.getpid()} on "):
+        run(files)
+    assert not (files["out"] / "manifest.json").exists()
+    assert run(files)["puzzles"] == 20
+
+
+NODE = {"CPU": 8.0, "GPU": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("there", "options", "joined", "team"),
+    [
+        ([NODE], {}, False, None),  # one GPU needs no Ray
+        ([{"CPU": 8.0, "GPU": 2.0}], {}, False, Team(2, 4.0, 1.0)),
+        ([{"CPU": 8.0}, NODE, NODE], {}, True, Team(2, 8.0, 1.0)),
+        ([{"CPU": 2.0}], {}, True, Team(2, 1.0, 0.0)),
+        ([NODE], {"actors": 2, "device": "cpu"}, False, Team(2, 4.0, 0.0)),
+        ([NODE, NODE], {"actors": 0}, True, None),
+    ],
+)
+def test_who_works(files: dict[str, Path], there: list[Node], options: dict, joined: bool, team: Team | None) -> None:
+    keys = {"checkpoint": "c", "data": "d", **options}
+    config = from_dict(InferConfig, door_config("infer", [f"{key}={value}" for key, value in keys.items()]))
+    assert infer.team_of(config, there, joined) == team
 
 
 def test_the_same_command_continues_and_another_one_is_refused(files: dict[str, Path]) -> None:
@@ -242,6 +297,15 @@ def test_interrupted_ends_with_130_and_keeps_what_is_finished(files: dict[str, P
     before = {path: path.stat().st_mtime_ns for path in kept}
     assert run(files, **long)["puzzles"] == 20
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.ray
+def test_a_mistake_that_only_an_actor_finds_is_one_line(files: dict[str, Path]) -> None:
+    done = subprocess.run(
+        command(files, depth=1, device="cuda:7", actors=1), cwd=REPO, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("eqr-infer: device=cuda:7 is not there; this machine has")
 
 
 @pytest.mark.ray

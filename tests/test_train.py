@@ -102,6 +102,58 @@ def test_a_mistake_leaves_nothing_behind(data: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_numbers_are_names_of_folders(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "7").symlink_to(data)
+    assert train(*TINY, "data=7", "out=1_0") == 0
+    assert train("resume=1_0", "steps=7") == 0
+    assert (tmp_path / "1_0" / "summary.json").exists()
+    assert "unknown task '5'" in refused(*TINY, "task=5")
+
+
+@pytest.mark.parametrize("out", ["file/x", "closed/x"])
+def test_a_path_that_the_disk_refuses_is_one_line(data: Path, tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    if out == "closed/x" and os.access(tmp_path / "closed", os.W_OK):
+        pytest.skip("root may write everywhere")
+    command = [sys.executable, "-m", "eqr_ray.train", *TINY, f"data={data}", f"out={tmp_path / out}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith(f"eqr-train: {tmp_path}/")
+
+
+def test_without_out_a_run_is_named_after_its_data(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train(*TINY, f"data={data}") == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.startswith("sudoku4-")
+
+
+def test_a_run_that_does_not_begin_leaves_a_finished_one_finished(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_ray(experiment, folder) -> None:
+        raise UserError("no Ray")
+
+    before = (run / "summary.json").read_text(), (run / "config.json").read_text()
+    monkeypatch.setattr("eqr_ray.train.run", no_ray)
+    assert refused(f"resume={run}", "steps=12") == "no Ray"
+    assert ((run / "summary.json").read_text(), (run / "config.json").read_text()) == before
+    new = tmp_path / "new"
+    assert refused(*TINY, f"data={data}", f"out={new}") == "no Ray"
+    monkeypatch.undo()
+    assert train(*TINY, f"data={data}", f"out={new}") == 0
+
+
+def test_parameters_are_those_that_learn(data: Path, tmp_path: Path) -> None:
+    assert train(*TINY[1:], "model=trm", "model.layers=1", f"data={data}", f"out={tmp_path / 'run'}") == 0
+    model, _ = load_model(str(tmp_path / "run"))
+    assert dict(model.named_buffers())  # a fixed start
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+
+
 def test_a_folder_with_a_run_is_refused(run: Path, data: Path, tmp_path: Path) -> None:
     assert f"holds a run: resume={run}" in refused(*TINY, f"data={data}", f"out={run}")
     (tmp_path / "mine").mkdir()
@@ -164,7 +216,9 @@ def test_two_drivers_of_one_run(run: Path) -> None:
     with locked(run):
         pass
     (run / LOCK).write_text(json.dumps({**stale, "host": "elsewhere"}))
-    assert f"if that one is dead, remove {run / LOCK}" in refused(f"resume={run}", "steps=12")
+    said = refused(f"resume={run}", "steps=12")
+    assert f"on elsewhere, which cannot be seen from {socket.gethostname()}; its log.jsonl was written 0 s ago" in said
+    assert said.endswith(f"If it is dead (a pod that was replaced): rm {run / LOCK}")
 
 
 def test_a_diverging_run_is_one_line_and_status_1(
@@ -176,7 +230,8 @@ def test_a_diverging_run_is_one_line_and_status_1(
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
-def test_control_c_keeps_a_checkpoint(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_control_c_and_sigterm_keep_a_checkpoint(data: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "run"
     keys = [key for key in TINY if not key.startswith(("steps=", "checkpoint_every="))]
     command = [sys.executable, "-m", "eqr_ray.train", *keys, "steps=1000000", f"data={data}", f"out={out}"]
@@ -186,11 +241,11 @@ def test_control_c_keeps_a_checkpoint(data: Path, tmp_path: Path) -> None:
         assert time.monotonic() < end_s
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert "everything that was finished is kept" in said
     (kept,) = (out / "checkpoints").iterdir()
+    assert said.splitlines()[-1] == f"eqr-train: interrupted; {kept} is kept, resume={out} goes on from it"
     steps = int(kept.name) + 2
     assert train(f"resume={out}", f"steps={steps}") == 0
     assert json.loads((out / "summary.json").read_text())["step"] == steps

@@ -4,7 +4,8 @@ Why here: an actor holds one network on its GPU (or its share of the CPUs) and a
 runs until one is finished or a moment has passed, so that slots never drain at the border of a unit. The driver keeps
 just enough units ahead of each actor, and writes what comes back. An actor that dies is replaced and its unfinished
 units are run again: records are a function of the unit alone, so a repetition gives the same rows, and a unit is saved
-once because only the driver saves.
+once because only the driver saves. A replacement is given no unit before it is there, and one for which the cluster has
+no place any more is given up: the others go on.
 
 Only arrays travel: a unit's tokens out, its records back. The network is sent once, through the object store.
 """
@@ -12,10 +13,11 @@ Only arrays travel: a unit's tokens out, its records back. The network is sent o
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -24,8 +26,9 @@ import numpy.typing as npt
 import ray
 import torch
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from eqr_ray.distributed.placement import Team
 from eqr_ray.errors import UserError
 from eqr_ray.inference.engine import Engine, Report
 from eqr_ray.inference.policy import policy_named
@@ -35,45 +38,10 @@ from eqr_ray.inference.slots import NetworkLike
 from eqr_ray.inference.work import Unit, enough_ahead
 
 CALL_S = 1.0  # an actor reports at least this often
-START_TIMEOUT_S = 180.0  # until every actor has been placed and holds its network
-DEATHS_IN_A_ROW = 3  # without a report in between: then the fault is not the machine's
+START_TIMEOUT_S = 180.0  # until an actor has been placed and holds its network
+DEATHS_IN_A_ROW = 3  # without a report in between: then the fault is not the machine's (a lost node may take a team)
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Team:
-    """How many actors, and what each is pinned to."""
-
-    actors: int
-    cpus_each: float
-    gpus_each: float
-
-    @property
-    def device_type(self) -> str:
-        return "cuda" if self.gpus_each else "cpu"
-
-
-def here() -> dict[str, float]:
-    """The resources of this machine, in Ray's words."""
-    return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
-
-
-def share(resources: Mapping[str, float], actors: int, use_gpus: bool) -> Team:
-    """Divide a cluster's resources among `actors`: a GPU each, or equal whole shares of the CPUs.
-
-    UserError: there are fewer GPUs or CPUs than actors; the message says what is there.
-    """
-    kind = "GPU" if use_gpus else "CPU"
-    there = int(resources.get(kind, 0))
-    if actors < 1:
-        raise UserError(f"actors={actors} is not allowed: at least 1, or 0 to work without Ray")
-    if actors > there:
-        has = ", ".join(f"{resources.get(name, 0):g} {name}s" for name in ("GPU", "CPU"))
-        raise UserError(f"actors={actors} needs {actors} {kind}s; there are {has}")
-    if use_gpus:
-        return Team(actors, min(1.0, resources.get("CPU", 0) / actors), 1.0)
-    return Team(actors, float(there // actors), 0.0)
 
 
 class Breadth:
@@ -81,7 +49,11 @@ class Breadth:
 
     def __init__(self, factory: Callable[[], NetworkLike], settings: Settings, slots: int, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._engine = Engine(factory(), settings, slots)
+        self._make: Callable[[], Engine] = lambda: Engine(factory(), settings, slots)
+
+    def build(self) -> None:
+        """Load the network; before any `run`. Not done in __init__, from where Ray would not pass on a UserError."""
+        self._engine = self._make()
 
     def about(self) -> dict[str, Any]:
         """Which process on which devices this is."""
@@ -105,9 +77,12 @@ RemoteBreadth = ray.remote(Breadth)
 
 @dataclass
 class Hand:
-    """An actor as the driver sees it: the units it has been given and not yet returned."""
+    """An actor as the driver sees it: the call that it is at (`build` at first; None: nothing), until when that may
+    take, and the units that it has been given and not yet returned."""
 
     actor: ActorHandle[Breadth]
+    call: Any | None
+    until_s: float = math.inf
     ahead: list[Unit] = field(default_factory=list)
 
 
@@ -121,17 +96,17 @@ class Actors:
         self._hands: list[Hand] = []
 
     def __enter__(self) -> Actors:
-        self._hands = [Hand(self._start()) for _ in range(self._team.actors)]
         try:
-            self.about(START_TIMEOUT_S)
+            self._hands = [self._start() for _ in range(self._team.workers)]
+            _result([hand.call for hand in self._hands], START_TIMEOUT_S)
         except GetTimeoutError:
             self.__exit__()
-            team, free = self._team, ray.available_resources()  # type: ignore[no-untyped-call]
-            there = f"{free.get('GPU', 0):g} GPUs, {free.get('CPU', 0):g} CPUs"
-            raise UserError(
-                f"{team.actors} actors with {team.gpus_each:g} GPUs and {team.cpus_each:g} CPUs each were not placed "
-                f"within {START_TIMEOUT_S:g} s; free in the cluster: {there}"
-            ) from None
+            raise UserError(f"{self._team.workers} actors with {self._not_placed()}") from None
+        except BaseException:
+            self.__exit__()
+            raise
+        for hand in self._hands:
+            hand.call, hand.until_s = None, math.inf
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -141,54 +116,91 @@ class Actors:
 
     def about(self, timeout_s: float | None = None) -> list[dict[str, Any]]:
         """What each actor is and sees."""
-        facts: list[dict[str, Any]] = ray.get([hand.actor.about.remote() for hand in self._hands], timeout=timeout_s)
+        facts: list[dict[str, Any]] = _result([hand.actor.about.remote() for hand in self._hands], timeout_s)
         return facts
 
-    def _start(self) -> ActorHandle[Breadth]:
+    def _start(self) -> Hand:
         team = self._team
         options = RemoteBreadth.options(num_cpus=team.cpus_each, num_gpus=team.gpus_each, max_restarts=0)
-        actor = options.remote(self._factory, self._settings, self._slots, max(1, int(team.cpus_each)))
-        return cast("ActorHandle[Breadth]", actor)
+        actor = options.remote(self._factory, self._settings, self._slots, team.threads)
+        handle = cast("ActorHandle[Breadth]", actor)
+        return Hand(handle, handle.build.remote(), time.monotonic() + START_TIMEOUT_S)
+
+    def _not_placed(self) -> str:
+        team, free = self._team, ray.available_resources()  # type: ignore[no-untyped-call]
+        return (
+            f"{team.gpus_each:g} GPUs and {team.cpus_each:g} CPUs each were not placed within {START_TIMEOUT_S:g} s; "
+            f"free in the cluster: {free.get('GPU', 0):g} GPUs, {free.get('CPU', 0):g} CPUs"
+        )
 
     def run(self, units: Sequence[Unit], inputs_NL: npt.NDArray[np.uint8]) -> Iterator[Report]:
-        """Reports of all units, each unit exactly once, in any order. `inputs_NL` by row number of the data."""
+        """Reports of all units, each unit exactly once, in any order. `inputs_NL` by row number of the data.
+
+        UserError: one of the actors'; or no actor is left and none can be placed."""
         waiting, deaths = deque(units), 0
-        calls = {call: hand for hand in self._hands if (call := self._call(hand, waiting, inputs_NL)) is not None}
-        while calls:
-            ready, _ = ray.wait(list(calls), num_returns=1)
-            hand = calls.pop(ready[0])
+        self._give_work(waiting, inputs_NL)
+        while waiting or any(hand.ahead for hand in self._hands):
+            calls = {hand.call: hand for hand in self._hands if hand.call is not None}
+            ready, _ = ray.wait(list(calls), num_returns=1, timeout=CALL_S)
             report: Report | None = None
-            try:
-                report = ray.get(ready[0])
-            except RayActorError as error:
-                deaths += 1
-                log.warning("an actor died: replacing it, %d units again (%s)", len(hand.ahead), _first_line(error))
-                if deaths > DEATHS_IN_A_ROW:
-                    raise
-                waiting.extendleft(reversed(hand.ahead))
-                hand.actor, hand.ahead = self._start(), []
-            else:
-                deaths = 0
-                done = {unit for unit, _ in report.finished}
-                hand.ahead = [unit for unit in hand.ahead if unit not in done]
+            for call in ready:
+                hand = calls[call]
+                try:
+                    report = _result(call)  # None: it has built its network
+                except RayActorError as error:
+                    deaths += 1
+                    log.warning("an actor died: replacing it, %d units again (%s)", len(hand.ahead), _first_line(error))
+                    if deaths > max(DEATHS_IN_A_ROW, self._team.workers):
+                        raise
+                    waiting.extendleft(reversed(hand.ahead))
+                    self._hands[self._hands.index(hand)] = self._start()
+                else:
+                    hand.call, hand.until_s = None, math.inf
+                if report is not None:
+                    deaths = 0
+                    done = {unit for unit, _ in report.finished}
+                    hand.ahead = [unit for unit in hand.ahead if unit not in done]
+            self._give_up_late()
             # The actor has work again before the driver turns to what it reported. A dead actor's units may also go to
             # an actor that had run out of them.
-            for free in [hand, *(other for other in self._hands if other not in calls.values() and other is not hand)]:
-                call = self._call(free, waiting, inputs_NL)
-                if call is not None:
-                    calls[call] = free
+            self._give_work(waiting, inputs_NL)
             if report is not None:
                 yield report
 
-    def _call(self, hand: Hand, waiting: deque[Unit], inputs_NL: npt.NDArray[np.uint8]) -> Any | None:
-        """Top up an actor and let it run; None when it has nothing to do."""
-        fresh: list[Unit] = []
-        while waiting and not enough_ahead([*hand.ahead, *fresh], self._slots, self._whole):
-            fresh.append(waiting.popleft())
-        hand.ahead += fresh
-        if not hand.ahead:
-            return None
-        return hand.actor.run.remote([(unit, np.array(inputs_NL[unit.first : unit.last])) for unit in fresh], CALL_S)
+    def _give_up_late(self) -> None:
+        """Leave out replacements that were not placed in time. UserError: nobody is left."""
+        now_s = time.monotonic()
+        late = [hand for hand in self._hands if hand.until_s <= now_s and not ray.wait([hand.call], timeout=0)[0]]
+        for hand in late:
+            ray.kill(hand.actor)
+            self._hands.remove(hand)
+        if not self._hands:
+            raise UserError(f"no actor is left: {len(late)} with {self._not_placed()}; the same command goes on later")
+        if late:
+            log.warning("%d actors with %s; going on with %d", len(late), self._not_placed(), len(self._hands))
+
+    def _give_work(self, waiting: deque[Unit], inputs_NL: npt.NDArray[np.uint8]) -> None:
+        """Top up every actor that is at no call, and let it run."""
+        for hand in self._hands:
+            if hand.call is not None:
+                continue
+            fresh: list[Unit] = []
+            while waiting and not enough_ahead([*hand.ahead, *fresh], self._slots, self._whole):
+                fresh.append(waiting.popleft())
+            hand.ahead += fresh
+            if hand.ahead:
+                work = [(unit, np.array(inputs_NL[unit.first : unit.last])) for unit in fresh]
+                hand.call = hand.actor.run.remote(work, CALL_S)
+
+
+def _result(calls: Any, timeout_s: float | None = None) -> Any:
+    """What a call or a list of calls returned. A UserError in an actor arrives as itself, without Ray's traceback."""
+    try:
+        return ray.get(calls, timeout=timeout_s)
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
 
 
 def _first_line(error: Exception) -> str:

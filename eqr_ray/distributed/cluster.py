@@ -11,10 +11,12 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
+from eqr_ray.distributed.placement import Node
 from eqr_ray.errors import UserError
 
 OBJECT_STORE_BYTES = 200_000_000  # weights, blocks of puzzles and records; no data set goes through it
@@ -66,6 +68,12 @@ def start_ray(
         yield _resources()
     finally:
         ray.shutdown()
+
+
+def nodes() -> list[Node]:
+    """What each living node of the cluster has, busy or free."""
+    all_nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in all_nodes if node["Alive"]]
 
 
 def _check_reachable(address: str) -> None:

@@ -12,9 +12,8 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from eqr_ray.distributed.cluster import start_ray
+from eqr_ray.distributed.cluster import nodes, start_ray
+from eqr_ray.distributed.placement import Node, Team, in_words, share, uses_gpus
 from eqr_ray.errors import UserError
 from eqr_ray.experiment import Experiment
 from eqr_ray.strict import to_dict
@@ -33,36 +33,23 @@ from eqr_ray.training.loop import TrainingDiverged
 UNPLACED = 2  # attempts to place the workers, a minute each, before the run gives up
 
 
-@dataclass(frozen=True)
-class Placement:
-    """What each worker is given: whole CPUs, and a GPU or none."""
-
-    workers: int
-    cpus_each: int
-    use_gpu: bool
-
-    def scaling(self) -> ScalingConfig:
-        resources = {"CPU": float(self.cpus_each), **({"GPU": 1.0} if self.use_gpu else {})}
-        return ScalingConfig(num_workers=self.workers, use_gpu=self.use_gpu, resources_per_worker=resources)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Read by workers before they import anything."""
-        return {
-            "OMP_NUM_THREADS": str(self.cpus_each),  # workers of one machine must not fight for its cores
-            "DS_ACCELERATOR": "cuda" if self.use_gpu else "cpu",  # else DeepSpeed guesses, aloud
-        }
+def place(experiment: Experiment, there: Sequence[Node]) -> Team:
+    """The workers on the nodes that are `there`. UserError: fewer GPUs or CPUs than workers; it says what there is."""
+    return share(there, experiment.workers, uses_gpus(experiment.device, there), "workers")
 
 
-def place(experiment: Experiment, resources: Mapping[str, float]) -> Placement:
-    """Divide what the cluster has. UserError: fewer GPUs or CPUs than workers; the message says what is there."""
-    use_gpu = experiment.device == "cuda" or (experiment.device == "auto" and resources.get("GPU", 0) >= 1)
-    kind = "GPU" if use_gpu else "CPU"
-    there = int(resources.get(kind, 0))
-    if experiment.workers > there:
-        wanted = f"workers={experiment.workers} needs {experiment.workers} {kind}s"
-        raise UserError(f"{wanted}; there are {_in_words(resources)}")
-    return Placement(experiment.workers, max(1, int(resources.get("CPU", 0)) // experiment.workers), use_gpu)
+def scaling(team: Team) -> ScalingConfig:
+    """The team in Ray Train's words."""
+    each = {"CPU": team.cpus_each, **({"GPU": team.gpus_each} if team.gpus_each else {})}
+    return ScalingConfig(num_workers=team.workers, use_gpu=team.gpus_each > 0, resources_per_worker=each)
+
+
+def environment(team: Team) -> dict[str, str]:
+    """Read by workers before they import anything."""
+    return {
+        "OMP_NUM_THREADS": str(team.threads),  # workers of one machine must not fight for its cores
+        "DS_ACCELERATOR": team.device_type,  # else DeepSpeed guesses, aloud
+    }
 
 
 def train_on_ray(experiment: Experiment, folder: Path, callbacks: Sequence[UserCallback] = ()) -> dict[str, Any]:
@@ -71,18 +58,18 @@ def train_on_ray(experiment: Experiment, folder: Path, callbacks: Sequence[UserC
     UserError: the cluster is too small, or a worker found a mistake. TrainingDiverged: more of the same would not help.
     """
     # What workers have to say comes by log.jsonl and by exceptions; Ray's own actors would fill the screen.
-    with start_ray(experiment.address, log_to_driver=False) as resources:
-        placement = place(experiment, resources)
+    with start_ray(experiment.address, log_to_driver=False):
+        team = place(experiment, nodes())
         storage, name = folder.resolve() / "ray", f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         trainer = TorchTrainer(
             _work,
             train_loop_config={
                 "experiment": to_dict(experiment),
                 "folder": str(folder.resolve()),
-                "threads": 0 if placement.use_gpu else placement.cpus_each,
+                "threads": 0 if team.gpus_each else team.threads,
             },
-            torch_config=TorchConfig(backend="nccl" if placement.use_gpu else "gloo"),
-            scaling_config=placement.scaling(),
+            torch_config=TorchConfig(backend="nccl" if team.gpus_each else "gloo"),
+            scaling_config=scaling(team),
             run_config=RunConfig(
                 name=name,
                 storage_path=str(storage),
@@ -90,17 +77,17 @@ def train_on_ray(experiment: Experiment, folder: Path, callbacks: Sequence[UserC
                     max_failures=experiment.max_failures, controller_failure_limit=UNPLACED - 1
                 ),
                 callbacks=list(callbacks),
-                worker_runtime_env={"env_vars": placement.environment},
+                worker_runtime_env={"env_vars": environment(team)},
             ),
         )
         try:
             with interruptible():
                 result: Any = trainer.fit()
         except ControllerError as error:
-            each = f"{placement.cpus_each} CPUs" + (" and a GPU" if placement.use_gpu else "")
+            each = f"{team.cpus_each:g} CPUs" + (" and a GPU" if team.gpus_each else "")
             raise UserError(
-                f"{placement.workers} workers with {each} each could not be started in the cluster, "
-                f"which has {_in_words(resources)} ({error})"
+                f"{team.workers} workers with {each} each could not be started in the cluster, "
+                f"which has {in_words(nodes())} ({error})"
             ) from error
         except WorkerGroupError as error:
             deaths = f"the workers failed {experiment.max_failures + 1} times"
@@ -138,7 +125,3 @@ def _summary(returned: Any) -> dict[str, Any]:
         raise TrainingDiverged(returned["diverged"])
     summary: dict[str, Any] = returned["summary"]
     return summary
-
-
-def _in_words(resources: Mapping[str, float]) -> str:
-    return ", ".join(f"{resources.get(name, 0):g} {name}s" for name in ("GPU", "CPU"))

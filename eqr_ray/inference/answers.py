@@ -17,12 +17,14 @@ import numpy as np
 from eqr_ray.dynamics.select import choose
 from eqr_ray.inference.atomic import atomic
 from eqr_ray.inference.questions import Questions
-from eqr_ray.inference.records import STATUSES, Records, TableWriter, is_exact
+from eqr_ray.inference.records import STATUSES, Records, TableWriter, is_answered, is_exact
 
-# puzzle: row number in the data; residual: the one selected by (the logit residual with halt and vote), null if there
-# is none; segments: spent on the puzzle by all restarts
+# puzzle: number among the rows that can be read, as in records; line: in the user's file, from 1; residual: the one
+# selected by (the logit residual with halt and vote), null if there is none; segments: spent by all restarts; exact:
+# null where no answer is known
 COLUMNS = {
     "puzzle": "int64",
+    "line": "int64",
     "question": "string",
     "answer": "string",
     "restart": "int32",
@@ -43,10 +45,13 @@ def answer_rows(block: Records, questions: Questions, select: str, depth: int, b
     residual = chosen.latent_residual if select == "latent_residual" else chosen.logit_residual
     exact: list[Any] = [None] * len(chosen)
     if questions.labels is not None:
-        exact = is_exact(chosen.prediction, questions.labels[chosen.puzzle]).tolist()
+        labels = questions.labels[chosen.puzzle]
+        right = is_exact(chosen.prediction, labels).tolist()
+        exact = [one if known else None for one, known in zip(right, is_answered(labels).tolist(), strict=True)]
     return [
         {
             "puzzle": puzzle,
+            "line": int(questions.lines[puzzle]),
             "question": questions.task.decode(questions.inputs[puzzle]),
             "answer": questions.task.decode(chosen.prediction[number]),
             "restart": int(chosen.restart[number]),
@@ -62,7 +67,7 @@ def answer_rows(block: Records, questions: Questions, select: str, depth: int, b
 
 def _bad_rows(questions: Questions) -> Iterator[dict[str, Any]]:
     for row in questions.bad:
-        yield {**dict.fromkeys(COLUMNS), "question": row.text, "status": f"bad row: {row}"}
+        yield {**dict.fromkeys(COLUMNS), "line": row.line, "question": row.text, "status": f"bad row: {row}"}
 
 
 def write_answers(

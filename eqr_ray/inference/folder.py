@@ -24,26 +24,40 @@ from eqr_ray.inference.atomic import write_json
 from eqr_ray.inference.records import Records, concatenate, read_part, write_part
 from eqr_ray.inference.work import Unit
 
+LOCK = "lock.json"  # whoever writes here may have left it, before there was a manifest
+
 
 class RunFolder:
-    """Opens or makes `path` for the run that `manifest` (JSON values) names and `units` divide.
+    """`path` for the run that `manifest` (JSON values) names and `units` divide. Nothing is written before `make`.
 
     UserError: the folder belongs to another run; the message names what differs.
     """
 
     def __init__(self, path: Path, manifest: Mapping[str, Any], units: Sequence[Unit]) -> None:
         self.path, self.manifest, self.units = path, dict(manifest), list(units)
+        self._check()
+
+    def make(self) -> None:
+        """Begin or go on; for one process at a time. UserError: another run has begun here since."""
+        self._check()
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self._stored.exists():
+            write_json(self._stored, self.manifest)
+        (self.path / "records").mkdir(exist_ok=True)
+        self._mend_log()
+
+    @property
+    def _stored(self) -> Path:
+        return self.path / "manifest.json"
+
+    def _check(self) -> None:
+        path = self.path
         if path.exists() and not path.is_dir():
             raise UserError(f"out={path} is a file, not a folder")
-        stored = path / "manifest.json"
-        if stored.exists():
-            self._compare(stored)
-        elif path.exists() and any(path.iterdir()):
+        if self._stored.exists():
+            self._compare(self._stored)
+        elif path.exists() and any(entry.name != LOCK and entry.name[0] != "." for entry in path.iterdir()):
             raise UserError(f"out={path} is not empty and holds no inference run; choose another folder")
-        (path / "records").mkdir(parents=True, exist_ok=True)
-        if not stored.exists():
-            write_json(stored, self.manifest)
-        self._mend_log()
 
     def _mend_log(self) -> None:
         """End a line that a kill cut short, so that the next one is not glued to it."""
@@ -74,7 +88,7 @@ class RunFolder:
 
     def missing(self) -> list[Unit]:
         """Units whose records are not there yet, in order."""
-        there = {path.name for path in (self.path / "records").iterdir()}
+        there = {path.name for path in (self.path / "records").glob("*.parquet")}
         return [unit for unit in self.units if self.part(unit).name not in there]
 
     def save(self, unit: Unit, rows: Records, labels_NL: npt.NDArray[np.uint8] | None) -> None:

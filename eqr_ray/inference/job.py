@@ -78,7 +78,7 @@ class InferConfig:
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is ready to go: all files opened, all options checked, nothing computed yet."""
+    """A run that is ready to go: all files opened, all options checked, nothing computed or written yet."""
 
     config: InferConfig
     settings: Settings
@@ -114,9 +114,14 @@ def prepare(config: InferConfig, device_type: str) -> Job:
     out = Path(config.out or f"runs/infer-{content_hash(manifest)[:12]}")
     units = plan(len(questions), settings.breadth, settings.depth, whole=policy_named(settings.policy).whole)
     folder = RunFolder(out, manifest, units)
-    write_json(out / "config.json", {**asdict(config), "out": str(out)})
     factory = NetworkFactory(reasoner, noise_scale, config.init_std, config.dtype, compiled, config.device)
     return Job(config, settings, slots, factory, questions, folder, flops)
+
+
+def begin(job: Job) -> None:
+    """Make or continue the folder; for one process at a time. UserError: another run has begun there since."""
+    job.folder.make()
+    write_json(job.folder.path / "config.json", {**asdict(job.config), "out": str(job.folder.path)})
 
 
 def carry_out(job: Job, reports: Iterable[Report], progress: Progress, show: Callable[[str], None]) -> None:

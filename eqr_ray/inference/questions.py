@@ -23,12 +23,13 @@ from eqr_ray.tasks.task import Task, task_named
 
 @dataclass(frozen=True)
 class Questions:
-    """`inputs` (N, L) uint8, `labels` the same or None without answers, the rows that could not be read, and a hash of
-    the tokens of both."""
+    """`inputs` (N, L) uint8; `labels` the same (zeros where one is missing) or None without answers; `lines` (N,) where
+    each stands in the user's file, from 1; the rows that could not be read; and a hash of the tokens of both."""
 
     task: Task
     inputs: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.uint8] | None
+    lines: npt.NDArray[np.int64]
     bad: list[BadRow]
     data_hash: str
 
@@ -48,7 +49,8 @@ def open_questions(path: str | Path, task_name: str, limit: int | None = None) -
         first = f"; the first bad row: {bad[0]}" if bad else ""
         raise UserError(f"{path}: no {task.name} puzzle in it{first}")
     inputs, labels = puzzles.inputs[:limit], None if puzzles.labels is None else puzzles.labels[:limit]
-    return Questions(task, inputs, labels, bad, content_hash(task, inputs, labels))
+    lines = np.arange(1, len(puzzles) + 1) if puzzles.lines is None else puzzles.lines  # a prepared file has no others
+    return Questions(task, inputs, labels, lines[:limit], bad, content_hash(task, inputs, labels))
 
 
 def check_fit(questions: Questions, length: int, vocab_size: int) -> None:

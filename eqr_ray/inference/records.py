@@ -81,6 +81,11 @@ def concatenate(parts: Sequence[Records]) -> Records:
     return Records(**columns)
 
 
+def is_answered(labels_NL: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """(N,) whether there is an answer to compare with."""
+    return np.asarray((labels_NL != 0).any(axis=1))
+
+
 def is_exact(prediction_NL: npt.NDArray[np.uint8], labels_NL: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """(N,) every position right; token 0 in the labels is padding and not asked for."""
     return np.asarray(((prediction_NL == labels_NL) | (labels_NL == 0)).all(axis=1))
@@ -88,7 +93,9 @@ def is_exact(prediction_NL: npt.NDArray[np.uint8], labels_NL: npt.NDArray[np.uin
 
 def write_part(path: Path, rows: Records, seed: int, labels_NL: npt.NDArray[np.uint8] | None) -> None:
     """One Parquet file, atomically. `labels_NL` (N, L): the right answer of each row's puzzle, None without answers."""
-    exact = pa.nulls(len(rows), pa.bool_()) if labels_NL is None else pa.array(is_exact(rows.prediction, labels_NL))
+    exact = pa.nulls(len(rows), pa.bool_())
+    if labels_NL is not None:
+        exact = pa.array(is_exact(rows.prediction, labels_NL), mask=~is_answered(labels_NL))
     table = pa.table(
         {
             "puzzle": rows.puzzle,

@@ -1,7 +1,8 @@
 """Scores: what a run's records say, block by block in constant memory.
 
 Why here: every figure of `summary.json` and every cell of a depth x breadth table is read from records by this one
-class. Only rows that were run are counted; there are no padding rows in records.
+class. Only rows that were run are counted; there are no padding rows in records. Accuracies are over the puzzles whose
+answer is known: a row of labels that is all zeros asks nothing.
 
     N rows (puzzle, restart), P puzzles, L tokens
 """
@@ -16,9 +17,12 @@ import numpy.typing as npt
 
 from eqr_ray.dynamics.select import SELECTIONS, check_selection, choose
 from eqr_ray.inference.estimates import RunningAuroc, pass_at_k, wilson
-from eqr_ray.inference.records import Records, is_exact
+from eqr_ray.inference.records import Records, is_answered, is_exact
 
 Labels = npt.NDArray[np.uint8]
+
+
+TOP = 4  # the reference reports the mean of so many restarts of least residual
 
 
 def powers_of_two(limit: int) -> Iterator[int]:
@@ -30,6 +34,20 @@ def powers_of_two(limit: int) -> Iterator[int]:
     yield limit
 
 
+class Mean:
+    """Running mean of what is finite; None of nothing."""
+
+    def __init__(self) -> None:
+        self._sum, self._count = 0.0, 0
+
+    def add(self, values_N: npt.NDArray[np.float32]) -> None:
+        finite = values_N[np.isfinite(values_N)]
+        self._sum, self._count = self._sum + float(finite.sum(dtype=np.float64)), self._count + len(finite)
+
+    def value(self) -> float | None:
+        return _ratio(self._sum, self._count)
+
+
 class Scores:
     """Accuracy and cost of answering with `select` at up to `depth` segments and `breadth` restarts.
 
@@ -38,35 +56,38 @@ class Scores:
 
     def __init__(self, *, depth: int, breadth: int, select: str = "logit_residual") -> None:
         self.depth, self.breadth, self.select = depth, breadth, check_selection(select)
-        self.puzzles = self.answered = self.settled = self.settled_right = 0
-        self.segments = self.rows = self.rows_right = self.any_right = 0
-        self.tokens = self.tokens_right = 0
+        self.puzzles = self.settled = self.segments = self.rows = 0
+        self.answered = self.answered_settled = self.answered_rows = 0
+        self.settled_right = self.rows_right = self.any_right = self.tokens = self.tokens_right = 0
+        self._top_sum = 0.0
         self.selected_right = dict.fromkeys(SELECTIONS, 0)
-        self._residual_sum, self._residual_rows = 0.0, 0
+        self._logit_residual, self._latent_residual = Mean(), Mean()
         self._pass_sum = dict.fromkeys(powers_of_two(breadth), 0.0)
         self._all_restarts = True
         self._auroc = RunningAuroc()
 
     def add(self, block: Records, labels_NL: Labels | None) -> None:
-        """Count a block; `labels_NL` (N, L) the right answer of each row's puzzle, None without answers."""
+        """Count a block; `labels_NL` (N, L) the right answer of each row's puzzle, zeros where it is not
+        known, None without answers."""
         at = block.last_at(self.depth, self.breadth)
         if len(at) == 0:
             return
-        rows, labels = block.take(at), None if labels_NL is None else labels_NL[at]
+        rows = block.take(at)
         chosen = choose(self.select, rows.candidates())
         self.puzzles += len(chosen)
         self.rows += len(rows)
         self.segments += int(rows.segments.sum())
         self.settled += int(rows.settled[chosen].sum())
-        finite = np.isfinite(rows.logit_residual[chosen])
-        self._residual_sum += float(rows.logit_residual[chosen][finite].sum(dtype=np.float64))
-        self._residual_rows += int(finite.sum())
-        if labels is not None:
-            self._add_answers(rows, labels, chosen)
+        self._logit_residual.add(rows.logit_residual[chosen])
+        self._latent_residual.add(rows.latent_residual[chosen])
+        if labels_NL is not None and (known := is_answered(labels_NL[at])).any():
+            self._add_answers(rows.take(known), labels_NL[at][known])
 
-    def _add_answers(self, rows: Records, labels_NL: Labels, chosen: npt.NDArray[np.int64]) -> None:
-        right = is_exact(rows.prediction, labels_NL)
+    def _add_answers(self, rows: Records, labels_NL: Labels) -> None:
+        right, chosen = is_exact(rows.prediction, labels_NL), choose(self.select, rows.candidates())
         self.answered += len(chosen)
+        self.answered_rows += len(rows)
+        self.answered_settled += int(rows.settled[chosen].sum())
         self.rows_right += int(right.sum())
         self.settled_right += int((rows.settled & right)[chosen].sum())
         asked = labels_NL[chosen] != 0
@@ -82,7 +103,14 @@ class Scores:
         if self._all_restarts:
             for k in self._pass_sum:
                 self._pass_sum[k] += float(pass_at_k(per_puzzle, run, k).sum())
+            self._top_sum += float(right[self._top_rows(rows)].sum()) / TOP
         self._auroc.add(rows.logit_residual, right)
+
+    def _top_rows(self, rows: Records) -> npt.NDArray[np.int64]:
+        """Row numbers of the restarts of least residual, up to TOP per puzzle; each puzzle has `breadth` rows."""
+        residual = rows.latent_residual if self.select == "latent_residual" else rows.logit_residual
+        order = np.lexsort((rows.restart, residual, rows.puzzle))  # NaN sorts last
+        return np.asarray(order.reshape(-1, self.breadth)[:, :TOP].ravel(), dtype=np.int64)
 
     def accuracy(self) -> tuple[float, float, float] | None:
         """(share, low, high) of exactly right answers with the 95 % Wilson interval; None without known answers."""
@@ -94,23 +122,27 @@ class Scores:
     def summary(self, flops_per_segment: float) -> dict[str, Any]:
         """All figures that records give, by the names of `summary.json`. Ratios of nothing are None."""
         accuracy = self.accuracy()
-        with_answers, n = self.answered > 0, self.answered
+        n = self.answered
+        complete = n > 0 and self._all_restarts
         return {
             "puzzles": self.puzzles,
+            "answered": n,
             "exact_accuracy": accuracy[0] if accuracy else None,
             "exact_low": accuracy[1] if accuracy else None,
             "exact_high": accuracy[2] if accuracy else None,
             "token_accuracy": _ratio(self.tokens_right, self.tokens),
             # only where every restart was run: restarts that a policy left out were not left out at random
-            "pass_at": {k: v / n for k, v in self._pass_sum.items()} if with_answers and self._all_restarts else None,
+            "pass_at": {k: v / n for k, v in self._pass_sum.items()} if complete else None,
+            "top4_accuracy": self._top_sum / n if complete and self.breadth >= TOP else None,
             "any_correct": _ratio(self.any_right, n),
             "majority_vote": _ratio(self.selected_right["vote"], n),
             "selected": {name: _ratio(right, n) for name, right in self.selected_right.items()},
-            "mean_restart_accuracy": _ratio(self.rows_right, self.rows if with_answers else 0),
+            "mean_restart_accuracy": _ratio(self.rows_right, self.answered_rows),
             "residual_auroc": self._auroc.value(),
-            "mean_residual": _ratio(self._residual_sum, self._residual_rows),
+            "mean_residual": self._logit_residual.value(),
+            "mean_latent_residual": self._latent_residual.value(),
             "settled_share": _ratio(self.settled, self.puzzles),
-            "settled_accuracy": _ratio(self.settled_right, self.settled if with_answers else 0),
+            "settled_accuracy": _ratio(self.settled_right, self.answered_settled),
             "trajectories": self.rows,
             "segments_mean": _ratio(self.segments, self.puzzles),
             "segments_total": self.segments,

@@ -18,13 +18,15 @@ NOT_RATED = -1  # the rating of a puzzle whose search was given up
 
 @dataclass(frozen=True)
 class Puzzles:
-    """Puzzles of one task. `inputs` and `labels` (N, L) uint8, labels None without answers; `ratings` (N,) int32
-    (sudoku: guesses, maze: path length); `sources` N strings, where each puzzle comes from."""
+    """Puzzles of one task. `inputs` and `labels` (N, L) uint8, labels None without answers, a row of zeros where only
+    that one is missing; `ratings` (N,) int32 (sudoku: guesses, maze: path length); `sources` N strings, where each
+    puzzle comes from; `lines` (N,) int64, where it stood in its file, counted from 1, None where it was in no file."""
 
     inputs: Tokens
     labels: Tokens | None
     ratings: npt.NDArray[np.int32]
     sources: Sequence[str]
+    lines: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         assert self.inputs.ndim == 2
@@ -33,6 +35,7 @@ class Puzzles:
         assert self.ratings.shape == (len(self.inputs),)
         assert self.ratings.dtype == np.int32
         assert len(self.sources) == len(self.inputs)
+        assert self.lines is None or self.lines.shape == (len(self.inputs),)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -40,18 +43,23 @@ class Puzzles:
     def take(self, rows: npt.NDArray[np.integer]) -> Puzzles:
         """The puzzles of these row numbers, in this order."""
         labels = None if self.labels is None else self.labels[rows]
-        return Puzzles(self.inputs[rows], labels, self.ratings[rows], [self.sources[row] for row in rows.tolist()])
+        lines = None if self.lines is None else self.lines[rows]
+        sources = [self.sources[row] for row in rows.tolist()]
+        return Puzzles(self.inputs[rows], labels, self.ratings[rows], sources, lines)
 
 
 def joined(parts: Sequence[Puzzles], length: int) -> Puzzles:
-    """One after the other. Answers are kept only where every part has them; no part at all is no puzzle of `length`."""
+    """One after the other. Answers are kept where any part has them, lines where every part does; no part at all is no
+    puzzle of `length`."""
     if not parts:
         none = np.zeros((0, length), dtype=np.uint8)
         return Puzzles(none, none, np.zeros(0, dtype=np.int32), [])
-    labels = [part.labels for part in parts if part.labels is not None]
+    labels = [np.zeros_like(part.inputs) if part.labels is None else part.labels for part in parts]
+    lines = [part.lines for part in parts if part.lines is not None]
     return Puzzles(
         np.concatenate([part.inputs for part in parts]),
-        np.concatenate(labels) if len(labels) == len(parts) else None,
+        np.concatenate(labels) if any(part.labels is not None for part in parts) else None,
         np.concatenate([part.ratings for part in parts]),
         [source for part in parts for source in part.sources],
+        np.concatenate(lines) if len(lines) == len(parts) else None,
     )

@@ -55,7 +55,7 @@ class RawRow:
 @dataclass(frozen=True)
 class Policy:
     """How strict the intake is. `complete`: a missing answer is searched for and a missing rating counted, as training
-    needs it; otherwise both stay missing. `unique`: every puzzle must have exactly one solution."""
+    needs it; otherwise both stay missing (the answer: zeros). `unique`: every puzzle must have exactly one solution."""
 
     complete: bool = True
     unique: bool = False
@@ -108,9 +108,10 @@ class Intake:
         for number, reason in reasons.items():
             self.reject(rows[number].line, reason, rows[number].text)
         good = np.array([number for number in range(len(rows)) if number not in reasons], dtype=np.int64)
-        labels = labels_NL[good] if answered[good].all() else None
+        labels = labels_NL[good] if self.policy.complete or answered[good].any() else None
         sources = [rows[number].source or Path(self.file).name for number in good.tolist()]
-        self._parts.append(Puzzles(inputs_NL[good], labels, ratings[good], sources))
+        lines = np.array([rows[number].line for number in good.tolist()], dtype=np.int64)
+        self._parts.append(Puzzles(inputs_NL[good], labels, ratings[good], sources, lines))
 
     def _tokens(
         self,

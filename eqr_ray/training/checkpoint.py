@@ -71,8 +71,8 @@ def save_checkpoint(
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
         _flush(folder)  # the new one is there, come what may, before an old one goes
-        older = [path for path in complete_checkpoints(folder) if path.name < final.name]
-        for old in older[: len(older) - (keep - 1)]:
+        older = [path for path in reversed(complete_checkpoints(folder)) if path.name < final.name]
+        for old in older[keep - 1 :]:
             shutil.rmtree(old)
     engine.barrier()
     return final
@@ -87,7 +87,8 @@ def choose_checkpoint(folder: Path, experiment: str, engine: Engine) -> Checkpoi
     """The newest sound checkpoint in the eyes of the first worker, for all of them; None where there is none at all.
 
     Newer folders, which are damaged, are renamed to NAME.damaged: the run goes on before them, and must not find them
-    again. UserError: all are damaged, or of another experiment; OSError: a worker cannot read the chosen one. Collective.
+    again. UserError: all are damaged, or of another experiment; OSError: a worker cannot read the chosen one.
+    Collective.
     """
 
     def choose() -> Checkpoint | None:

@@ -16,27 +16,29 @@ from eqr_ray.training.engine import Engine
 
 T = TypeVar("T")
 LONGEST = 2_000  # bytes of a message that the others hear
-ERRORS: tuple[type[UserError] | type[OSError], ...] = (
-    UserError,
-    OSError,
-)  # a mistake, or a disk's: another try may help
+# A mistake of the user, and a disk that may answer better another time.
+ERRORS: tuple[type[UserError] | type[OSError], ...] = (UserError, OSError)
 
 
 def together(engine: Engine, make: Callable[[], T]) -> T:
     """`make()` on every worker. UserError or OSError on any of them is raised by all. Collective; `make` is not."""
     heard = torch.zeros(engine.workers, 1 + LONGEST, dtype=torch.int64, device=engine.device)
-    made: list[T] = []
+    own: Exception | None = None
     try:
-        made.append(make())
+        made = make()
     except ERRORS as error:
-        kind = next(number for number, kind in enumerate(ERRORS, 1) if isinstance(error, kind))
-        words = str(error) if engine.workers == 1 or kind == 1 else f"{socket.gethostname()}: {error}"
-        said = words.encode()[:LONGEST]
-        heard[engine.rank, : 1 + len(said)] = torch.tensor([kind, *said])
-    for kind, *said in engine.sum(heard).tolist():
+        own = error
+        kind = 1 + isinstance(error, OSError)
+        said = f"{socket.gethostname()}: {error}" if kind == 2 else str(error)
+        numbers = torch.tensor([kind, *said.encode()[:LONGEST]], dtype=torch.int64)
+        heard[engine.rank, : len(numbers)] = numbers
+    total = engine.sum(heard).tolist()
+    if own is not None:
+        raise own
+    for kind, *letters in total:
         if kind:
-            raise ERRORS[kind - 1](bytes(byte for byte in said if byte).decode(errors="replace"))
-    return made[0]
+            raise ERRORS[kind - 1](bytes(letters).rstrip(b"\0").decode(errors="replace"))
+    return made
 
 
 def agreed(engine: Engine, number: int) -> int:

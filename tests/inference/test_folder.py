@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from eqr_ray.errors import UserError
@@ -13,13 +14,20 @@ from eqr_ray.inference.engine import Engine, run_units
 from eqr_ray.inference.folder import RunFolder
 from eqr_ray.inference.records import concatenate
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.work import plan
+from eqr_ray.inference.work import Unit, plan
+from eqr_ray.training.run_folder import LOCK, locked
 from tests.inference.fake import FakeNetwork, puzzles
 from tests.inference.same import assert_same
 
 MANIFEST = {"seed": 3, "depth": 4, "data_hash": "abc", "snapshots": (1, 2)}
 SETTINGS = Settings(depth=4, breadth=2, seed=3)
 UNITS = plan(9, 2, 4, whole=False)
+
+
+def made(path: Path, manifest: dict = MANIFEST, units: list[Unit] = UNITS) -> RunFolder:
+    folder = RunFolder(path, manifest, units)
+    folder.make()
+    return folder
 
 
 def finish(folder: RunFolder, limit: int) -> None:
@@ -31,10 +39,10 @@ def finish(folder: RunFolder, limit: int) -> None:
 
 
 def test_a_continued_run_equals_an_undisturbed_one(tmp_path: Path) -> None:
-    whole = RunFolder(tmp_path / "whole", MANIFEST, UNITS)
+    whole = made(tmp_path / "whole")
     finish(whole, len(UNITS))
     for sitting in range(5):
-        part = RunFolder(tmp_path / "part", MANIFEST, UNITS)
+        part = made(tmp_path / "part")
         assert len(part.missing()) == max(0, len(UNITS) - 4 * sitting)
         finish(part, 4)
         (tmp_path / "part" / "records" / ".half.parquet.1.tmp").write_bytes(b"a kill left this")
@@ -44,10 +52,10 @@ def test_a_continued_run_equals_an_undisturbed_one(tmp_path: Path) -> None:
 
 
 def test_parts_that_exist_are_not_run_again(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run", MANIFEST, UNITS)
+    folder = made(tmp_path / "run")
     finish(folder, 3)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "records").iterdir()}
-    finish(RunFolder(tmp_path / "run", MANIFEST, UNITS), 100)
+    finish(made(tmp_path / "run"), 100)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
@@ -60,9 +68,36 @@ def test_parts_that_exist_are_not_run_again(tmp_path: Path) -> None:
     ],
 )
 def test_another_run_is_refused_with_the_difference(tmp_path: Path, change: dict, message: str) -> None:
-    RunFolder(tmp_path, MANIFEST, UNITS)
+    made(tmp_path)
     with pytest.raises(UserError, match=message):
         RunFolder(tmp_path, {**MANIFEST, **change}, UNITS)
+
+
+def test_nothing_is_written_before_it_is_made_and_another_run_may_have_come_first(tmp_path: Path) -> None:
+    first, second = (RunFolder(tmp_path / "run", {**MANIFEST, "seed": seed}, UNITS) for seed in (3, 4))
+    assert not (tmp_path / "run").exists()
+    first.make()
+    with pytest.raises(UserError, match="seed is 3 there and 4 here"):
+        second.make()
+
+
+def test_a_lock_alone_does_not_make_a_folder_foreign(tmp_path: Path) -> None:
+    with locked(tmp_path / "run"):
+        made(tmp_path / "run")
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / LOCK).touch()  # its writer died before it had begun
+    assert made(tmp_path / "early").missing() == UNITS
+
+
+def test_exact_is_null_where_the_answer_is_missing(tmp_path: Path) -> None:
+    labels = puzzles(9)
+    labels[4] = 0
+    folder = made(tmp_path)
+    for report in run_units(Engine(FakeNetwork(), SETTINGS, 4), UNITS, puzzles(9)):
+        for unit, rows in report.finished:
+            folder.save(unit, rows, labels)
+            exact = pq.read_table(folder.part(unit)).column("exact")
+            assert [value is None for value in exact.to_pylist()] == [puzzle == 4 for puzzle in rows.puzzle.tolist()]
 
 
 def test_foreign_folders_and_files_are_refused(tmp_path: Path) -> None:
@@ -81,7 +116,7 @@ def test_blocks_join_divided_restarts(tmp_path: Path) -> None:
     settings = Settings(depth=3, breadth=32, seed=3)
     units = plan(2, 32, 3, whole=False)
     assert any(unit.restart_first for unit in units)
-    folder = RunFolder(tmp_path, MANIFEST, units)
+    folder = made(tmp_path, units=units)
     for report in run_units(Engine(FakeNetwork(), settings, 8), units[::-1], puzzles(2)):
         for unit, rows in report.finished:
             folder.save(unit, rows, None)
@@ -91,7 +126,7 @@ def test_blocks_join_divided_restarts(tmp_path: Path) -> None:
 
 
 def test_time_and_work_add_up_over_sittings_and_a_torn_line_is_left_out(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, MANIFEST, UNITS)
+    folder = made(tmp_path)
     assert folder.spent() == (0.0, 0)
     folder.log("start", missing=2)
     folder.log("unit", name="a", seconds=1.5, row_segments=10)
@@ -99,7 +134,5 @@ def test_time_and_work_add_up_over_sittings_and_a_torn_line_is_left_out(tmp_path
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write(json.dumps({"event": "unit", "seconds": 99})[:-4])
     assert folder.spent() == (2.0, 15)
-    RunFolder(tmp_path, MANIFEST, UNITS).log(
-        "unit", name="c", seconds=1.0, row_segments=1
-    )  # not glued to the torn line
+    made(tmp_path).log("unit", name="c", seconds=1.0, row_segments=1)  # not glued to the torn line
     assert folder.spent() == (3.0, 16)

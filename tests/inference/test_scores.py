@@ -30,28 +30,36 @@ def plain(rows: Records, answers: np.ndarray, depth: int, breadth: int, select: 
         return all(a in (0, p) for p, a in zip(rows.prediction[i], answers[rows.puzzle[i]], strict=True))
 
     chosen = {p: ids[choose(select, rows.take(np.array(ids)).candidates())[0]] for p, ids in own.items()}
-    right = sum(is_right(i) for i in chosen.values())
+    known = {p: ids for p, ids in own.items() if answers[p].any()}
+    right = sum(is_right(chosen[p]) for p in known)
     vote = 0
-    for ids in own.values():
+    for ids in known.values():
         count = Counter(rows.prediction[i].tobytes() for i in ids)
         best = min(ids, key=lambda i: (-count[rows.prediction[i].tobytes()], rows.logit_residual[i], rows.restart[i]))
         vote += is_right(best)
     tokens = [(p, a) for q, i in chosen.items() for p, a in zip(rows.prediction[i], answers[q], strict=True) if a]
     settled = [i for i in chosen.values() if rows.settled[i]]
+    known_settled = [chosen[p] for p in known if rows.settled[chosen[p]]]
     finite = [rows.logit_residual[i] for i in chosen.values() if np.isfinite(rows.logit_residual[i])]
-    counts = [(sum(map(is_right, ids)), len(ids)) for ids in own.values()]
+    latent = [rows.latent_residual[i] for i in chosen.values()]
+    residual = rows.latent_residual if select == "latent_residual" else rows.logit_residual
+    top = [sum(map(is_right, sorted(ids, key=lambda i: (residual[i], i))[:4])) / 4 for ids in known.values()]
+    counts = [(sum(map(is_right, ids)), len(ids)) for ids in known.values()]
     complete = all(n == breadth for _, n in counts)
     wrong_above = [
         float(rows.logit_residual[w] > rows.logit_residual[r])
         + 0.5 * (rows.logit_residual[w] == rows.logit_residual[r])
-        for w in last.values()
+        for ids in known.values()
+        for w in ids
         if not is_right(w)
-        for r in last.values()
+        for others in known.values()
+        for r in others
         if is_right(r)
     ]
-    n = len(own)
+    n = len(known)
     return {
-        "puzzles": n,
+        "puzzles": len(own),
+        "answered": n,
         "exact_accuracy": right / n,
         "exact_low": wilson(right, n)[0],
         "exact_high": wilson(right, n)[1],
@@ -64,15 +72,17 @@ def plain(rows: Records, answers: np.ndarray, depth: int, breadth: int, select: 
         else None,
         "any_correct": sum(c > 0 for c, _ in counts) / n,
         "majority_vote": vote / n,
-        "mean_restart_accuracy": sum(c for c, _ in counts) / len(last),
+        "mean_restart_accuracy": sum(c for c, _ in counts) / sum(m for _, m in counts),
+        "top4_accuracy": np.mean(top) if complete and breadth >= 4 else None,
         "residual_auroc": np.mean(wrong_above) if wrong_above else None,
         "mean_residual": np.mean(finite) if finite else None,
-        "settled_share": len(settled) / n,
-        "settled_accuracy": sum(map(is_right, settled)) / len(settled) if settled else None,
+        "mean_latent_residual": np.mean(latent),
+        "settled_share": len(settled) / len(own),
+        "settled_accuracy": sum(map(is_right, known_settled)) / len(known_settled) if known_settled else None,
         "trajectories": len(last),
-        "segments_mean": sum(int(rows.segments[i]) for i in last.values()) / n,
+        "segments_mean": sum(int(rows.segments[i]) for i in last.values()) / len(own),
         "segments_total": sum(int(rows.segments[i]) for i in last.values()),
-        "flops_mean": 7.0 * sum(int(rows.segments[i]) for i in last.values()) / n,
+        "flops_mean": 7.0 * sum(int(rows.segments[i]) for i in last.values()) / len(own),
     }
 
 
@@ -82,10 +92,15 @@ def plain(rows: Records, answers: np.ndarray, depth: int, breadth: int, select: 
     st.sampled_from(SELECTIONS),
     st.sampled_from([(8, 4), (8, 1), (2, 3), (1, 4)]),
     st.booleans(),
+    st.lists(st.integers(1, 4)),
 )
-def test_every_figure_equals_its_plain_twin(seed: int, select: str, at: tuple[int, int], early: bool) -> None:
+def test_every_figure_equals_its_plain_twin(
+    seed: int, select: str, at: tuple[int, int], early: bool, missing: list[int]
+) -> None:
     depth, breadth = at
     rows, answers = records(seed, 5, 4, 8, snapshots=(1, 2), early=early), labels(seed, 5)
+    answers[missing] = 0
+    answers[0, 0] = 1  # one is known for certain
     scores = Scores(depth=depth, breadth=breadth, select=select)
     for first, last in ((0, 2), (2, 3), (3, 5)):  # blocks of whole puzzles
         block = rows.take((rows.puzzle >= first) & (rows.puzzle < last))
@@ -106,9 +121,10 @@ def test_without_answers_accuracies_are_none_and_the_rest_is_there() -> None:
     unknown = {name for name, value in summary.items() if value is None}
     assert unknown == {
         *("exact_accuracy", "exact_low", "exact_high", "token_accuracy", "pass_at", "any_correct", "majority_vote"),
-        *("mean_restart_accuracy", "residual_auroc", "settled_accuracy"),
+        *("mean_restart_accuracy", "residual_auroc", "settled_accuracy", "top4_accuracy"),
     }
-    same = {"puzzles", "settled_share", "segments_total", "mean_residual"}
+    assert summary["answered"] == 0
+    same = {"puzzles", "settled_share", "segments_total", "mean_residual", "mean_latent_residual"}
     assert {name: summary[name] for name in same} == {name: with_answers.summary(1.0)[name] for name in same}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import ray
 from ray.exceptions import RayActorError
 
 from eqr_ray.distributed import actors as actors_module
-from eqr_ray.distributed.actors import Actors, Team
+from eqr_ray.distributed.actors import Actors
+from eqr_ray.distributed.cluster import nodes
+from eqr_ray.distributed.placement import Team, share
 from eqr_ray.errors import UserError
 from eqr_ray.inference.engine import Engine, run_units
 from eqr_ray.inference.records import Records, concatenate
@@ -103,6 +106,56 @@ def test_a_team_that_cannot_be_placed_is_refused_and_leaves_nothing(monkeypatch:
             too_many.__enter__()
     with Actors(ON_GPUS, FakeNetwork, SETTINGS, SLOTS) as actors:  # the GPUs are free again
         assert len(actors.about(30.0)) == 2
+
+
+def kill_and_leave_no_room(number: int, actors: Actors) -> None:
+    """The first actor dies, and a replacement needs more GPUs than there are: as if its node were lost."""
+    if number == 2:
+        actors._team = replace(actors._team, gpus_each=9.0)
+        os.kill(actors.about()[0]["pid"], signal.SIGKILL)
+
+
+def test_without_room_for_a_replacement_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Actors(ON_GPUS, SlowFake, SETTINGS, SLOTS) as actors:
+        monkeypatch.setattr(actors_module, "START_TIMEOUT_S", 0.1)
+        seen: list[Unit] = []
+        for number, report in enumerate(actors.run(UNITS, INPUTS)):
+            seen += [unit for unit, _ in report.finished]
+            kill_and_leave_no_room(number, actors)
+        assert len(actors.about()) == 1
+    assert sorted(seen) == UNITS
+    assert "1 actors with 9 GPUs and 0.5 CPUs each were not placed within 0.1 s" in caplog.text
+    assert "going on with 1" in caplog.text
+
+
+def test_the_last_actor_without_room_for_a_replacement_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Actors(Team(1, 0.5, 1.0), SlowFake, SETTINGS, SLOTS) as actors:
+        monkeypatch.setattr(actors_module, "START_TIMEOUT_S", 0.5)
+        reports = actors.run(UNITS, INPUTS)
+        for number in range(3):
+            next(reports)
+            kill_and_leave_no_room(number, actors)
+        with pytest.raises(UserError, match=r"^no actor is left: 1 with 9 GPUs .* free in the cluster: "):
+            list(reports)
+
+
+def damaged() -> FakeNetwork:
+    raise UserError("model.safetensors is damaged")
+
+
+def test_a_mistake_that_an_actor_finds_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"^model\.safetensors is damaged$") as caught:
+        Actors(ON_GPUS, damaged, SETTINGS, SLOTS).__enter__()
+    assert type(caught.value) is UserError
+    with Actors(ON_GPUS, FakeNetwork, SETTINGS, SLOTS) as actors:  # the GPUs are free again
+        assert len(actors.about(30.0)) == 2
+
+
+def test_the_nodes_of_a_cluster_are_what_is_shared() -> None:
+    assert [(node["CPU"], node["GPU"]) for node in nodes()] == [(2.0, 2.0)]
+    assert share(nodes(), 2, use_gpus=True) == Team(2, 1.0, 1.0)
 
 
 def test_one_puzzle_is_shared_by_its_restarts() -> None:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -23,15 +24,15 @@ import ray
 import torch
 from safetensors.torch import load_file
 
-from eqr_ray.distributed.trainer import train_on_ray
+from eqr_ray.distributed.trainer import environment, place, scaling, train_on_ray
 from eqr_ray.door import door_config
 from eqr_ray.errors import UserError
-from eqr_ray.experiment import describe_data, experiment_of
+from eqr_ray.experiment import Experiment, describe_data, experiment_of
 from eqr_ray.tasks import task_named
 from eqr_ray.tasks.store import write_split
 
 ROOT = Path(__file__).parents[2]
-STEPS, EVERY = 200, 10
+STEPS, EVERY = 100, 5
 SHAPE = ["model=eqr_small", "model.width=16", "model.hidden_multiple=16", "model.h_cycles=2", "model.l_cycles=1"]
 KEYS = [*SHAPE, "batch=8", f"steps={STEPS}", "learning_rate=1e-3", "warmup=10", "weight_decay=0.1", "max_segments=4"]
 KEYS += ["dtype=float32", "compile=false", f"checkpoint_every={EVERY}", "keep_checkpoints=100", "log_every=1"]
@@ -193,12 +194,47 @@ def test_a_mistake_found_by_workers_is_one_line_and_no_retry(whole: Path, tmp_pa
     assert len(entries(run, "warning")) == 1
 
 
+def test_control_c_is_status_130_and_keeps_the_newest_checkpoint(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "stopped"
+    driver = start(*KEYS, f"data={data}", "workers=2", f"out={run}")
+    when(driver, checkpoint(run, EVERY).exists)
+    driver.send_signal(signal.SIGINT)
+    output, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 130, output
+    assert "Traceback" not in output
+    kept = sorted((run / "checkpoints").glob("[0-9]" * 8))[-1]
+    assert output.splitlines()[-1] == f"eqr-train: interrupted; {kept} is kept, resume={run} goes on from it"
+    assert not (run / "summary.json").exists()
+    assert not (run / "lock.json").exists()
+    output = ended(start(f"resume={run}", "workers=0"))
+    assert f"continuing from step {int(kept.name)}/{STEPS}" in output
+
+
 def test_more_workers_than_there_are_cpus_is_said_at_once(data: Path, tmp_path: Path) -> None:
     keys = [key for key in KEYS if not key.startswith("batch=")]
     process = start(*keys, f"data={data}", "batch=1000", "workers=1000", f"out={tmp_path / 'run'}")
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "workers=1000 needs 1000 CPUs; there are 0 GPUs" in output
+    assert not (tmp_path / "run" / "config.json").exists()  # it has not begun: out= is still free
+
+
+def test_workers_are_placed_node_by_node(data: Path) -> None:
+    """24 CPUs in three parts; and what a machine with one GPU can be asked."""
+    head, node = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}
+    team = place(experiment(data), [head, node, node])
+    assert (team.workers, scaling(team).resources_per_worker) == (2, {"CPU": 8.0, "GPU": 1.0})
+    assert environment(team) == {"OMP_NUM_THREADS": "8", "DS_ACCELERATOR": "cuda"}
+    on_cpus = place(experiment(data, device="cpu"), [head, node, node])
+    assert scaling(on_cpus).resources_per_worker == {"CPU": 8.0}
+    with pytest.raises(UserError, match=r"workers=2 needs 2 GPUs; there are 1 GPUs, 8 CPUs; device=cpu"):
+        place(experiment(data), [node])
+
+
+def experiment(data: Path, **changes: Any) -> Experiment:
+    values = {key: value for key, value in door_config("train", KEYS).items() if key not in ("out", "resume")}
+    task, data_hash = describe_data(data, None)
+    return experiment_of({**values, "workers": 2, **changes}, task, data, data_hash)
 
 
 def test_workers_that_cannot_be_placed_do_not_hang(
@@ -206,13 +242,10 @@ def test_workers_that_cannot_be_placed_do_not_hang(
 ) -> None:
     """The CPUs are there but taken: after some attempts that is said."""
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
-    values = {key: value for key, value in door_config("train", KEYS).items() if key not in ("out", "resume")}
-    task, data_hash = describe_data(data, None)
-    experiment = experiment_of({**values, "workers": 2, "device": "cpu"}, task, data, data_hash)
     taken = ray.util.placement_group([{"CPU": 2.0}])
     ray.get(taken.ready(), timeout=60)
     try:
         with pytest.raises(UserError, match="2 workers with 1 CPUs each could not be started in the cluster"):
-            train_on_ray(experiment, tmp_path)
+            train_on_ray(experiment(data, device="cpu"), tmp_path)
     finally:
         ray.util.remove_placement_group(taken)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from eqr_ray.errors import UserError
@@ -140,11 +141,27 @@ def test_puzzles_to_answer(tmp_path: Path) -> None:
     path = write(tmp_path, f"question,answer\n{QUESTION},{ANSWER}\n{SECOND},\nbad,\n{'.' * 16},\n")
     task, puzzles, bad = read_puzzles(None, path)
     assert task == TASK
-    assert puzzles.labels is None
+    assert puzzles.labels is not None
+    assert TASK.decode(puzzles.labels[0]) == ANSWER
+    assert not puzzles.labels[1:].any()
+    assert puzzles.lines is not None
+    assert puzzles.lines.tolist() == [2, 3, 5]
     assert puzzles.ratings.tolist() == [NOT_RATED] * 3
     assert [row.line for row in bad] == [4]
+    assert read_puzzles(TASK, write(tmp_path, f"{QUESTION}\n{SECOND}\n"))[1].labels is None
     _, answered, _ = read_puzzles(TASK, write(tmp_path, f"{QUESTION},{ANSWER}\n"))
     assert answered.labels is not None
+
+
+def test_missing_answers_are_zeros_across_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "CHUNK", 2)
+    path = write(tmp_path, f"question,answer\n{SECOND},\nbad,\n{SECOND},\n\n{QUESTION},{ANSWER}\n{SECOND},\n")
+    _, puzzles, _ = read_puzzles(TASK, path)
+    assert puzzles.labels is not None
+    assert puzzles.labels.any(axis=1).tolist() == [False, False, True, False]
+    assert puzzles.lines is not None
+    assert puzzles.lines.tolist() == [2, 4, 6, 7]
+    assert puzzles.take(np.array([2, 0])).lines.tolist() == [6, 2]
 
 
 @pytest.mark.parametrize("name", ["sudoku4", "sudoku6", "sudoku9", "maze9", "maze15", "maze16"])

@@ -74,6 +74,8 @@ def test_bad_rows_have_their_row_number(tmp_path: Path, made: Puzzles) -> None:
     assert "token -1" in bad[3].reason
     assert bad[0].file.endswith("all__inputs.npy")
     assert len(puzzles) == 8
+    assert puzzles.lines is not None
+    assert puzzles.lines.tolist() == [1, 2, 3, 5, 9, 10, 11, 12]
     assert puzzles.labels is not None
     assert made.labels is not None
     assert (puzzles.labels[5] == made.labels[9]).all()

@@ -1,0 +1,187 @@
+"""Checkpoints of several workers, and which one a resume takes: one choice for all, and what is wrong said by all."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from eqr_ray.errors import UserError
+from eqr_ray.inference.network import Segment
+from eqr_ray.training.checkpoint import choose_checkpoint, load_checkpoint, newest_checkpoint
+from eqr_ray.training.ema import Ema
+from eqr_ray.training.engine import LocalEngine
+from eqr_ray.training.loop import train
+from eqr_ray.training.together import agreed, together
+from eqr_ray.training.validate import validate
+
+WAIT_S = 20
+
+
+class Group:
+    """Workers that are threads; a worker that waits in vain fails instead of hanging."""
+
+    def __init__(self, workers: int) -> None:
+        self.barrier, self.parts = threading.Barrier(workers), [torch.zeros(0)] * workers
+
+    def sum(self, rank: int, values: Tensor) -> Tensor:
+        self.parts[rank] = values
+        self.barrier.wait(WAIT_S)
+        total = torch.stack(self.parts).sum(0)
+        self.barrier.wait(WAIT_S)
+        return total
+
+
+class Member(LocalEngine):
+    """One worker of a group."""
+
+    def __init__(self, local: LocalEngine, group: Group, rank: int) -> None:
+        self.__dict__.update(local.__dict__)
+        self.group, self.rank, self.workers = group, rank, group.barrier.parties  # type: ignore[misc]
+
+    def sum(self, values: Tensor) -> Tensor:
+        return self.group.sum(self.rank, values)
+
+
+def by_two(bench, work: Callable[[Member], Any]) -> list[Any]:
+    """What `work` returns or raises on either worker."""
+    group = Group(2)
+
+    def outcome(rank: int) -> Any:
+        try:
+            return work(Member(bench.engine(), group, rank))
+        except (UserError, OSError) as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(outcome, range(2)))
+
+
+@pytest.mark.parametrize("faulty", [0, 1])
+@pytest.mark.parametrize("error", [UserError("é is wrong"), FileNotFoundError("gone"), None])
+def test_what_one_worker_finds_wrong_is_said_by_all(bench, faulty: int, error: Exception | None) -> None:
+    def make(rank: int) -> int:
+        if rank == faulty and error is not None:
+            raise error
+        return rank
+
+    outcomes = by_two(bench, lambda engine: together(engine, lambda: make(engine.rank)))
+    if error is None:
+        assert outcomes == [0, 1]
+    else:
+        assert all(str(error) in str(outcome) for outcome in outcomes)
+        assert outcomes[faulty] is error
+        assert isinstance(outcomes[1 - faulty], UserError) == isinstance(error, UserError)
+    assert by_two(bench, lambda engine: agreed(engine, 7 + engine.rank)) == [7, 7]
+
+
+def test_every_worker_resumes_from_the_step_that_the_first_one_chose(bench, tmp_path: Path) -> None:
+    """The second worker's listing of the shared disk is newer."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    bench.train(second)
+    first.mkdir()
+    shutil.copytree(second / "00000010", first / "00000010")
+
+    def resume(engine: Member) -> tuple[int, list[int]]:
+        checkpoint = choose_checkpoint((first, second)[engine.rank], "same", engine)
+        assert checkpoint is not None
+        ema = Ema(engine.parameters(), 0.9)
+        rows = range(4 * engine.rank, 4 * engine.rank + 4)
+        return checkpoint.step, load_checkpoint(checkpoint, engine, ema, rows).rows.tolist()
+
+    assert by_two(bench, resume) == [(10, [0, 1, 2, 3]), (10, [4, 5, 6, 7])]
+    empty = tmp_path / "empty"
+    assert by_two(bench, lambda engine: choose_checkpoint((empty, second)[engine.rank], "same", engine)) == [None, None]
+
+
+def test_a_checkpoint_that_one_worker_cannot_read_stops_both(bench, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    bench.train(first)
+    second.mkdir()
+    shutil.copytree(first / "00000010", second / "00000010")  # the second worker's listing is older
+    outcomes = by_two(bench, lambda engine: choose_checkpoint((first, second)[engine.rank], "same", engine))
+    assert all(isinstance(outcome, OSError) and "00000020" in str(outcome) for outcome in outcomes)
+    shutil.copytree(first / "00000020", second / "00000020")
+    (second / "00000020" / "optimizer.safetensors").write_bytes(b"")
+
+    def resume(engine: Member) -> None:
+        checkpoint = choose_checkpoint((first, second)[engine.rank], "same", engine)
+        assert checkpoint is not None
+        load_checkpoint(checkpoint, engine, Ema(engine.parameters(), 0.9), range(8))
+
+    outcomes = by_two(bench, resume)
+    assert all("optimizer.safetensors has changed" in str(outcome) for outcome in outcomes)
+    refusals = by_two(bench, lambda engine: choose_checkpoint(first, "other", engine))
+    assert all("written by another experiment" in str(refusal) for refusal in refusals)
+
+
+def test_fixed_starts_come_back(bench, tmp_path: Path) -> None:
+    fixed = {"start": "fixed"}
+    engine = bench.engine(**fixed)
+    train(engine, bench.job(tmp_path))
+    other = bench.engine(**fixed)
+    with torch.no_grad():
+        for _, buffer in other.model.named_buffers():
+            buffer.zero_()
+    checkpoint = newest_checkpoint(tmp_path)
+    assert checkpoint is not None
+    load_checkpoint(checkpoint, other, Ema(other.parameters(), 0.9), range(8))
+    buffers = dict(engine.model.named_buffers())
+    assert set(buffers) == {"z_H_init", "z_L_init"}
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in other.model.named_buffers())
+
+
+def test_damaged_ones_are_set_aside_and_the_new_one_is_kept(bench, tmp_path: Path) -> None:
+    bench.train(tmp_path, checkpoint_every=5, keep_checkpoints=4)
+    for name in ("00000015", "00000020"):
+        (tmp_path / name / "ema.safetensors").write_bytes(b"")
+    bench.train(tmp_path, checkpoint_every=1, keep_checkpoints=1, steps=11)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["00000011", "00000015.damaged", "00000020.damaged"]
+    bench.train(tmp_path, checkpoint_every=1, keep_checkpoints=3, steps=21)  # past the damaged ones
+    assert sorted(path.name for path in tmp_path.glob("[0-9]" * 8)) == ["00000019", "00000020", "00000021"]
+
+
+def test_the_one_just_written_is_never_pruned(bench, tmp_path: Path) -> None:
+    bench.train(tmp_path, steps=10)
+
+    def steps_later(figures: dict[str, Any]) -> None:  # another's folder with a larger number, while the run goes on
+        shutil.copytree(tmp_path / f"{figures['step']:08d}", tmp_path / "00000099", dirs_exist_ok=True)
+
+    config = replace(bench.config, steps=14, checkpoint_every=1, keep_checkpoints=1)
+    train(bench.engine(config), bench.job(tmp_path, config, report=steps_later))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000014", "00000099"]
+
+
+class Says:
+    """A network that answers every place with the token 2."""
+
+    device = torch.device("cpu")
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        return inputs
+
+    def start(self, keys: Tensor) -> None:
+        return None
+
+    def segment(self, latent: None, embedding: Tensor, keys: Tensor) -> Segment:
+        logits = torch.nn.functional.one_hot(torch.full_like(embedding, 2), 4).float()
+        return Segment(latent, logits, torch.ones(len(embedding)))  # type: ignore[arg-type]
+
+
+def test_padding_is_not_asked_in_validation() -> None:
+    labels = np.array([[2, 2, 2, 0], [2, 2, 3, 0], [2, 2, 2, 2]], dtype=np.uint8)
+    split = SimpleNamespace(inputs=labels, labels=labels)
+    sums = validate(Says(), split, range(3), 1)
+    assert (sums.puzzles, sums.exact, sums.halted, sums.halted_exact) == (3, 2, 3, 2)
+    assert sums.token_accuracy == pytest.approx(1 + 2 / 3 + 1)
