@@ -98,16 +98,22 @@ def train_on_ray(experiment: Experiment, folder: Path, callbacks: Sequence[UserC
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block as KeyboardInterrupt. Ray Train answers Ctrl-C by `sys.exit(0)` and leaves its
-    handler behind, and Ray answers SIGTERM by `sys.exit(15)`."""
-    before = signal.getsignal(signal.SIGINT)
+    """Ctrl-C and SIGTERM end the block as KeyboardInterrupt.
+
+    Ray Train answers Ctrl-C by `sys.exit(0)` and leaves its handler behind; Ray answers SIGTERM by `sys.exit(15)`, at
+    which its own threads abort the process.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals do not come here
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except SystemExit:
         raise KeyboardInterrupt from None
     finally:
-        if threading.current_thread() is threading.main_thread():  # elsewhere nobody can have changed it
-            signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
 
 
 def _work(task: dict[str, Any]) -> dict[str, Any] | None:
