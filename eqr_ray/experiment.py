@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import torch
 
+from eqr_ray.atomic import write_json
 from eqr_ray.errors import UserError
-from eqr_ray.inference.atomic import write_json
 from eqr_ray.model import ModelConfig, Reasoner
 from eqr_ray.model.files import ModelCard, save_model
 from eqr_ray.strict import content_hash, from_dict, to_dict

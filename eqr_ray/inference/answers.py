@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from eqr_ray.atomic import atomic
 from eqr_ray.dynamics.select import choose
-from eqr_ray.inference.atomic import atomic
 from eqr_ray.inference.questions import Questions
 from eqr_ray.inference.records import STATUSES, Records, TableWriter, is_answered, is_exact
 

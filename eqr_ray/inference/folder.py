@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from eqr_ray.atomic import write_json
 from eqr_ray.errors import UserError
-from eqr_ray.inference.atomic import write_json
 from eqr_ray.inference.records import Records, concatenate, read_part, write_part
 from eqr_ray.inference.work import Unit
 

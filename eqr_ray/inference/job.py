@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from eqr_ray.atomic import write_json
 from eqr_ray.dynamics.select import check_selection
 from eqr_ray.errors import UserError
 from eqr_ray.inference.answers import write_answers
-from eqr_ray.inference.atomic import write_json
 from eqr_ray.inference.engine import Report
 from eqr_ray.inference.folder import RunFolder
 from eqr_ray.inference.network import flops_per_segment

@@ -21,9 +21,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eqr_ray.atomic import atomic
 from eqr_ray.dynamics.select import Candidates
 from eqr_ray.errors import UserError
-from eqr_ray.inference.atomic import atomic
 
 # running: a snapshot on the way; depth: ended at the depth asked for; diverged: the state is not finite
 STATUSES = ("running", "depth", "settled", "halted", "diverged")

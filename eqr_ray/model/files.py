@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +18,12 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as bytes_of_tensors
 from torch import Tensor
 
+from eqr_ray.atomic import write_bytes, write_json
 from eqr_ray.errors import UserError, nearest
 from eqr_ray.model.config import ModelConfig
 from eqr_ray.model.reasoner import Reasoner
 from eqr_ray.model.reference import read_reference
-from eqr_ray.strict import from_dict
+from eqr_ray.strict import from_dict, to_dict
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 ZOO = Path(__file__).resolve().parent.parent / "zoo"
@@ -46,22 +46,9 @@ def save_model(folder: Path, weights: Mapping[str, Tensor], card: ModelCard) -> 
     folder.mkdir(parents=True, exist_ok=True)
     content = bytes_of_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
     card = dataclasses.replace(card, hash=hashlib.sha256(content).hexdigest())
-    write_atomic(folder / WEIGHTS, content)
-    write_atomic(folder / CARD, (json.dumps(dataclasses.asdict(card), indent=1) + "\n").encode())
+    write_bytes(folder / WEIGHTS, content)
+    write_json(folder / CARD, to_dict(card))
     return card
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """All of `content` at `path`, or nothing."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_model(name: str) -> tuple[Reasoner, ModelCard]:

@@ -11,7 +11,6 @@ This is the only file of the tasks that knows pyarrow.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from eqr_ray.atomic import atomic
 from eqr_ray.errors import UserError
 from eqr_ray.tasks.keys import Words
 from eqr_ray.tasks.puzzles import Puzzles, Tokens
@@ -59,32 +59,18 @@ def write_split(path: Path, task: Task, puzzles: Puzzles, *, source: str, seed: 
     }
     batch = pa.record_batch(list(columns.values()), names=list(columns)).replace_schema_metadata(metadata)
 
-    def write(temporary: Path) -> None:
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-
-    write_at_once(path, write)
+    with (
+        atomic(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, batch.schema) as writer,
+    ):
+        writer.write_batch(batch)
     return hashed
 
 
 def _token_lists(tokens_NL: Tokens) -> pa.FixedSizeListArray:
     flat = pa.array(np.ascontiguousarray(tokens_NL).reshape(-1), pa.uint8())
     return pa.FixedSizeListArray.from_arrays(flat, tokens_NL.shape[1])
-
-
-def write_at_once(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make a temporary file beside `path`, make it durable, and rename it; a failure leaves nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Split:

@@ -23,8 +23,8 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as bytes_of_tensors
 from torch import Tensor
 
+from eqr_ray.atomic import flush, write_bytes, write_json
 from eqr_ray.errors import UserError
-from eqr_ray.model.files import write_atomic
 from eqr_ray.training.carry import Carry
 from eqr_ray.training.ema import Ema
 from eqr_ray.training.engine import Engine
@@ -66,11 +66,11 @@ def save_checkpoint(
     if engine.rank == 0:
         files = {path.name: _sha256(path.read_bytes()) for path in sorted(partial.glob("*.safetensors"))}
         state = {"format": FORMAT, "step": step, "elapsed_s": elapsed_s, "experiment": experiment, "files": files}
-        write_atomic(partial / STATE, json.dumps(state, indent=1).encode())
-        _flush(partial)
+        write_json(partial / STATE, state)
+        flush(partial)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
-        _flush(folder)  # the new one is there, come what may, before an old one goes
+        flush(folder)  # the new one is there, come what may, before an old one goes
         older = [path for path in reversed(complete_checkpoints(folder)) if path.name < final.name]
         for old in older[keep - 1 :]:
             shutil.rmtree(old)
@@ -174,16 +174,7 @@ def load_checkpoint(checkpoint: Checkpoint, engine: Engine, ema: Ema, rows: rang
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    write_atomic(path, bytes_of_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
-
-
-def _flush(folder: Path) -> None:
-    """Names in a folder are on the disk only when the folder itself is."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_bytes(path, bytes_of_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
 def _sha256(content: bytes) -> str:

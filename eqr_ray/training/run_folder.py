@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
+from eqr_ray.atomic import write_json
 from eqr_ray.errors import UserError
-from eqr_ray.inference.atomic import write_json
 from eqr_ray.training.progress import duration
 
 CONFIG, SUMMARY, LOG, LOCK = "config.json", "summary.json", "log.jsonl", "lock.json"

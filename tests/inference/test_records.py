@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from eqr_ray.atomic import atomic, write_json
 from eqr_ray.errors import UserError
-from eqr_ray.inference.atomic import atomic, write_json
 from eqr_ray.inference.records import STATUSES, concatenate, is_exact, read_part, write_part
 from tests.inference.same import assert_same
 from tests.inference.synthetic import labels, records

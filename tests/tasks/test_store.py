@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 from eqr_ray.errors import UserError
 from eqr_ray.tasks import Puzzles, task_named
-from eqr_ray.tasks.store import Split, content_hash, write_at_once, write_split
+from eqr_ray.tasks.store import Split, content_hash, write_split
 
 TASK = task_named("sudoku4")
 
@@ -105,25 +104,3 @@ def test_a_missing_column_is_named_as_damage(path: Path, column: str) -> None:
         writer.write_table(table)
     with pytest.raises(UserError, match=r"a\.arrow: damaged split"):
         Split.open(path)
-
-
-def test_a_failure_midway_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "x"
-    target.write_text("old")
-
-    def half(temporary: Path) -> None:
-        temporary.write_text("new, ha")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_at_once(target, half)
-    assert target.read_text() == "old"
-
-    def no_rename(*_: object) -> None:
-        raise OSError("no rename")
-
-    monkeypatch.setattr(os, "replace", no_rename)
-    with pytest.raises(OSError, match="no rename"):
-        write_at_once(target, lambda temporary: temporary.write_text("new") and None)
-    assert [file.name for file in tmp_path.iterdir()] == ["x"]
-    assert target.read_text() == "old"

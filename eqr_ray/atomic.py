@@ -1,7 +1,7 @@
 """Files that are there whole or not at all.
 
-Why here: a part, a manifest or a table that exists is complete, whatever was killed when. Written beside its place,
-flushed to the disk, then renamed.
+A part, a manifest, a checkpoint or a dataset that exists is complete, whatever was killed when: it is written beside
+its place, flushed to the disk, then renamed. At the base of the package, because every layer leaves files.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, path)
-        _flush(path.parent)  # the rename itself
+        flush(path.parent)  # the rename itself
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -33,7 +33,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def _flush(path: Path) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
+    """All of `content`, or nothing."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
