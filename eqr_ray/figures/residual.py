@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from eqr_ray.figures.recorded import RecordedRun, Trajectories
 from eqr_ray.inference.estimates import wilson
@@ -57,7 +57,9 @@ def _by_residual(axes: Axes, at_depth: Mapping[int, Trajectories]) -> None:
         bars = _bars([(right, count) for _, right, count in groups])
         axes.errorbar(medians, shares, yerr=bars, marker="o", capsize=3, color=colour, label=f"depth {depth}")
     axes.set(xscale="log", xlabel="logit residual (median of the group)", ylabel="right answers", ylim=(-0.03, 1.03))
-    axes.xaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title("accuracy against residual")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower left")
