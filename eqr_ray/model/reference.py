@@ -20,10 +20,8 @@ from eqr_ray.errors import UserError
 from eqr_ray.model.config import ModelConfig
 
 PREFIX = "model.inner."
-MAZE_VOCABULARY, MAZE_LENGTH = (
-    6,
-    900,
-)  # attention checkpoints do not record their length; the published ones are 30x30 mazes
+# Attention checkpoints do not record their length; the published ones are 30x30 mazes.
+MAZE_VOCABULARY, MAZE_LENGTH = 6, 900
 FIXED_NAMES = {
     "embed_tokens.embedding_weight": "embed",
     "lm_head.weight": "lm_head",
@@ -76,10 +74,8 @@ def our_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def our_config(
-    arch: Mapping[str, Any], weights: Mapping[str, Tensor], length: int, grid: tuple[int, int] | None = None
-) -> ModelConfig:
-    """The reference's `arch` options as ours. `length` is the sequence's; a grid is assumed square unless given."""
+def our_config(arch: Mapping[str, Any], weights: Mapping[str, Tensor], length: int) -> ModelConfig:
+    """The reference's `arch` options as ours. `length` is the sequence's; its grid is square where it can be."""
     if arch.get("H_layers"):
         raise UserError(
             f"H_layers={arch['H_layers']} is not supported: the reference's EqR and TRM share one stack (H_layers 0)"
@@ -94,7 +90,7 @@ def our_config(
     return ModelConfig(
         vocab_size=int(arch["vocab_size"]) if "vocab_size" in arch else weights["embed"].shape[0],
         length=length,
-        grid=grid or ((side, side) if side * side == length else (1, length)),
+        grid=(side, side) if side * side == length else (1, length),
         width=width,
         layers=int(arch["L_layers"]),
         expansion=float(arch["expansion"]),

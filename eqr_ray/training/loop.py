@@ -18,6 +18,7 @@ from torch import Tensor
 
 from eqr_ray.errors import UserError
 from eqr_ray.inference.network import Network
+from eqr_ray.inference.placement import dtype_named
 from eqr_ray.model import Reasoner
 from eqr_ray.model.compiling import cell_function
 from eqr_ray.tasks.sampler import Sampler
@@ -31,8 +32,6 @@ from eqr_ray.training.optim import learning_rate
 from eqr_ray.training.step import StepSums, training_step
 from eqr_ray.training.tracking import Tracker
 from eqr_ray.training.validate import ValidationSums, validate
-
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 class TrainingDiverged(RuntimeError):
@@ -123,7 +122,7 @@ def _begin(engine: Engine, ema: Ema, job: TrainingJob, rows: range) -> tuple[Car
     """The carry, the steps done and the time spent, from the newest checkpoint or from nothing."""
     checkpoint = choose_checkpoint(job.checkpoints, job.experiment, engine)
     if checkpoint is None:
-        return empty_carry(engine.model, rows, DTYPES[job.config.dtype], engine.device), 0, 0.0
+        return empty_carry(engine.model, rows, dtype_named(job.config.dtype), engine.device), 0, 0.0
     carry = load_checkpoint(checkpoint, engine, ema, rows)
     job.tracker.log("resume", checkpoint.step, {"checkpoint": checkpoint.folder.name, "workers": engine.workers})
     return carry, checkpoint.step, checkpoint.elapsed_s
@@ -133,7 +132,7 @@ def _ema_network(engine: Engine, config: TrainingConfig) -> Network:
     """A second model that validation runs with the averaged weights."""
     shadow = Reasoner(engine.model.config).to(engine.device)
     shadow.load_state_dict(dict(engine.model.named_buffers()), strict=False)
-    return Network(shadow, dtype=DTYPES[config.dtype], compile=config.compile)
+    return Network(shadow, dtype=dtype_named(config.dtype), compile=config.compile)
 
 
 def _log(engine: Engine, job: TrainingJob, sums: list[StepSums], done: int, clock: _Clock) -> dict[str, Any]:
