@@ -18,7 +18,7 @@ import torch
 from eqr_ray.atomic import write_json
 from eqr_ray.errors import UserError
 from eqr_ray.model import ModelConfig, Reasoner
-from eqr_ray.model.files import ModelCard, save_model
+from eqr_ray.model.files import ModelCard, load_model, save_model
 from eqr_ray.strict import content_hash, from_dict, to_dict
 from eqr_ray.tasks import Task, task_named
 from eqr_ray.tasks.sampler import Sampler
@@ -51,6 +51,7 @@ class Experiment:
     model: ModelConfig
     training: TrainingConfig = field(default_factory=TrainingConfig)
     workers: int = 0  # Ray Train workers; 0: this process, no Ray
+    weights: str | None = None  # a trained network to start from (`load_model`); None: random weights
     zero: Literal[0, 1, 2, 3] = 0  # stage of DeepSpeed's ZeRO
     device: Literal["auto", "cpu", "cuda"] = "auto"
     wandb: WandbMode = "disabled"
@@ -96,6 +97,8 @@ def experiment_of(values: Mapping[str, Any], task: Task, data: Path, data_hash: 
     if training.get("validate_depth") is None:
         training["validate_depth"] = training["max_segments"]
     rest = {key: value for key, value in values.items() if key not in (*TRAINING_KEYS, *KNOBS, "task", "data", "model")}
+    if isinstance(weights := rest.get("weights"), str) and not weights.startswith("zoo:"):
+        rest["weights"] = str(Path(weights).resolve())
     fixed = {
         "task": task.name,
         "data": str(data.resolve()),
@@ -137,10 +140,19 @@ def model_of(task: Task, values: Mapping[str, Any]) -> ModelConfig:
 
 
 def build_model(experiment: Experiment) -> Reasoner:
-    """The network at its keyed random start; the process's own generator is left alone."""
+    """The network at its keyed random start, or with the weights of another one; the process's own generator is left
+    alone. UserError: weights of another shape."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.training.seed)
-        return Reasoner(experiment.model)
+        model = Reasoner(experiment.model)
+    if experiment.weights is not None:
+        trained, _ = load_model(experiment.weights)
+        try:
+            model.load_state_dict(trained.state_dict())
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise UserError(f"weights={experiment.weights} do not fit model= ({reason})") from error
+    return model
 
 
 def check_data(experiment: Experiment) -> None:

@@ -99,8 +99,9 @@ def begun(values: Mapping[str, Any], folder: Path, check_only: bool) -> Experime
     check_new(folder)
     keys = {key: value for key, value in values.items() if key not in ("out", "resume")}
     if values["data"] is not None:
-        data = Path(values["data"])
-        return experiment_of(keys, *_with_data(data, values["task"]))
+        experiment = experiment_of(keys, *_with_data(Path(values["data"]), values["task"]))
+        build_model(experiment)  # weights= may not be there, or not fit
+        return experiment
     task, data = values["task"] or DEFAULT_TASK, folder / "data"
     if check_only:
         return experiment_of(keys, task_named(task), data, "")

@@ -130,6 +130,18 @@ def test_without_out_a_run_is_named_after_its_data(data: Path, tmp_path: Path, m
     assert run.name.startswith("sudoku4-")
 
 
+def test_a_run_may_start_from_the_weights_of_another(run: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tuned"
+    still = [key for key in TINY if key != "learning_rate=1e-3"]
+    assert train(*still, f"data={data}", f"out={out}", f"weights={run}", "learning_rate=1e-12") == 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (run, out))
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    words = refused(*TINY, f"data={data}", f"out={tmp_path / 'other'}", f"weights={run}", "model.layers=2")
+    assert f"weights={run} do not fit model=" in words
+    assert "no such folder" in refused(*TINY, f"data={data}", f"out={tmp_path / 'other'}", f"weights={tmp_path}/none")
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_run_that_does_not_begin_leaves_a_finished_one_finished(
     run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
