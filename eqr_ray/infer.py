@@ -12,10 +12,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
@@ -23,10 +26,11 @@ from eqr_ray.distributed.actors import Actors
 from eqr_ray.distributed.cluster import nodes, start_ray
 from eqr_ray.distributed.placement import Node, Team, places, share, this_machine, uses_gpus
 from eqr_ray.door import run_door
-from eqr_ray.inference.engine import Engine, run_units
+from eqr_ray.inference.engine import Engine, Report, run_units
 from eqr_ray.inference.job import InferConfig, Job, begin, carry_out, finish, prepare, started
 from eqr_ray.inference.placement import device_named
 from eqr_ray.inference.scores import TOP
+from eqr_ray.inference.work import Unit
 from eqr_ray.strict import from_dict
 from eqr_ray.training.run_folder import locked
 
@@ -62,26 +66,45 @@ def team_of(config: InferConfig, there: Sequence[Node], joined: bool) -> Team | 
     return share(there, actors, use_gpus) if actors else None
 
 
-def work(job: Job, team: Team | None) -> None:
-    """Run what is missing, on actors or here."""
-    progress, line, missing = started(job), ProgressLine(), job.folder.missing()
-    inputs = job.questions.inputs
-    try:
-        if not missing:
-            return
-        if team is None:
-            engine = Engine(job.factory(), job.settings, job.slots)
-            carry_out(job, run_units(engine, missing, inputs), progress, line)
-        else:
-            with Actors(team, job.factory, job.settings, job.slots) as actors:
-                carry_out(job, actors.run(missing, inputs), progress, line)
-    finally:
-        line.close()
+def work(job: Job, team: Team | None, joined: bool) -> None:
+    """Run what is missing, on actors or here; nothing is started where nothing is missing."""
+    progress, line = started(job), ProgressLine()
+    run: Run | None = None
+    with ExitStack() as stack:
+        stack.callback(line.close)
+        for _, inputs in job.stages():
+            missing = job.folder.missing()
+            if missing:
+                run = run or stack.enter_context(runner(job, team, joined))
+                carry_out(job, run(missing, inputs), progress, line)
+
+
+Run = Callable[[Sequence[Unit], npt.NDArray[np.uint8]], Iterator[Report]]
+
+
+@contextmanager
+def runner(job: Job, team: Team | None, joined: bool) -> Iterator[Run]:
+    """Who runs units: an engine in this process, or a team of actors, for which Ray is started if none was joined."""
+    if team is None:
+        engine = Engine(job.factory(), job.settings, job.slots)
+        yield lambda units, inputs: run_units(engine, units, inputs)
+        return
+    with ExitStack() as stack:
+        if not joined:
+            cpus, gpus = this_machine()[0]["CPU"], team.workers * team.gpus_each
+            stack.enter_context(start_ray(num_cpus=int(cpus), num_gpus=int(gpus)))
+        yield stack.enter_context(Actors(team, job.factory, job.settings, job.slots)).run
 
 
 def run(values: dict[str, Any]) -> None:
-    """Check, run what is missing, write the tables, print the figures."""
-    config = from_dict(InferConfig, values)
+    """The door: answer and print the figures."""
+    summary, folder = answer(from_dict(InferConfig, values))
+    show(summary, str(folder))
+
+
+def answer(config: InferConfig, check: Callable[[Job], None] | None = None) -> tuple[dict[str, Any], Path]:
+    """Check everything, run what is missing, write the tables. Returns the summary and the folder. `check` may refuse
+    the job before anything is made."""
     address = config.address or os.environ.get("RAY_ADDRESS")
     with ExitStack() as stack:
         joined = address is not None and config.actors != 0
@@ -90,14 +113,12 @@ def run(values: dict[str, Any]) -> None:
         there = nodes() if joined else this_machine()
         team = team_of(config, there, joined)
         job = prepare(config, device_named(config.device).type if team is None else team.device_type)
+        if check is not None:
+            check(job)
         stack.enter_context(locked(job.folder.path))
         begin(job)
-        if team is not None and not joined and job.folder.missing():
-            gpus = int(team.workers * team.gpus_each)
-            stack.enter_context(start_ray(num_cpus=int(there[0]["CPU"]), num_gpus=gpus))
-        work(job, team)
-        summary = finish(job, team.workers if team else 0)
-    show(summary, str(job.folder.path))
+        work(job, team, joined)
+        return finish(job, team.workers if team else 0), job.folder.path
 
 
 def show(summary: dict[str, Any], out: str) -> None:

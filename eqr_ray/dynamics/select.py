@@ -20,7 +20,8 @@ SELECTIONS = ("logit_residual", "latent_residual", "halt", "vote")
 
 
 class Candidates(NamedTuple):
-    """One row per (puzzle, restart): puzzle and restart (N,) integers, scores (N,) float32, prediction (N, L) uint8."""
+    """One row per (puzzle, restart): puzzle and restart (N,) integers, scores (N,) float32, prediction (N, L) uint8;
+    `accepted` (N,) bool where a verifier has accepted the answer."""
 
     puzzle: npt.NDArray[np.int64]
     restart: npt.NDArray[np.int32]
@@ -28,6 +29,7 @@ class Candidates(NamedTuple):
     latent_residual: npt.NDArray[np.float32]
     halt_logit: npt.NDArray[np.float32]
     prediction: npt.NDArray[np.uint8]
+    accepted: npt.NDArray[np.bool_]
 
 
 def check_selection(name: str) -> str:
@@ -49,7 +51,8 @@ def choose(method: str, rows: Candidates) -> npt.NDArray[np.int64]:
     """(P,) row number of the chosen restart of each puzzle, in the order of puzzle numbers.
 
     `logit_residual` and `latent_residual`: the least. `halt`: the greatest halting logit. `vote`: the most frequent
-    answer, of its rows the one of least logit residual. NaN counts as the worst. UserError: unknown method.
+    answer, of its rows the one of least logit residual. NaN counts as the worst. Whatever the method, accepted rows go
+    before the others of their puzzle. UserError: unknown method.
     """
     check_selection(method)
     logit_residual = _worst_if_nan(rows.logit_residual)
@@ -61,7 +64,7 @@ def choose(method: str, rows: Candidates) -> npt.NDArray[np.int64]:
         score = _worst_if_nan(-rows.halt_logit)
     else:
         score = -votes(rows).astype(np.float64)
-    order = np.lexsort((rows.restart, logit_residual, score, rows.puzzle))
+    order = np.lexsort((rows.restart, logit_residual, score, ~rows.accepted, rows.puzzle))
     first = np.ones(len(order), dtype=np.bool_)
     first[1:] = np.diff(rows.puzzle[order]) != 0
     return np.asarray(order[first], dtype=np.int64)

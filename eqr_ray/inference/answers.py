@@ -17,7 +17,7 @@ import numpy as np
 from eqr_ray.atomic import atomic
 from eqr_ray.dynamics.select import choose
 from eqr_ray.inference.questions import Questions
-from eqr_ray.inference.records import STATUSES, Records, TableWriter, is_answered, is_exact
+from eqr_ray.inference.records import CANCELLED, STATUSES, Records, TableWriter, is_answered, is_exact
 
 # puzzle: number among the rows that can be read, as in records; line: in the user's file, from 1; residual: the one
 # selected by (the logit residual with halt and vote), null if there is none; segments: spent by all restarts; exact:
@@ -39,7 +39,8 @@ COLUMNS = {
 def answer_rows(block: Records, questions: Questions, select: str, depth: int, breadth: int) -> list[dict[str, Any]]:
     """The answers of a block of ordered records that holds all restarts of its puzzles."""
     rows = block.take(block.last_at(depth, breadth))
-    chosen = rows.take(choose(select, rows.candidates()))
+    answers = rows.take(rows.status != CANCELLED)
+    chosen = answers.take(choose(select, answers.candidates()))
     _, first = np.unique(rows.puzzle, return_index=True)
     spent = np.add.reduceat(rows.segments.astype(np.int64), first)
     residual = chosen.latent_residual if select == "latent_residual" else chosen.logit_residual

@@ -25,7 +25,7 @@ from eqr_ray.errors import UserError
 from eqr_ray.inference.engine import Engine, run_units
 from eqr_ray.inference.placement import NetworkFactory, slots_for
 from eqr_ray.inference.policy import policy_named
-from eqr_ray.inference.records import STATUSES, Records, concatenate
+from eqr_ray.inference.records import CANCELLED, STATUSES, Records, concatenate
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.work import plan
 from eqr_ray.model import Reasoner
@@ -71,6 +71,7 @@ def solve(
     select: str = "logit_residual",
     settle_below: float = Settings.settle_below,
     settle_for: int = Settings.settle_for,
+    budget: int | None = None,
     slots: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -80,10 +81,12 @@ def solve(
     """Answer each puzzle with the best of up to `breadth` trajectories of up to `depth` segments.
 
     puzzles: lines of characters, or tokens (N, L). `noise_scale` and `init_std`: None as the model was trained.
-    `compile` pays for thousands of trajectories. UserError: a puzzle that the model cannot read, an unknown option.
+    `budget`: segments per puzzle at most. `compile` pays for thousands of trajectories. UserError: a puzzle that the
+    model cannot read, an unknown option.
     """
-    settings = Settings(depth, breadth, seed, policy, settle_below, settle_for)
     kind = policy_named(policy)
+    verifier = model.card.task if kind.verifies else ""
+    settings = Settings(depth, breadth, seed, policy, settle_below, settle_for, budget=budget, verifier=verifier)
     check_selection(select)
     inputs = _tokens(model, puzzles)
     if len(inputs) == 0:
@@ -116,7 +119,8 @@ def _tokens(model: Model, puzzles: Sequence[str] | npt.ArrayLike) -> npt.NDArray
 
 
 def _answers(model: Model, rows: Records, select: str) -> list[Answer]:
-    chosen = rows.take(choose(select, rows.candidates()))
+    answers = rows.take(rows.status != CANCELLED)
+    chosen = answers.take(choose(select, answers.candidates()))
     spent = np.bincount(rows.puzzle, weights=rows.segments)
     residual = chosen.latent_residual if select == "latent_residual" else chosen.logit_residual
     task = task_named(model.card.task) if model.card.task else None

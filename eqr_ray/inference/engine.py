@@ -10,19 +10,21 @@ slots are padding: they are computed and never read. The host reads back one fla
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.inference.policy import Job, Jobs, policy_named
-from eqr_ray.inference.records import STATUSES, Records, concatenate
+from eqr_ray.inference.jobs import Job, Jobs, Outcome
+from eqr_ray.inference.policy import make_policy
+from eqr_ray.inference.records import DEPTH, DIVERGED, OUTDONE, RUNNING, STATUSES, Records, concatenate, no_records
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.slots import NetworkLike, Readings, Slots
+from eqr_ray.inference.slots import Readings, Slots, SlotsLike
 from eqr_ray.inference.work import Unit, enough_ahead
 
-RUNNING, DEPTH, DIVERGED = (STATUSES.index(name) for name in ("running", "depth", "diverged"))
+NOBODY = -1
 
 
 class Report(NamedTuple):
@@ -32,110 +34,176 @@ class Report(NamedTuple):
     finished: list[tuple[Unit, Records]]
 
 
+class Held(NamedTuple):
+    """A paused trajectory: its row so far, and its state, taken out of the slot."""
+
+    row: Records
+    state: Any
+
+
 class OpenUnit:
     """A unit in work: its inputs (puzzles, L) uint8, what is still to be run, and what has been recorded."""
 
-    def __init__(self, unit: Unit, inputs: npt.NDArray[np.uint8], jobs: Jobs) -> None:
+    def __init__(self, number: int, unit: Unit, inputs: npt.NDArray[np.uint8], jobs: Jobs) -> None:
         assert len(inputs) == unit.puzzles
-        self.unit, self.inputs, self.jobs = unit, inputs, jobs
+        self.number, self.unit, self.inputs, self.jobs = number, unit, inputs, jobs
         self.records: list[Records] = []
+        self.held: dict[tuple[int, int], Held] = {}  # by puzzle and restart
 
 
 class Engine:
     """`slots` trajectories at a time on the network's device.
 
-    `add` units, then `step` until `idle`; `row_segments` counts the segments of trajectories, never of padding.
+    `add` units, then `step` until `idle`; `row_segments` counts the segments of trajectories, never of padding. `make`
+    builds the slots of (network, slots, settings): `Slots`, or something that plays records back.
     """
 
-    def __init__(self, network: NetworkLike, settings: Settings, slots: int) -> None:
-        self.settings, self.policy = settings, policy_named(settings.policy)
+    def __init__(
+        self,
+        network: Any,
+        settings: Settings,
+        slots: int,
+        make: Callable[[Any, int, Settings], SlotsLike] = Slots,
+    ) -> None:
+        self.settings, self.policy = settings, make_policy(settings)
         self.slots, self.row_segments = slots, 0
-        self._slots = Slots(network, slots, settings)
+        self._slots = make(network, slots, settings)
         self._stop_status = STATUSES.index(self.policy.status)
-        self._open: list[OpenUnit] = []
-        self._owner: list[OpenUnit | None] = [None] * slots
-        self._job = [Job(-1, -1)] * slots
+        self._open: dict[int, OpenUnit] = {}
+        self._added = 0
         self._active = np.zeros(slots, dtype=np.bool_)
-        self._segments = np.zeros(slots, dtype=np.int32)
+        self._owner = np.full(slots, NOBODY, dtype=np.int64)  # the number of the open unit
+        self._puzzle, self._restart = np.zeros(slots, dtype=np.int64), np.zeros(slots, dtype=np.int64)
+        self._segments, self._until = np.zeros(slots, dtype=np.int32), np.zeros(slots, dtype=np.int32)
 
     @property
     def idle(self) -> bool:
         return not self._open
 
     def add(self, unit: Unit, inputs: npt.NDArray[np.uint8]) -> None:
-        """Queue a unit behind the others. `inputs` (unit.puzzles, L) uint8."""
-        self._open.append(OpenUnit(unit, inputs, self.policy.jobs(unit)))
+        """Queue a unit behind the others. `inputs` (unit.puzzles, L) uint8; rows of padding alone are left out."""
+        wanted = unit.first + np.flatnonzero((inputs != 0).any(axis=1))
+        self._open[self._added] = OpenUnit(self._added, unit, inputs, self.policy.jobs(unit, wanted.tolist()))
+        self._added += 1
+
+    def drop(self, unit: Unit) -> None:
+        """Forget a unit and free its slots; one that is not here is ignored."""
+        for number in [part.number for part in self._open.values() if part.unit == unit]:
+            del self._open[number]
+            self._active &= self._owner != number
 
     def step(self) -> list[tuple[Unit, Records]]:
         """Refill, one segment of all slots, record. Returns the units that this finished, their records in order."""
         self._refill()
-        assert self._active.any(), "a queue with neither work nor a running trajectory"
+        if not self._active.any():
+            return self._collect()  # units without a puzzle to run
         signals = self._slots.advance()
         self._segments[self._active] += 1
         self.row_segments += int(self._active.sum())
         stop = self.policy.stop(signals)
         stopped = np.zeros_like(self._active) if stop is None else stop.cpu().numpy() & self._active
-        done = self._active & (stopped | (self._segments >= self.settings.depth))
-        seen = done | (self._active & np.isin(self._segments, self.settings.snapshots))
+        done = self._active & (stopped | (self._segments >= self._until))
+        seen = done
+        if self.settings.snapshots:
+            seen = done | (self._active & np.isin(self._segments, self.settings.snapshots))
         if not seen.any():
             return []
         self._record(np.flatnonzero(seen), done, stopped)
         return self._collect()
 
     def _refill(self) -> None:
-        free = iter(np.flatnonzero(~self._active).tolist())
-        slots: list[int] = []
-        inputs: list[npt.NDArray[np.uint8]] = []
-        slot = next(free, None)
-        for part in self._open:
-            while slot is not None and (job := part.jobs.take()) is not None:
-                self._owner[slot], self._job[slot] = part, job
-                slots.append(slot)
-                inputs.append(part.inputs[job.puzzle - part.unit.first])
-                slot = next(free, None)
-            if slot is None:
+        free = int((~self._active).sum())
+        fresh: list[tuple[OpenUnit, Job]] = []
+        again: list[tuple[OpenUnit, Job]] = []
+        for part in self._open.values():
+            while free and (job := part.jobs.take()) is not None:
+                (again if job[:2] in part.held else fresh).append((part, job))
+                free -= 1
+            if not free:
                 break
-        if slots:
-            at = np.array(slots, dtype=np.int64)
-            self._active[at], self._segments[at] = True, 0
-            jobs = np.array([self._job[slot] for slot in slots], dtype=np.int64)
-            self._slots.fill(at, jobs[:, 0].copy(), jobs[:, 1].copy(), np.stack(inputs))
+        taken = fresh + again
+        if not taken:
+            return
+        at = np.flatnonzero(~self._active)[: len(taken)]
+        jobs = np.array([job for _, job in taken], dtype=np.int64)
+        self._puzzle[at], self._restart[at], self._until[at] = jobs.T
+        self._owner[at] = [part.number for part, _ in taken]
+        self._active[at], self._segments[at] = True, 0
+        held = [part.held.pop(job[:2]) for part, job in again]
+        if held:
+            self._segments[at[len(fresh) :]] = [one.row.segments[0] for one in held]
+        inputs = np.stack([part.inputs[job.puzzle - part.unit.first] for part, job in taken])
+        self._slots.fill(at, self._puzzle[at], self._restart[at], inputs, [one.state for one in held])
 
     def _record(self, at: npt.NDArray[np.int64], done: npt.NDArray[np.bool_], stopped: npt.NDArray[np.bool_]) -> None:
         """Keep a row of each of these slots (F,); free those that are done and tell their units."""
         readings = self._slots.read(at)
+        ended = self._segments[at] >= self.settings.depth
         status = np.where(done[at], np.where(stopped[at], self._stop_status, DEPTH), RUNNING)
         status = np.where(np.isnan(readings.latent_residual), DIVERGED, status)
         rows = self._rows(at, readings, status.astype(np.uint8))
-        owners = [self._owner[slot] for slot in at.tolist()]
-        for part in {id(owner): owner for owner in owners if owner is not None}.values():
-            part.records.append(rows.take(np.array([owner is part for owner in owners])))
-        for number, slot in enumerate(at.tolist()):
-            owner = owners[number]
-            if done[slot] and owner is not None:
-                owner.jobs.ended(self._job[slot], bool(readings.settled[number]))
-                self._owner[slot] = None
+        paused = done[at] & ~stopped[at] & ~ended
+        owner = self._owner[at]
+        for number in np.unique(owner).tolist():
+            mine = owner == number
+            self._open[number].records.append(rows.take(mine & ~paused))
         self._active &= ~done
+        if paused.any():
+            self._hold(at[paused], rows.take(paused))
+        self._tell(np.flatnonzero(done[at]), at, stopped, rows)
+
+    def _hold(self, at: npt.NDArray[np.int64], rows: Records) -> None:
+        """Take paused trajectories (F,) out of their slots."""
+        for row, (slot, state) in enumerate(zip(at.tolist(), self._slots.park(at), strict=True)):
+            part = self._open[int(self._owner[slot])]
+            one = rows.take(np.array([row]))
+            part.held[int(one.puzzle[0]), int(one.restart[0])] = Held(one, state)
+
+    def _tell(
+        self, ended: npt.NDArray[np.int64], at: npt.NDArray[np.int64], stopped: npt.NDArray[np.bool_], rows: Records
+    ) -> None:
+        """Tell the units of the jobs that have `ended` (numbers among the rows), and do what follows."""
+        slots = at[ended]
+        columns = (self._owner[slots], self._puzzle[slots], self._restart[slots], self._until[slots])
+        results = (rows.segments[ended], stopped[slots], rows.logit_residual[ended])
+        for owner, puzzle, restart, until, *result in zip(*(c.tolist() for c in (*columns, *results)), strict=True):
+            part = self._open[owner]
+            decision = part.jobs.ended(Job(puzzle, restart, until), Outcome(*result))
+            for job in decision.outdone:
+                row = part.held.pop(job[:2]).row
+                outdone = np.where(row.status == DIVERGED, row.status, np.uint8(OUTDONE))
+                part.records.append(dataclasses.replace(row, status=outdone))
+            for job in decision.sooner:
+                self._shorten(part, job)
+
+    def _shorten(self, part: OpenUnit, job: Job) -> None:
+        here = self._active & (self._owner == part.number)
+        here &= (self._puzzle == job.puzzle) & (self._restart == job.restart)
+        self._until[here] = np.minimum(self._until[here], job.until)
 
     def _rows(self, at: npt.NDArray[np.int64], readings: Readings, status: npt.NDArray[np.uint8]) -> Records:
-        jobs = np.array([self._job[slot] for slot in at.tolist()], dtype=np.int64)
+        none = np.float32(np.inf)
         return Records(
-            puzzle=jobs[:, 0],
-            restart=jobs[:, 1].astype(np.int32),
+            puzzle=self._puzzle[at],
+            restart=self._restart[at].astype(np.int32),
             segments=self._segments[at],
             settled=readings.settled,
-            logit_residual=np.where(np.isnan(readings.logit_residual), np.float32(np.inf), readings.logit_residual),
-            latent_residual=np.where(np.isnan(readings.latent_residual), np.float32(np.inf), readings.latent_residual),
+            logit_residual=np.where(np.isnan(readings.logit_residual), none, readings.logit_residual),
+            latent_residual=np.where(np.isnan(readings.latent_residual), none, readings.latent_residual),
             halt_logit=readings.halt_logit,
             prediction=readings.prediction,
             status=status,
         )
 
     def _collect(self) -> list[tuple[Unit, Records]]:
-        finished = [part for part in self._open if part.jobs.finished]
-        if finished:
-            self._open = [part for part in self._open if not part.jobs.finished]
-        return [(part.unit, concatenate(part.records).in_order()) for part in finished]
+        finished = [part for part in self._open.values() if part.jobs.finished]
+        for part in finished:
+            del self._open[part.number]
+        return [(part.unit, self._kept(part)) for part in finished]
+
+    def _kept(self, part: OpenUnit) -> Records:
+        length = part.inputs.shape[1]
+        return self.policy.resolve(concatenate(part.records or [no_records(length)]).in_order())
 
 
 def run_units(engine: Engine, units: Iterable[Unit], inputs_NL: npt.NDArray[np.uint8]) -> Iterator[Report]:

@@ -24,38 +24,54 @@ from eqr_ray.errors import UserError
 from eqr_ray.inference.records import Records, concatenate, read_part, write_part
 from eqr_ray.inference.work import Unit
 
+MANIFEST = "manifest.json"
 LOCK = "lock.json"  # whoever writes here may have left it, before there was a manifest
 
 
-class RunFolder:
-    """`path` for the run that `manifest` (JSON values) names and `units` divide. Nothing is written before `make`.
+def stored_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of the run in this folder; empty where there is none. UserError: damaged."""
+    stored = path / MANIFEST
+    try:
+        found = json.loads(stored.read_text()) if stored.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{stored} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{stored} is damaged: it holds no manifest")
+    return found
 
-    UserError: the folder belongs to another run; the message names what differs.
+
+class RunFolder:
+    """`path` for the run that `manifest` (JSON values, with `breadth`) names. Nothing is written before `make`.
+
+    `units` are those known so far. `widens`: a run of less breadth may be here, to which restarts are added; `widths`
+    are the breadths that it has had. UserError: the folder belongs to another run; the message names what differs.
     """
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any], units: Sequence[Unit]) -> None:
+    def __init__(self, path: Path, manifest: Mapping[str, Any], units: Sequence[Unit], widens: bool = False) -> None:
         self.path, self.manifest, self.units = path, dict(manifest), list(units)
+        self._widens = widens
         self._check()
+        widths = stored_manifest(path).get("widths", []) if widens else []
+        self.widths = sorted({*widths, self.manifest["breadth"]})
 
     def make(self) -> None:
         """Begin or go on; for one process at a time. UserError: another run has begun here since."""
         self._check()
         self.path.mkdir(parents=True, exist_ok=True)
-        if not self._stored.exists():
-            write_json(self._stored, self.manifest)
+        write_json(self._stored, {**self.manifest, "widths": self.widths})
         (self.path / "records").mkdir(exist_ok=True)
         self._mend_log()
 
     @property
     def _stored(self) -> Path:
-        return self.path / "manifest.json"
+        return self.path / MANIFEST
 
     def _check(self) -> None:
         path = self.path
         if path.exists() and not path.is_dir():
             raise UserError(f"out={path} is a file, not a folder")
         if self._stored.exists():
-            self._compare(self._stored)
+            self._compare()
         elif path.exists() and any(entry.name != LOCK and entry.name[0] != "." for entry in path.iterdir()):
             raise UserError(f"out={path} is not empty and holds no inference run; choose another folder")
 
@@ -66,14 +82,13 @@ class RunFolder:
             with log.open("a") as file:
                 file.write("\n")
 
-    def _compare(self, stored: Path) -> None:
-        try:
-            found = json.loads(stored.read_text())
-        except ValueError as error:
-            raise UserError(f"{stored} is damaged: {error}") from error
-        keys = [*self.manifest, *(key for key in found if key not in self.manifest)]
+    def _compare(self) -> None:
+        found = stored_manifest(self.path)
+        keys = [*self.manifest, *(key for key in found if key not in (*self.manifest, "widths"))]
         wanted = json.loads(json.dumps(self.manifest))
         differing = [key for key in keys if found.get(key) != wanted.get(key)]
+        if self._widens and differing == ["breadth"] and found["breadth"] < wanted["breadth"]:
+            return
         if differing:
             key = differing[0]
             more = f" (and {', '.join(differing[1:])})" if differing[1:] else ""
@@ -86,8 +101,12 @@ class RunFolder:
         """Where the records of a unit are."""
         return self.path / "records" / f"{unit.name}.parquet"
 
+    def read(self, unit: Unit) -> Records:
+        """The records of a finished unit."""
+        return read_part(self.part(unit))
+
     def missing(self) -> list[Unit]:
-        """Units whose records are not there yet, in order."""
+        """Units known so far whose records are not there yet, in order."""
         there = {path.name for path in (self.path / "records").glob("*.parquet")}
         return [unit for unit in self.units if self.part(unit).name not in there]
 
@@ -100,12 +119,12 @@ class RunFolder:
         """Units that are not `missing`, with their records."""
         for unit in self.units:
             if unit not in missing:
-                yield unit, read_part(self.part(unit))
+                yield unit, self.read(unit)
 
     def blocks(self) -> Iterator[Records]:
         """The records of a finished run, a block of puzzles with all their restarts at a time, in order."""
-        for _, units in groupby(self.units, key=lambda unit: (unit.first, unit.last)):
-            yield concatenate([read_part(self.part(unit)) for unit in units]).in_order()
+        for _, units in groupby(sorted(self.units), key=lambda unit: (unit.first, unit.last)):
+            yield concatenate([self.read(unit) for unit in units]).in_order()
 
     def log(self, event: str, **facts: Any) -> None:
         """One line in log.jsonl."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,16 @@ from eqr_ray.dynamics.select import check_selection
 from eqr_ray.errors import UserError
 from eqr_ray.inference.answers import write_answers
 from eqr_ray.inference.engine import Report
-from eqr_ray.inference.folder import RunFolder
+from eqr_ray.inference.folder import RunFolder, stored_manifest
 from eqr_ray.inference.network import flops_per_segment
 from eqr_ray.inference.placement import NetworkFactory, dtype_named, slots_for, worth_compiling
-from eqr_ray.inference.policy import policy_named
+from eqr_ray.inference.policy import make_policy, policy_named
 from eqr_ray.inference.progress import Progress
+from eqr_ray.inference.promise import calibrated, conditions
 from eqr_ray.inference.questions import Questions, check_fit, open_questions
 from eqr_ray.inference.scores import Scores
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.work import plan
+from eqr_ray.inference.stages import Stages, first_units
 from eqr_ray.model.files import load_model
 from eqr_ray.strict import content_hash
 
@@ -43,9 +44,13 @@ class InferConfig:
     init_std: float | None
     policy: str
     select: str
-    settle_below: float
-    settle_for: int
+    settle_below: float | None
+    settle_for: int | None
+    calibration: str | None
     snapshots: tuple[int, ...]
+    budget: int | None
+    budget_total: int | None
+    halving_from: int
     seed: int
     limit: int | None
     slots: int | None
@@ -63,6 +68,9 @@ class InferConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise UserError(f"{name}={value} is not allowed: a finite number, 0 or more; null: as in training")
+        for name in ("settle_below", "settle_for"):
+            if self.calibration is not None and getattr(self, name) is not None:
+                raise UserError(f"{name}={getattr(self, name)} does not go with calibration=, which gives it")
 
     def settings(self) -> Settings:
         return Settings(
@@ -70,9 +78,12 @@ class InferConfig:
             breadth=self.breadth,
             seed=self.seed,
             policy=self.policy,
-            settle_below=self.settle_below,
-            settle_for=self.settle_for,
+            settle_below=Settings.settle_below if self.settle_below is None else self.settle_below,
+            settle_for=Settings.settle_for if self.settle_for is None else self.settle_for,
             snapshots=tuple(sorted(set(self.snapshots))),
+            budget=self.budget,
+            budget_total=self.budget_total,
+            halving_from=self.halving_from,
         )
 
 
@@ -88,18 +99,34 @@ class Job:
     folder: RunFolder
     flops_per_segment: float
 
+    def stages(self) -> Stages:
+        """What is to be run, (units, inputs) after (units, inputs)."""
+        whole = policy_named(self.settings.policy).whole
+        return Stages(self.folder, self.questions.inputs, self.settings, whole)
+
 
 def prepare(config: InferConfig, device_type: str) -> Job:
     """Open model, puzzles and folder for a run on this type of device ("cpu", "cuda"). UserErrors of its parts."""
-    settings = config.settings()
     reasoner, card = load_model(config.checkpoint)
     questions = open_questions(config.data, card.task, config.limit)
     check_fit(questions, reasoner.config.length, reasoner.config.vocab_size)
-    trajectories = len(questions) * settings.breadth
+    settings = replace(config.settings(), verifier=card.task if policy_named(config.policy).verifies else "")
+    kind = type(make_policy(settings))
+    widens = kind.widens and settings.budget is None and settings.budget_total is None
     flops = flops_per_segment(reasoner.config)
-    compiled = worth_compiling(trajectories, settings.depth, flops) if config.compile is None else config.compile
     noise_scale = reasoner.config.noise_scale if config.noise_scale is None else config.noise_scale
-    slots = slots_for(trajectories, device_type, config.slots)
+    if config.calibration is not None:
+        here = conditions(
+            settings,
+            checkpoint_hash=card.hash,
+            task=questions.task.name,
+            noise_scale=noise_scale,
+            init_std=config.init_std,
+            dtype=config.dtype,
+            select=config.select,
+        )
+        settings = calibrated(settings, here, Path(config.calibration))
+    slots, compiled = _means(config, len(questions) * settings.breadth, flops, device_type, widens)
     manifest = {
         "checkpoint_hash": card.hash,
         "puzzles": len(questions),
@@ -112,10 +139,25 @@ def prepare(config: InferConfig, device_type: str) -> Job:
         "slots": slots,
     }
     out = Path(config.out or f"runs/infer-{content_hash(manifest)[:12]}")
-    units = plan(len(questions), settings.breadth, settings.depth, whole=policy_named(settings.policy).whole)
-    folder = RunFolder(out, manifest, units)
+    folder = RunFolder(out, manifest, [], widens)
+    folder.units += first_units(len(questions), settings, folder.widths, kind.whole)
     factory = NetworkFactory(reasoner, noise_scale, config.init_std, config.dtype, compiled, config.device)
     return Job(config, settings, slots, factory, questions, folder, flops)
+
+
+def _means(
+    config: InferConfig, trajectories: int, flops_per_segment: float, device_type: str, widens: bool
+) -> tuple[int, bool]:
+    """(slots, whether to compile): as typed, else as a run that is widened began, else what suits the job's size."""
+    before = stored_manifest(Path(config.out)) if widens and config.out else {}
+    slots, compiled = config.slots, config.compile
+    if slots is None:
+        slots = before.get("slots")
+    if compiled is None:
+        compiled = before.get("compile")
+    if compiled is None:
+        compiled = worth_compiling(trajectories, config.depth, flops_per_segment)
+    return slots_for(trajectories, device_type, slots), compiled
 
 
 def begin(job: Job) -> None:
@@ -143,14 +185,13 @@ _NOTHING = {"seconds": 0.0, "row_segments": 0}  # units reported together: the f
 
 
 def started(job: Job) -> Progress:
-    """Progress that knows what earlier sittings of this run have finished."""
+    """Progress that knows what earlier sittings of this run have finished. It judges the answers of the first stage."""
     settings, labels = job.settings, job.questions.labels
-    progress = Progress(
-        len(job.questions), Scores(depth=settings.depth, breadth=settings.breadth, select=job.config.select)
-    )
+    width = max(unit.restart_last for unit in job.folder.units)
+    progress = Progress(len(job.questions), Scores(depth=settings.depth, breadth=width, select=job.config.select))
     missing = set(job.folder.missing())
     for unit, rows in job.folder.finished(missing):
-        if (unit.restart_first, unit.restart_last) == (0, settings.breadth):
+        if (unit.restart_first, unit.restart_last) == (0, width):
             progress.resume(rows, None if labels is None else labels[rows.puzzle])
     job.folder.log("start", units=len(job.folder.units), missing=len(missing))
     return progress
@@ -173,6 +214,7 @@ def finish(job: Job, actors: int) -> dict[str, Any]:
         "seconds": seconds,
         "row_segments_per_s": row_segments / seconds if seconds else None,
         "actors": actors,
+        "verified": policy_named(settings.policy).verifies,
         "select": config.select,
         "task": questions.task.name,
         **job.folder.manifest,

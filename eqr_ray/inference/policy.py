@@ -1,169 +1,157 @@
-"""Policies: when a trajectory stops, and which trajectory starts next.
+"""Policies: how far trajectories run, and which of them are run at all.
 
-Why here: plain classes, tested without a network. A policy answers two questions.
+Why here: plain classes, tested without a network. A policy answers three questions.
 
-- `stop(signals)`: which slots are done before `depth`? On tensors over all slots at once, on their device; None means
-  "none, ever", and spares the engine a read-back per segment.
-- `jobs(unit)`: the trajectories of a unit, one by one, as a `Jobs` object that hears of every end. So a policy may
-  start further restarts only where they are needed.
-
-A record must not depend on timing: what `jobs` offers may depend on the ends of *the same puzzle's* trajectories only.
+- `stop(signals)`: which slots are done before their time? On tensors over all slots at once, on their device; None
+  means "none, ever", and spares the engine a read-back per segment.
+- `jobs(unit, puzzles)`: the trajectories of a unit, one by one, as a `Jobs` object that hears of every end (jobs.py).
+- `resolve(rows)`: the rows that are kept of a unit's trajectories, where timing has left more than one possible set.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from eqr_ray.errors import UserError
+from eqr_ray.errors import UserError, nearest
+from eqr_ray.inference.jobs import AllRestarts, ByPlan, Halving, Jobs, OneByOne, Race
+from eqr_ray.inference.records import Records, first_to_settle
+from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.work import Unit
+from eqr_ray.tasks.task import task_named
 
 
 class Signals(NamedTuple):
     """What every slot shows after a segment, each (S,): segments done int64, the two residuals float32 (`inf`: none
-    yet), the halting logit float32, settled bool. Idle slots hold arbitrary values."""
+    yet), the halting logit float32, settled bool; and the puzzle and its answer so far, both (S, L) uint8. Idle slots
+    hold arbitrary values."""
 
     segments: Tensor
     logit_residual: Tensor
     latent_residual: Tensor
     halt_logit: Tensor
     settled: Tensor
-
-
-class Job(NamedTuple):
-    """One trajectory: row number of the puzzle, number of the restart."""
-
-    puzzle: int
-    restart: int
-
-
-class Jobs(Protocol):
-    """The trajectories of one unit."""
-
-    def take(self) -> Job | None:
-        """The next to start; None when there is none now (`ended` may bring more)."""
-
-    def ended(self, job: Job, settled: bool) -> None:
-        """A trajectory has come to its end."""
-
-    @property
-    def finished(self) -> bool:
-        """True when all that were taken have ended and no more will come."""
+    inputs: Tensor
+    prediction: Tensor
 
 
 class Policy(Protocol):
     """See the module's text. `status` is written for trajectories that `stop` ended; `whole`: a puzzle's restarts
-    depend on each other and must be in one unit."""
+    depend on each other and must be in one unit; `widens`: further restarts may be added later; `verifies`: answers
+    are checked by the task's rules, which the method does without."""
 
     name: str
     status: str
     whole: bool
+    widens: bool
+    verifies: bool
 
     def stop(self, signals: Signals) -> Tensor | None: ...
-
-    def jobs(self, unit: Unit) -> Jobs: ...
-
-
-class AllRestarts:
-    """Every restart of every puzzle, puzzle by puzzle."""
-
-    def __init__(self, unit: Unit) -> None:
-        self._unit, self._taken, self._ended = unit, 0, 0
-
-    def take(self) -> Job | None:
-        unit = self._unit
-        if self._taken == unit.rows:
-            return None
-        puzzle, restart = divmod(self._taken, unit.restart_last - unit.restart_first)
-        self._taken += 1
-        return Job(unit.first + puzzle, unit.restart_first + restart)
-
-    def ended(self, job: Job, settled: bool) -> None:
-        self._ended += 1
-
-    @property
-    def finished(self) -> bool:
-        return self._ended == self._unit.rows
-
-
-class OneByOne:
-    """Restart r of a puzzle starts when restart r-1 has ended without settling; puzzles run side by side."""
-
-    def __init__(self, unit: Unit) -> None:
-        self._ready = deque(Job(puzzle, unit.restart_first) for puzzle in range(unit.first, unit.last))
-        self._breadth, self._running = unit.restart_last, 0
-
-    def take(self) -> Job | None:
-        if not self._ready:
-            return None
-        self._running += 1
-        return self._ready.popleft()
-
-    def ended(self, job: Job, settled: bool) -> None:
-        self._running -= 1
-        if not settled and job.restart + 1 < self._breadth:
-            self._ready.append(Job(job.puzzle, job.restart + 1))
-
-    @property
-    def finished(self) -> bool:
-        return not self._ready and self._running == 0
+    def jobs(self, unit: Unit, puzzles: Sequence[int]) -> Jobs: ...
+    def resolve(self, rows: Records) -> Records: ...
 
 
 class Full:
     """The paper's protocol: every trajectory runs `depth` segments, every restart is run."""
 
-    name, status, whole = "full", "depth", False
+    name, status, whole, widens, verifies = "full", "depth", False, True, False
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
 
     def stop(self, signals: Signals) -> Tensor | None:
         return None
 
-    def jobs(self, unit: Unit) -> Jobs:
-        return AllRestarts(unit)
+    def jobs(self, unit: Unit, puzzles: Sequence[int]) -> Jobs:
+        return AllRestarts(unit, puzzles, self.settings.depth)
+
+    def resolve(self, rows: Records) -> Records:
+        return rows
 
 
-class Halt:
+class Halt(Full):
     """A trajectory stops when its halting logit is positive, as rows do in training."""
 
-    name, status, whole = "halt", "halted", False
+    name, status = "halt", "halted"
 
     def stop(self, signals: Signals) -> Tensor | None:
         return signals.halt_logit > 0
 
-    def jobs(self, unit: Unit) -> Jobs:
-        return AllRestarts(unit)
 
-
-class Settle:
+class Settle(Full):
     """A trajectory stops when it has settled."""
 
-    name, status, whole = "settle", "settled", False
+    name, status = "settle", "settled"
 
     def stop(self, signals: Signals) -> Tensor | None:
         return signals.settled
 
-    def jobs(self, unit: Unit) -> Jobs:
-        return AllRestarts(unit)
+
+class Sequential(Settle):
+    """A further restart starts only while none of its puzzle has settled and the puzzle's budget lasts."""
+
+    name, whole = "sequential", True
+
+    def jobs(self, unit: Unit, puzzles: Sequence[int]) -> Jobs:
+        return ByPlan(puzzles, partial(OneByOne, unit=unit, settings=self.settings))
 
 
-class Sequential:
-    """A trajectory stops when it has settled; a further restart starts only while none of its puzzle has."""
+class SuccessiveHalving(Settle):
+    """All restarts run to `halving_from` segments; there and at every doubling the better half by residual goes on."""
 
-    name, status, whole = "sequential", "settled", True
+    name, whole, widens = "halving", True, False
+
+    def jobs(self, unit: Unit, puzzles: Sequence[int]) -> Jobs:
+        return ByPlan(puzzles, partial(Halving, unit=unit, settings=self.settings))
+
+
+class FirstToSettle(Settle):
+    """All restarts of a puzzle side by side until one has settled: for few puzzles and little patience."""
+
+    name, whole, widens = "race", True, False
+
+    def jobs(self, unit: Unit, puzzles: Sequence[int]) -> Jobs:
+        return ByPlan(puzzles, partial(Race, unit=unit, settings=self.settings))
+
+    def resolve(self, rows: Records) -> Records:
+        return first_to_settle(rows)
+
+
+class Verify(Sequential):
+    """Sequential, but a trajectory stops when the task's own rules accept its answer."""
+
+    name, status, verifies = "verify", "accepted", True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        if not settings.verifier:
+            raise UserError("policy=verify needs a task whose rules can check an answer; this model names none")
+        self._task = task_named(settings.verifier)
 
     def stop(self, signals: Signals) -> Tensor | None:
-        return signals.settled
-
-    def jobs(self, unit: Unit) -> Jobs:
-        return OneByOne(unit)
-
-
-POLICIES: dict[str, type[Policy]] = {kind.name: kind for kind in (Full, Halt, Settle, Sequential)}
+        inputs, prediction = signals.inputs.cpu().numpy(), signals.prediction.cpu().numpy()
+        running = (inputs != 0).any(axis=1)  # idle slots may hold padding
+        accepted = np.zeros(len(inputs), dtype=np.bool_)
+        accepted[running] = ~self._task.suspects(inputs[running], prediction[running])
+        return torch.from_numpy(accepted)
 
 
-def policy_named(name: str) -> Policy:
-    """The policy of this name. UserError otherwise."""
+KINDS: tuple[type[Full], ...] = (Full, Halt, Settle, Sequential, SuccessiveHalving, FirstToSettle, Verify)
+POLICIES = {kind.name: kind for kind in KINDS}
+
+
+def policy_named(name: str) -> type[Full]:
+    """The kind of policy of this name. UserError otherwise."""
     if name not in POLICIES:
-        raise UserError(f"policy={name} is not allowed: {', '.join(POLICIES)}")
-    return POLICIES[name]()
+        raise UserError(f"policy={name} is not allowed: {', '.join(POLICIES)}{nearest(name, POLICIES)}")
+    return POLICIES[name]
+
+
+def make_policy(settings: Settings) -> Policy:
+    """The policy of a run. UserError: unknown, or not possible with these settings."""
+    return policy_named(settings.policy)(settings)

@@ -25,8 +25,11 @@ from eqr_ray.atomic import atomic
 from eqr_ray.dynamics.select import Candidates
 from eqr_ray.errors import UserError
 
-# running: a snapshot on the way; depth: ended at the depth asked for; diverged: the state is not finite
-STATUSES = ("running", "depth", "settled", "halted", "diverged")
+# running: a snapshot on the way; depth: ended at the depth asked for; diverged: the state is not finite; accepted: the
+# task's rules accept the answer; outdone: given up for better restarts or for lack of budget; cancelled: another
+# restart was first, the row tells what was spent and has no answer
+STATUSES = ("running", "depth", "settled", "halted", "diverged", "accepted", "outdone", "cancelled")
+RUNNING, DEPTH, SETTLED, HALTED, DIVERGED, ACCEPTED, OUTDONE, CANCELLED = range(len(STATUSES))
 
 
 @dataclass(frozen=True)
@@ -66,19 +69,69 @@ class Records:
         return at[last]
 
     def candidates(self) -> Candidates:
-        """The columns that selection reads."""
+        """The columns that selection reads. An accepted answer stands before all others of its puzzle."""
         return Candidates(
-            self.puzzle, self.restart, self.logit_residual, self.latent_residual, self.halt_logit, self.prediction
+            self.puzzle,
+            self.restart,
+            self.logit_residual,
+            self.latent_residual,
+            self.halt_logit,
+            self.prediction,
+            self.status == ACCEPTED,
         )
 
 
 def concatenate(parts: Sequence[Records]) -> Records:
-    """Rows of all parts, in the order given; at least one part."""
+    """Rows of all parts, in the order given; at least one part. One without rows may not know L."""
+    parts = [part for part in parts if len(part)] or parts[:1]
     columns = {
         field.name: np.concatenate([getattr(part, field.name) for part in parts])
         for field in dataclasses.fields(Records)
     }
     return Records(**columns)
+
+
+def no_records(length: int) -> Records:
+    """No row, of puzzles with L = `length` tokens."""
+    none = np.zeros(0, dtype=np.float32)
+    whole = np.zeros(0, dtype=np.int32)
+    return Records(
+        puzzle=np.zeros(0, dtype=np.int64),
+        restart=whole,
+        segments=whole,
+        settled=np.zeros(0, dtype=np.bool_),
+        logit_residual=none,
+        latent_residual=none,
+        halt_logit=none,
+        prediction=np.zeros((0, length), dtype=np.uint8),
+        status=np.zeros(0, dtype=np.uint8),
+    )
+
+
+def first_to_settle(rows: Records) -> Records:
+    """What is kept of restarts that ran side by side, one row each: of a puzzle that has settled rows, the one of
+    fewest segments, then of least number, as it is; the others as cancelled after as many segments. Ordered rows."""
+    settled = np.flatnonzero(rows.status == SETTLED)
+    order = settled[np.lexsort((rows.restart[settled], rows.segments[settled], rows.puzzle[settled]))]
+    puzzles, at = np.unique(rows.puzzle[order], return_index=True)
+    if len(puzzles) == 0:
+        return rows
+    place = np.searchsorted(puzzles, rows.puzzle).clip(max=len(puzzles) - 1)
+    cancelled = puzzles[place] == rows.puzzle
+    winners = order[at]
+    segments = rows.segments[winners][place]
+    cancelled[winners] = False
+    none = np.float32(np.inf)
+    return dataclasses.replace(
+        rows,
+        segments=np.where(cancelled, segments, rows.segments).astype(np.int32),
+        settled=rows.settled & ~cancelled,
+        logit_residual=np.where(cancelled, none, rows.logit_residual),
+        latent_residual=np.where(cancelled, none, rows.latent_residual),
+        halt_logit=np.where(cancelled, -none, rows.halt_logit),
+        prediction=np.where(cancelled[:, None], np.uint8(0), rows.prediction),
+        status=np.where(cancelled, np.uint8(CANCELLED), rows.status),
+    )
 
 
 def is_answered(labels_NL: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
@@ -123,7 +176,7 @@ def read_part(path: Path) -> Records:
         prediction = table.column("prediction").combine_chunks()
         return Records(
             status=np.array([STATUSES.index(name) for name in status], dtype=np.uint8),
-            prediction=prediction.flatten().to_numpy().reshape(len(table), -1),
+            prediction=prediction.flatten().to_numpy().reshape(len(table), -1 if len(table) else 0),
             **{name: table.column(name).to_numpy() for name in Records.__dataclass_fields__ if name not in _OWN_FORM},
         )
     except (pa.ArrowInvalid, KeyError, ValueError, OSError) as error:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from eqr_ray.dynamics.select import SELECTIONS, check_selection, choose
 from eqr_ray.inference.estimates import RunningAuroc, pass_at_k, wilson
-from eqr_ray.inference.records import Records, is_answered, is_exact
+from eqr_ray.inference.records import CANCELLED, OUTDONE, Records, is_answered, is_exact
 
 Labels = npt.NDArray[np.uint8]
 
@@ -72,11 +72,12 @@ class Scores:
         at = block.last_at(self.depth, self.breadth)
         if len(at) == 0:
             return
+        self.rows += len(at)
+        self.segments += int(block.segments[at].sum())
+        at = at[block.status[at] != CANCELLED]  # those have cost, and no answer
         rows = block.take(at)
         chosen = choose(self.select, rows.candidates())
         self.puzzles += len(chosen)
-        self.rows += len(rows)
-        self.segments += int(rows.segments.sum())
         self.settled += int(rows.settled[chosen].sum())
         self._logit_residual.add(rows.logit_residual[chosen])
         self._latent_residual.add(rows.latent_residual[chosen])
@@ -99,7 +100,8 @@ class Scores:
         per_puzzle = np.add.reduceat(right.astype(np.int64), first)
         run = np.diff(np.append(first, len(rows)))
         self.any_right += int((per_puzzle > 0).sum())
-        self._all_restarts = self._all_restarts and bool((run == self.breadth).all())
+        complete = bool((run == self.breadth).all()) and not (rows.status == OUTDONE).any()
+        self._all_restarts = self._all_restarts and complete
         if self._all_restarts:
             for k in self._pass_sum:
                 self._pass_sum[k] += float(pass_at_k(per_puzzle, run, k).sum())

@@ -8,6 +8,7 @@ keeps the state, the last logits and a few numbers, never its past. It knows nei
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -61,6 +62,34 @@ class Readings(NamedTuple):
     prediction: npt.NDArray[np.uint8]
 
 
+class Parked(NamedTuple):
+    """A trajectory taken out of its slot, to go on later: its state, and what is known of its past."""
+
+    latent: tuple[Tensor, ...]
+    logits: Tensor
+    segments: Tensor
+    calm: Tensor
+    logit_window: Tensor
+    latent_window: Tensor
+
+
+class SlotsLike(Protocol):
+    """What the engine asks of its slots (`Slots`, or records that are played back)."""
+
+    def fill(
+        self,
+        slots: npt.NDArray[np.int64],
+        puzzles: npt.NDArray[np.int64],
+        restarts: npt.NDArray[np.int64],
+        inputs_FL: npt.NDArray[np.uint8],
+        parked: Sequence[Any],
+        /,
+    ) -> None: ...
+    def advance(self) -> Signals: ...
+    def read(self, slots: npt.NDArray[np.int64], /) -> Readings: ...
+    def park(self, slots: npt.NDArray[np.int64], /) -> Sequence[Any]: ...
+
+
 class Slots:
     """`count` trajectories side by side. A trajectory's draws are keyed by (seed, puzzle, restart, segment) alone."""
 
@@ -72,8 +101,8 @@ class Slots:
             torch.zeros(count, dtype=torch.int64, device=device) for _ in range(4)
         )
         # Slots that were never filled iterate a puzzle of padding; nobody reads them.
-        padding = torch.zeros(count, network.length, dtype=torch.uint8, device=device)
-        self._embedding = network.embed(padding)
+        self._inputs = torch.zeros(count, network.length, dtype=torch.uint8, device=device)
+        self._embedding = network.embed(self._inputs)
         self._latent = network.start(self._puzzle)
         self._logits = torch.zeros(count, network.length, network.vocab_size, device=device)
         self._logit_window, self._latent_window = RunningMean(count, device), RunningMean(count, device)
@@ -86,14 +115,17 @@ class Slots:
         puzzles: npt.NDArray[np.int64],
         restarts: npt.NDArray[np.int64],
         inputs_FL: npt.NDArray[np.uint8],
+        parked: Sequence[Parked] = (),
     ) -> None:
-        """Start trajectories in these slots: puzzle and restart numbers (F,), inputs (F, L)."""
+        """Start trajectories in these slots: puzzle and restart numbers (F,), inputs (F, L). The last ones are not
+        started but go on from where they were `parked`."""
         device = self.network.device
         at, puzzle, restart = (torch.from_numpy(words).to(device) for words in (slots, puzzles, restarts))
         start = self.network.start(mix(self._settings.seed, puzzle, restart, START))
         for state, fresh in zip(self._latent, start, strict=True):
             state.index_copy_(0, at, fresh)
         inputs = torch.from_numpy(inputs_FL).to(device)
+        self._inputs.index_copy_(0, at, inputs)
         self._embedding.index_copy_(0, at, self.network.embed(inputs))
         self._puzzle.index_copy_(0, at, puzzle)
         self._restart.index_copy_(0, at, restart)
@@ -101,6 +133,29 @@ class Slots:
         self._calm = self._calm.index_fill(0, at, 0)
         self._logit_window.reset(at)
         self._latent_window.reset(at)
+        if parked:
+            self._go_on(at[len(at) - len(parked) :], parked)
+
+    def _go_on(self, at: Tensor, parked: Sequence[Parked]) -> None:
+        for state, *parts in zip(self._latent, *(one.latent for one in parked), strict=True):
+            state.index_copy_(0, at, torch.stack(parts))
+        self._logits.index_copy_(0, at, torch.stack([one.logits for one in parked]))
+        self._segments.index_copy_(0, at, torch.stack([one.segments for one in parked]))
+        self._calm = self._calm.index_copy(0, at, torch.stack([one.calm for one in parked]))
+        self._logit_window.put(at, torch.stack([one.logit_window for one in parked]))
+        self._latent_window.put(at, torch.stack([one.latent_window for one in parked]))
+
+    @torch.no_grad()
+    def park(self, slots: npt.NDArray[np.int64]) -> list[Parked]:
+        """Copies of what these slots (F,) hold, on the device."""
+        at = torch.from_numpy(slots).to(self.network.device)
+        latent = [state.index_select(0, at) for state in self._latent]
+        rest = [tensor.index_select(0, at) for tensor in (self._logits, self._segments, self._calm)]
+        windows = [self._logit_window.take(at), self._latent_window.take(at)]
+        return [
+            Parked(tuple(state[row] for state in latent), *(tensor[row] for tensor in (*rest, *windows)))
+            for row in range(len(slots))
+        ]
 
     @torch.no_grad()
     def advance(self) -> Signals:
@@ -114,7 +169,16 @@ class Slots:
         residual = self._logit_window.mean()
         self._calm = torch.where(residual <= self._settings.settle_below, self._calm + 1, 0)
         settled = self._calm >= self._settings.settle_for
-        self._signals = Signals(self._segments, residual, self._latent_window.mean(), segment.halt_logit, settled)
+        prediction = segment.logits.argmax(dim=-1).to(torch.uint8)
+        self._signals = Signals(
+            segments=self._segments,
+            logit_residual=residual,
+            latent_residual=self._latent_window.mean(),
+            halt_logit=segment.halt_logit,
+            settled=settled,
+            inputs=self._inputs,
+            prediction=prediction,
+        )
         return self._signals
 
     @torch.no_grad()
@@ -126,5 +190,5 @@ class Slots:
         numbers = torch.stack([signals.logit_residual, signals.latent_residual, signals.halt_logit.float()])
         numbers_3F = numbers.index_select(1, at).cpu().numpy()
         settled = signals.settled.index_select(0, at).cpu().numpy()
-        prediction = self._logits.index_select(0, at).argmax(dim=-1).to(torch.uint8).cpu().numpy()
+        prediction = signals.prediction.index_select(0, at).cpu().numpy()
         return Readings(settled, numbers_3F[0], numbers_3F[1], numbers_3F[2], prediction)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -9,6 +11,15 @@ from eqr_ray.dynamics.noise import mix
 from eqr_ray.inference.records import STATUSES, Records, concatenate
 from eqr_ray.inference.settings import Settings
 from tests.inference.fake import FakeNetwork
+
+ACCEPTED_TOKEN = 1  # at the first position: what the stand-in's verifier asks for
+
+
+class FirstToken:
+    """Stands in for a task whose rules judge an answer."""
+
+    def suspects(self, inputs_NL: np.ndarray, answers_NL: np.ndarray) -> np.ndarray:
+        return answers_NL[:, 0] != ACCEPTED_TOKEN
 
 
 def mean(values: list[torch.Tensor]) -> float:
@@ -23,14 +34,15 @@ def mean(values: list[torch.Tensor]) -> float:
 
 
 def trajectory(
-    network: FakeNetwork, settings: Settings, puzzle: int, restart: int, inputs: np.ndarray
+    network: FakeNetwork, settings: Settings, puzzle: int, restart: int, inputs: np.ndarray, until: int | None = None
 ) -> list[Records]:
-    """The records of one trajectory: its snapshots and its end."""
+    """The records of one trajectory: its snapshots and its end, after `until` segments at most."""
+    last = settings.depth if until is None else until
     word = torch.tensor([puzzle]), torch.tensor([restart])
     latent = network.start(mix(settings.seed, *word, -1))
     embedding = network.embed(torch.from_numpy(inputs[puzzle : puzzle + 1]))
     logits, logit_changes, latent_changes, calm, rows = None, [], [], 0, []
-    for k in range(settings.depth):
+    for k in range(last):
         after = network.segment(latent, embedding, mix(settings.seed, *word, k))
         if logits is not None:
             logit_changes.append((after.logits - logits).norm(dim=-1).mean(dim=-1)[0])
@@ -41,11 +53,14 @@ def trajectory(
         residual = mean(logit_changes)
         calm = calm + 1 if residual <= settings.settle_below else 0
         settled = calm >= settings.settle_for
-        stops = {"settle": settled, "sequential": settled, "halt": bool(after.halt_logit[0] > 0)}
-        stop = stops.get(settings.policy, False)
-        done = stop or k + 1 == settings.depth
+        accepted = bool(logits.argmax(dim=-1)[0, 0] == ACCEPTED_TOKEN)
+        stops = {"full": False, "halt": bool(after.halt_logit[0] > 0), "verify": accepted}
+        stop = stops.get(settings.policy, settled)
+        done = stop or k + 1 == last
         if done or k + 1 in settings.snapshots:
-            name = "running" if not done else {"halt": "halted"}.get(settings.policy, "settled") if stop else "depth"
+            stopped = {"halt": "halted", "verify": "accepted"}.get(settings.policy, "settled")
+            ended = "depth" if k + 1 == settings.depth else "outdone"
+            name = "running" if not done else stopped if stop else ended
             rows.append(
                 Records(
                     np.array([puzzle], np.int64),
@@ -66,10 +81,67 @@ def trajectory(
 
 def run(network: FakeNetwork, settings: Settings, inputs: np.ndarray) -> Records:
     """All records in order."""
+    one_puzzle = {"sequential": one_by_one, "verify": one_by_one, "halving": halving, "race": race}
     rows: list[Records] = []
     for puzzle in range(len(inputs)):
-        for restart in range(settings.breadth):
-            rows += trajectory(network, settings, puzzle, restart, inputs)
-            if settings.policy == "sequential" and rows[-1].settled[0]:
-                break
+        rows += one_puzzle.get(settings.policy, every)(network, settings, puzzle, inputs)
     return concatenate(rows).in_order()
+
+
+def every(network: FakeNetwork, settings: Settings, puzzle: int, inputs: np.ndarray) -> list[Records]:
+    return [
+        row for restart in range(settings.breadth) for row in trajectory(network, settings, puzzle, restart, inputs)
+    ]
+
+
+def one_by_one(network: FakeNetwork, settings: Settings, puzzle: int, inputs: np.ndarray) -> list[Records]:
+    rows: list[Records] = []
+    left = settings.budget or 10**9
+    for restart in range(settings.breadth):
+        if left == 0:
+            break
+        rows += trajectory(network, settings, puzzle, restart, inputs, min(left, settings.depth))
+        left -= int(rows[-1].segments[0])
+        if STATUSES[rows[-1].status[0]] in ("settled", "accepted"):
+            break
+    return rows
+
+
+def halving(network: FakeNetwork, settings: Settings, puzzle: int, inputs: np.ndarray) -> list[Records]:
+    def end(restart: int, until: int) -> Records:
+        return trajectory(network, settings, puzzle, restart, inputs, until)[-1]
+
+    alive, rung, final = list(range(settings.breadth)), min(settings.halving_from, settings.depth), {}
+    while alive:
+        at_rung = {restart: end(restart, rung) for restart in alive}
+        final |= at_rung
+        going = [r for r in alive if STATUSES[at_rung[r].status[0]] == "outdone"]
+        if len(going) < len(alive):
+            break
+        going.sort(key=lambda r: (float(at_rung[r].logit_residual[0]), r))
+        alive = going[: (len(going) + 1) // 2]
+        rung = settings.depth if len(alive) == 1 else min(2 * rung, settings.depth)
+    return [
+        row
+        for restart, last in final.items()
+        for row in trajectory(network, settings, puzzle, restart, inputs, int(last.segments[0]))
+    ]
+
+
+def race(network: FakeNetwork, settings: Settings, puzzle: int, inputs: np.ndarray) -> list[Records]:
+    ends = every(network, settings, puzzle, inputs)
+    settled = [row for row in ends if STATUSES[row.status[0]] == "settled"]
+    if not settled:
+        return ends
+    winner = min(settled, key=lambda row: (row.segments[0], row.restart[0]))
+    none = np.array([np.inf], np.float32)
+    blank = {
+        "segments": winner.segments,
+        "settled": np.array([False]),
+        "logit_residual": none,
+        "latent_residual": none,
+        "halt_logit": -none,
+        "prediction": np.zeros_like(winner.prediction),
+        "status": np.array([STATUSES.index("cancelled")], np.uint8),
+    }
+    return [row if row is winner else dataclasses.replace(row, **blank) for row in ends]

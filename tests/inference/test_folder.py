@@ -19,7 +19,7 @@ from eqr_ray.training.run_folder import LOCK, locked
 from tests.inference.fake import FakeNetwork, puzzles
 from tests.inference.same import assert_same
 
-MANIFEST = {"seed": 3, "depth": 4, "data_hash": "abc", "snapshots": (1, 2)}
+MANIFEST = {"seed": 3, "depth": 4, "breadth": 2, "data_hash": "abc", "snapshots": (1, 2)}
 SETTINGS = Settings(depth=4, breadth=2, seed=3)
 UNITS = plan(9, 2, 4, whole=False)
 

@@ -12,7 +12,15 @@ import pytest
 
 from eqr_ray.atomic import atomic, write_json
 from eqr_ray.errors import UserError
-from eqr_ray.inference.records import STATUSES, concatenate, is_exact, read_part, write_part
+from eqr_ray.inference.records import (
+    STATUSES,
+    concatenate,
+    first_to_settle,
+    is_exact,
+    no_records,
+    read_part,
+    write_part,
+)
 from tests.inference.same import assert_same
 from tests.inference.synthetic import labels, records
 
@@ -96,3 +104,30 @@ def test_concatenate_keeps_types() -> None:
     halves = [rows.take(rows.puzzle < 1), rows.take(rows.puzzle >= 1)]
     assert_same(concatenate(halves), rows)
     assert {f.name for f in dataclasses.fields(rows)} >= set(COLUMNS) - {"seed", "exact"}
+
+
+def test_a_part_without_rows_joins_the_others(tmp_path: Path) -> None:
+    rows = records(3, 2, 2, 4)
+    write_part(tmp_path / "none.parquet", no_records(rows.prediction.shape[1]), 0, None)
+    none = read_part(tmp_path / "none.parquet")
+    assert len(none) == 0
+    assert_same(concatenate([none, rows, none]).in_order(), rows)
+
+
+def test_the_first_to_settle_stays_and_the_others_are_cancelled() -> None:
+    rows = records(3, 3, 4, 8)
+    names = ["depth", "settled", "depth", "settled"] * 2 + ["depth"] * 4
+    segments = [8, 5, 8, 5, 8, 7, 8, 3, 8, 8, 8, 8]
+    rows = dataclasses.replace(
+        rows,
+        status=np.array([STATUSES.index(name) for name in names], np.uint8),
+        segments=np.array(segments, np.int32),
+    )
+    kept = first_to_settle(rows)
+    assert np.flatnonzero(kept.status == STATUSES.index("settled")).tolist() == [1, 7]
+    assert kept.segments.tolist() == [5] * 4 + [3] * 4 + [8] * 4
+    assert_same(kept.take(np.array([1, 7, 8, 9, 10, 11])), rows.take(np.array([1, 7, 8, 9, 10, 11])))
+    cancelled = kept.take(kept.status == STATUSES.index("cancelled"))
+    assert len(cancelled) == 6
+    assert np.isinf(cancelled.logit_residual).all()
+    assert not cancelled.prediction.any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from eqr_ray.dynamics.select import SELECTIONS, choose
 from eqr_ray.inference.estimates import pass_at_k, wilson
-from eqr_ray.inference.records import Records
+from eqr_ray.inference.records import STATUSES, Records
 from eqr_ray.inference.scores import Scores, powers_of_two
 from tests.inference.synthetic import labels, records
 
@@ -130,3 +131,17 @@ def test_without_answers_accuracies_are_none_and_the_rest_is_there() -> None:
 
 def test_powers_of_two_end_with_the_limit() -> None:
     assert [list(powers_of_two(n)) for n in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
+
+
+def test_cancelled_restarts_cost_and_do_not_answer() -> None:
+    rows, answers = records(5, 5, 4, 8), labels(5, 5)
+    cancelled = np.arange(len(rows)) % 4 != 1
+    status = np.where(cancelled, STATUSES.index("cancelled"), STATUSES.index("settled")).astype(np.uint8)
+    right = np.where(cancelled[:, None], np.uint8(0), answers[rows.puzzle])
+    scores = Scores(depth=8, breadth=4, select="vote")
+    scores.add(dataclasses.replace(rows, status=status, prediction=right), answers[rows.puzzle])
+    figures = scores.summary(1.0)
+    assert set(figures["selected"].values()) == {1.0}
+    assert (figures["puzzles"], figures["mean_restart_accuracy"]) == (5, 1.0)
+    assert figures["segments_total"] == rows.segments.sum()
+    assert figures["pass_at"] is None

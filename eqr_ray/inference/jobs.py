@@ -1,0 +1,208 @@
+"""Jobs: which trajectory starts, pauses, goes on or is given up next.
+
+Why here: the scheduling half of a policy, plain classes that know neither tensors nor devices. The engine `take`s jobs
+as slots come free, and tells of every end. A record must not depend on timing, so what is offered depends on the ends
+of *the same puzzle's* trajectories only, and not on their order.
+
+A job runs `until` a number of segments. One that reaches them below the depth asked for is paused: its puzzle's plan
+offers it again with a greater `until`, or gives it up (`outdone`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from eqr_ray.inference.settings import Settings
+from eqr_ray.inference.work import Unit
+
+
+class Job(NamedTuple):
+    """A trajectory: row number of the puzzle, number of the restart, segments (in all) after which it is judged."""
+
+    puzzle: int
+    restart: int
+    until: int
+
+
+class Outcome(NamedTuple):
+    """How a job ended: segments done, whether the policy's `stop` ended it, its logit residual (inf: none)."""
+
+    segments: int
+    stopped: bool
+    residual: float
+
+
+class Decision(NamedTuple):
+    """What follows from an end: trajectories to start or go on with (`start`), paused ones that are given up
+    (`outdone`), and running ones that shall end earlier (`sooner`, with their new `until`)."""
+
+    start: Sequence[Job] = ()
+    outdone: Sequence[Job] = ()
+    sooner: Sequence[Job] = ()
+
+
+NOTHING = Decision()
+
+
+class Jobs(Protocol):
+    """The trajectories of one unit."""
+
+    def take(self) -> Job | None:
+        """The next to start or go on with; None when there is none now (`ended` may bring more)."""
+
+    def ended(self, job: Job, outcome: Outcome) -> Decision:
+        """A job has come to its end. Of the decision, `start` is taken with `take`."""
+
+    @property
+    def finished(self) -> bool:
+        """True when all that were taken have ended and no more will come."""
+
+
+class AllRestarts:
+    """Every restart of every puzzle in `puzzles`, puzzle by puzzle, to the full depth."""
+
+    def __init__(self, unit: Unit, puzzles: Sequence[int], depth: int) -> None:
+        self._puzzles, self._first, self._depth = puzzles, unit.restart_first, depth
+        self._each = unit.restart_last - unit.restart_first
+        self._taken = self._ended = 0
+
+    def take(self) -> Job | None:
+        if self._taken == len(self._puzzles) * self._each:
+            return None
+        number, restart = divmod(self._taken, self._each)
+        self._taken += 1
+        return Job(self._puzzles[number], self._first + restart, self._depth)
+
+    def ended(self, job: Job, outcome: Outcome) -> Decision:
+        self._ended += 1
+        return NOTHING
+
+    @property
+    def finished(self) -> bool:
+        return self._ended == len(self._puzzles) * self._each
+
+
+class Plan(Protocol):
+    """What one puzzle's restarts do."""
+
+    def begin(self) -> Sequence[Job]: ...
+    def ended(self, job: Job, outcome: Outcome) -> Decision: ...
+
+
+class ByPlan:
+    """Every puzzle after a plan of its own, puzzles side by side; those that have begun go first."""
+
+    def __init__(self, puzzles: Sequence[int], plan_of: Callable[[int], Plan]) -> None:
+        self._waiting, self._plan_of = deque(puzzles), plan_of
+        self._plans: dict[int, Plan] = {}
+        self._running: dict[int, int] = {}  # trajectories of each plan that are in `_ready` or have been taken
+        self._ready: deque[Job] = deque()
+
+    def take(self) -> Job | None:
+        if not self._ready and self._waiting:
+            puzzle = self._waiting.popleft()
+            self._plans[puzzle], self._running[puzzle] = self._plan_of(puzzle), 0
+            self._add(puzzle, self._plans[puzzle].begin())
+        return self._ready.popleft() if self._ready else None
+
+    def ended(self, job: Job, outcome: Outcome) -> Decision:
+        puzzle = job.puzzle
+        self._running[puzzle] -= 1
+        decision = self._plans[puzzle].ended(job, outcome)
+        self._add(puzzle, decision.start)
+        if decision.sooner:
+            until = {(sooner.puzzle, sooner.restart): sooner.until for sooner in decision.sooner}
+            self._ready = deque(one._replace(until=until.get(one[:2], one.until)) for one in self._ready)
+        if not self._running[puzzle]:
+            del self._plans[puzzle], self._running[puzzle]
+        return decision
+
+    def _add(self, puzzle: int, jobs: Sequence[Job]) -> None:
+        self._ready.extend(jobs)
+        self._running[puzzle] += len(jobs)
+
+    @property
+    def finished(self) -> bool:
+        return not self._waiting and not self._plans
+
+
+class OneByOne:
+    """Restart r starts when restart r-1 has ended without being stopped, while the puzzle's budget lasts."""
+
+    def __init__(self, puzzle: int, unit: Unit, settings: Settings) -> None:
+        self._puzzle, self._unit, self._depth = puzzle, unit, settings.depth
+        self._left = settings.budget if settings.budget is not None else math.inf
+
+    def begin(self) -> Sequence[Job]:
+        return self._from(self._unit.restart_first)
+
+    def _from(self, restart: int) -> Sequence[Job]:
+        if restart == self._unit.restart_last or self._left < 1:
+            return ()
+        return (Job(self._puzzle, restart, int(min(self._depth, self._left))),)
+
+    def ended(self, job: Job, outcome: Outcome) -> Decision:
+        self._left -= outcome.segments
+        spent = (job,) if not outcome.stopped and outcome.segments < self._depth else ()
+        return Decision(() if outcome.stopped else self._from(job.restart + 1), outdone=spent)
+
+
+class Halving:
+    """All restarts to a first rung; there and at every doubling the half of least residual goes on, until one is left.
+
+    The first restarts to settle end it: at that rung the others are given up.
+    """
+
+    def __init__(self, puzzle: int, unit: Unit, settings: Settings) -> None:
+        self._puzzle, self._restarts = puzzle, range(unit.restart_first, unit.restart_last)
+        self._depth, self._rung = settings.depth, min(settings.halving_from, settings.depth)
+        self._settled, self._running = False, len(self._restarts)
+        self._paused: list[tuple[float, int]] = []  # residual, restart
+
+    def begin(self) -> Sequence[Job]:
+        return [self._job(restart) for restart in self._restarts]
+
+    def _job(self, restart: int) -> Job:
+        return Job(self._puzzle, restart, self._rung)
+
+    def ended(self, job: Job, outcome: Outcome) -> Decision:
+        self._running -= 1
+        self._settled |= outcome.stopped
+        if not outcome.stopped and outcome.segments < self._depth:
+            self._paused.append((outcome.residual, job.restart))
+        if self._running:
+            return NOTHING
+        order, self._paused = [restart for _, restart in sorted(self._paused)], []
+        kept = 0 if self._settled else (len(order) + 1) // 2
+        last = kept <= 1  # nobody is left to compare with
+        self._rung = self._depth if last else min(2 * self._rung, self._depth)
+        self._running = kept
+        return Decision([self._job(restart) for restart in order[:kept]], [self._job(r) for r in order[kept:]])
+
+
+class Race:
+    """All restarts side by side; the first to be stopped, in its own segments and then by number, ends the others."""
+
+    def __init__(self, puzzle: int, unit: Unit, settings: Settings) -> None:
+        self._puzzle, self._depth = puzzle, settings.depth
+        self._running = set(range(unit.restart_first, unit.restart_last))
+        self._best = (settings.depth + 1, unit.restart_last)
+
+    def begin(self) -> Sequence[Job]:
+        return [Job(self._puzzle, restart, self._depth) for restart in sorted(self._running)]
+
+    def ended(self, job: Job, outcome: Outcome) -> Decision:
+        self._running.discard(job.restart)
+        outdone = (job,) if not outcome.stopped and outcome.segments < self._depth else ()
+        if not outcome.stopped or (outcome.segments, job.restart) >= self._best:
+            return Decision(outdone=outdone)
+        self._best = (outcome.segments, job.restart)
+        return Decision(sooner=[Job(self._puzzle, restart, self.bound(restart)) for restart in sorted(self._running)])
+
+    def bound(self, restart: int) -> int:
+        """Segments after which this restart can no longer win."""
+        segments, best = self._best
+        return max(1, min(self._depth, segments if restart < best else segments - 1))
