@@ -61,9 +61,9 @@ def team_of(config: InferConfig, there: Sequence[Node], joined: bool) -> Team | 
     """Who works: a team of actors, or None for this process."""
     use_gpus, actors = uses_gpus(config.device, there), config.actors
     if actors is None:
-        most = places(there, use_gpus)
+        most = places(there, use_gpus, config.gpus_each)
         actors = most if joined or (use_gpus and most > 1) else 0
-    return share(there, actors, use_gpus) if actors else None
+    return share(there, actors, use_gpus, gpus_each=config.gpus_each) if actors else None
 
 
 def work(job: Job, team: Team | None, joined: bool) -> None:
@@ -91,9 +91,11 @@ def runner(job: Job, team: Team | None, joined: bool) -> Iterator[Run]:
         return
     with ExitStack() as stack:
         if not joined:
-            cpus, gpus = this_machine()[0]["CPU"], team.workers * team.gpus_each
-            stack.enter_context(start_ray(num_cpus=int(cpus), num_gpus=int(gpus)))
-        yield stack.enter_context(Actors(team, job.factory, job.settings, job.slots)).run
+            here = this_machine()[0]
+            gpus = int(here["GPU"]) if team.gpus_each else 0
+            stack.enter_context(start_ray(num_cpus=int(here["CPU"]), num_gpus=gpus))
+        elastic = joined and job.config.actors is None
+        yield stack.enter_context(Actors(team, job.factory, job.settings, job.slots, elastic)).run
 
 
 def run(values: dict[str, Any]) -> None:
@@ -156,6 +158,9 @@ def show(summary: dict[str, Any], out: str) -> None:
         facts = {name: facts[name] for name in ("cost",)}
     for name, value in facts.items():
         console.print(f"{name:<18} {value}", highlight=False, soft_wrap=True)
+    if summary["verified"]:
+        words = f"the rules of {summary['task']} chose among the answers: compare with other runs of policy=verify only"
+        console.print(words, highlight=False, soft_wrap=True)
     if 0 < summary["answered"] < summary["puzzles"]:
         known = f"{summary['answered']:,} of {summary['puzzles']:,} puzzles"
         console.print(f"accuracies are over the {known} whose answer is known", highlight=False, soft_wrap=True)

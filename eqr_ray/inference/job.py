@@ -55,6 +55,7 @@ class InferConfig:
     limit: int | None
     slots: int | None
     actors: int | None
+    gpus_each: float
     address: str | None
     device: str
     dtype: str

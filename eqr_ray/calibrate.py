@@ -1,0 +1,142 @@
+"""The door `calibrate`: validation puzzles in, a threshold that keeps a promise out.
+
+    python -m eqr_ray.calibrate checkpoint=runs/sudoku6 data=data/sudoku6 risk=0.02 depth=32 breadth=8
+    python -m eqr_ray.calibrate records=runs/sudoku6/calibration/run depth=16 breadth=4
+
+Leaves calibration.json, abstention.png, config.json, summary.json in `out`, and the recorded run in its folder run/.
+Where no threshold keeps the promise, calibration.json says so (exit status 0), and infer refuses it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from eqr_ray.atomic import write_json
+from eqr_ray.door import run_door
+from eqr_ray.errors import UserError
+from eqr_ray.figures.abstention import draw_calibration
+from eqr_ray.inference.calibration import Goal, puzzles_needed
+from eqr_ray.inference.calibration_job import CalibrateConfig, calibration_of
+from eqr_ray.inference.promise import FILE
+from eqr_ray.inference.recorded import RecordedRun, open_recorded
+from eqr_ray.recording import RECORDING, check_not_recording, recorded
+from eqr_ray.strict import from_dict
+from eqr_ray.tasks.npy_source import is_npy_part
+
+RUN = "run"  # the recorded run, in `out`
+# Keys that are handed on to the run.
+HANDED_ON = ("checkpoint", "data", "select", "depth", "breadth", *RECORDING)
+
+
+def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
+    """`values` are the door's keys, `given` those that were typed."""
+    config = from_dict(CalibrateConfig, values)
+    config = replace(config, data=config.data and str(puzzles_in(Path(config.data))))
+    run, out = recorded_now(config) if config.records is None else recorded_before(config, given)
+    settings = config.settings(run.settings)
+    config = replace(config, out=str(out), depth=settings.depth, breadth=settings.breadth)
+    print(f"testing thresholds on the records of {len(run.questions):,} puzzles", file=sys.stderr)
+    found = calibration_of(run, settings, config)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "config.json", asdict(config))
+    title = f"{found['task']}: wrong answers among the settled, {found['puzzles']:,} calibration puzzles"
+    draw_calibration(found, title, out / "abstention.png")
+    write_json(out / FILE, found)
+    write_json(out / "summary.json", {name: value for name, value in found.items() if name not in ("tests", "curve")})
+    show(found, out)
+
+
+def recorded_now(config: CalibrateConfig) -> tuple[RecordedRun, Path]:
+    """Run the network, in the folder of results."""
+    out = Path(config.out or beside(str(config.checkpoint)))
+    check_free(out)
+    keys = {name: getattr(config, name) for name in HANDED_ON}
+    return recorded(keys, out / RUN, lambda job: config.check(job.questions, job.settings)), out
+
+
+def recorded_before(config: CalibrateConfig, given: Collection[str]) -> tuple[RecordedRun, Path]:
+    """The records that are there already, and the folder of results."""
+    check_not_recording(given)
+    run = open_recorded(Path(str(config.records)), config.data)
+    config.check(run.questions, run.settings)
+    settings = config.settings(run.settings)
+    out = Path(config.out or run.path / f"calibration-{config.policy}-{settings.depth}x{settings.breadth}")
+    check_free(out)
+    return run, out
+
+
+def puzzles_in(data: Path) -> Path:
+    """The file that `data` stands for. UserError: a folder of `prepare` without a validation split."""
+    if not data.is_dir() or is_npy_part(data):
+        return data
+    if not (data / "validation.arrow").is_file():
+        raise UserError(f"data={data}: no validation.arrow in this folder; calibration leaves its test split alone")
+    return data / "validation.arrow"
+
+
+def beside(checkpoint: str) -> Path:
+    """Where the calibration of a checkpoint goes: next to it, but not into the package."""
+    if checkpoint.startswith("zoo:"):
+        return Path(f"runs/calibrate-{checkpoint.removeprefix('zoo:')}")
+    return (Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent) / "calibration"
+
+
+def check_free(out: Path) -> None:
+    """UserError where `out` holds something else than a calibration that has been made or begun."""
+    if out.exists() and not (out / FILE).exists():
+        foreign = [entry.name for entry in out.iterdir() if entry.name != RUN and entry.name[0] != "."]
+        if foreign:
+            raise UserError(f"out={out} is not empty and holds no calibration; choose another folder")
+
+
+def show(found: Mapping[str, Any], out: Path) -> None:
+    """The figures, and where the file is."""
+    console = Console()
+    promise = f"risk={found['risk']:g} with confidence {found['confidence']:g}"
+    tried = found["tests"][-1]["settle_below"] if found["settle_below"] is None else found["settle_below"]
+    right = (_percent(found[name]) for name in ("settled_accuracy", "unsettled_accuracy", "exact_accuracy"))
+    facts = {
+        "settle_below": f"{tried:g} for {found['settle_for']} segments in a row keeps {promise}",
+        "settled": f"{found['coverage']:.1%} of {found['tested']:,} puzzles that tested it",
+        "wrong of these": f"{found['wrong']:,} of {found['settled']:,}, at most {found['wrong_high']:.2%}",
+        "right": "{} of the settled, {} of the others, {} of all".format(*right),
+        "cost": f"{found['segments_mean']:.1f} segments a puzzle",
+        "with policy=full": f"{found['full_accuracy']:.2%} right, {found['full_segments_mean']:.0f} segments a puzzle",
+    }
+    if found["settle_below"] is None:
+        facts["settle_below"] = f"none keeps {promise}; the first that was tested is {tried:g}"
+        facts["needed"] = _needed(found)
+    for name, value in facts.items():
+        console.print(f"{name:<18} {value}", highlight=False, soft_wrap=True)
+    console.print(f"calibration in {out / FILE}", highlight=False, soft_wrap=True)
+
+
+def _needed(found: Mapping[str, Any]) -> str:
+    goal, settled = Goal(found["risk"], found["confidence"]), found["settled"]
+    allowed = [wrong for wrong in range(found["wrong"]) if goal.settled_needed(wrong) <= settled]
+    words = f"no more than {allowed[-1]:,} wrong of {settled:,}; " if allowed else ""
+    words += f"{goal.settled_needed():,} settled answers if none is wrong"
+    if not settled:
+        return words
+    return f"{words}, from {puzzles_needed(goal, found['coverage']):,} puzzles where {found['coverage']:.1%} settle"
+
+
+def _percent(share_of_one: float | None) -> str:
+    return "-" if share_of_one is None else f"{share_of_one:.2%}"
+
+
+def cli() -> NoReturn:
+    """`python -m eqr_ray.calibrate`, `eqr-calibrate`."""
+    typed = {argument.partition("=")[0] for argument in sys.argv[1:]}
+    run_door("calibrate", partial(main, given=typed))
+
+
+if __name__ == "__main__":
+    cli()
