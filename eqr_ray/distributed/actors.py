@@ -2,10 +2,11 @@
 
 Why here: an actor holds one network on its GPU (or its share of the CPUs) and a queue of units; a call adds units and
 runs until one is finished or a moment has passed, so that slots never drain at the border of a unit. The driver keeps
-just enough units ahead of each actor, and writes what comes back. An actor that dies is replaced and its unfinished
-units are run again: records are a function of the unit alone, so a repetition gives the same rows, and a unit is saved
-once because only the driver saves. A replacement is given no unit before it is there, and one for which the cluster has
-no place any more is given up: the others go on.
+just enough units ahead of each actor, and writes what comes back; `inference/dispatch.py` decides who gets which unit.
+An actor that dies is replaced and its unfinished units are run again: records are a function of the unit alone, so a
+repetition gives the same rows, and a unit is saved once because only the driver saves. A replacement is given no unit
+before it is there, and one for which the cluster has no place any more is given up: the others go on. An elastic team
+also starts an actor wherever a place appears, and waits for none of them.
 
 Only arrays travel: a unit's tokens out, its records back. The network is sent once, through the object store.
 """
@@ -16,10 +17,9 @@ import logging
 import math
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,20 +28,29 @@ import torch
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from eqr_ray.distributed.placement import Team
+from eqr_ray.distributed.cluster import nodes
+from eqr_ray.distributed.placement import Team, room
 from eqr_ray.errors import UserError
+from eqr_ray.inference.dispatch import CALL_S, Dispatcher, call_s
 from eqr_ray.inference.engine import Engine, Report
 from eqr_ray.inference.policy import policy_named
 from eqr_ray.inference.records import Records
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.slots import NetworkLike
-from eqr_ray.inference.work import Unit, enough_ahead
+from eqr_ray.inference.work import Unit
 
-CALL_S = 1.0  # an actor reports at least this often
 START_TIMEOUT_S = 180.0  # until an actor has been placed and holds its network
+LOOK_EVERY_S = 5.0  # for places that have appeared; a call of some milliseconds
 DEATHS_IN_A_ROW = 3  # without a report in between: then the fault is not the machine's (a lost node may take a team)
 
 log = logging.getLogger(__name__)
+
+
+class Turn(NamedTuple):
+    """What a call of an actor brings; `starved`: slots stood idle although more was to be had."""
+
+    report: Report
+    starved: bool
 
 
 class Breadth:
@@ -59,41 +68,62 @@ class Breadth:
         """Which process on which devices this is."""
         return {"pid": os.getpid(), "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES")}
 
-    def run(self, units: Sequence[tuple[Unit, npt.NDArray[np.uint8]]], seconds: float) -> Report:
-        """Queue `units` (with their inputs (puzzles, L)); step until a unit is finished or `seconds` have passed."""
+    def run(
+        self, drop: Sequence[Unit], units: Sequence[tuple[Unit, npt.NDArray[np.uint8]]], more: bool, seconds: float
+    ) -> Turn:
+        """Forget the units in `drop`, queue `units` (with their inputs (puzzles, L)); step until a unit is finished, or
+        `seconds` have passed, or slots stand idle while there is `more`."""
+        engine = self._engine
+        for unit in drop:
+            engine.drop(unit)
         for unit, inputs in units:
-            self._engine.add(unit, inputs)
-        before, end_s = self._engine.row_segments, time.monotonic() + seconds
+            engine.add(unit, inputs)
+        before, end_s = engine.row_segments, time.monotonic() + seconds
         finished: list[tuple[Unit, Records]] = []
-        while not finished and not self._engine.idle:
-            finished = self._engine.step()
+        starved = False
+        while not (finished or starved or engine.idle):
+            so_far = engine.row_segments
+            finished = engine.step()
+            starved = more and engine.row_segments - so_far < engine.slots
             if time.monotonic() >= end_s:
                 break
-        return Report(self._engine.row_segments - before, finished)
+        return Turn(Report(engine.row_segments - before, finished), starved)
 
 
 RemoteBreadth = ray.remote(Breadth)
 
 
-@dataclass
+@dataclass(eq=False)
 class Hand:
-    """An actor as the driver sees it: the call that it is at (`build` at first; None: nothing), until when that may
-    take, and the units that it has been given and not yet returned."""
+    """An actor as the driver sees it: the call that it is at (`build` at first; None: nothing), and until when that may
+    take."""
 
+    name: str
     actor: ActorHandle[Breadth]
     call: Any | None
     until_s: float = math.inf
-    ahead: list[Unit] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Actors:
-    """A team at work on one run. Use as a context: leaving it ends the actors."""
+    """A team at work. Use as a context: leaving it ends the actors. `elastic`: places that appear are used."""
 
-    def __init__(self, team: Team, factory: Callable[[], NetworkLike], settings: Settings, slots: int) -> None:
-        self._team, self._settings, self._slots = team, settings, slots
-        self._whole = policy_named(settings.policy).whole
+    def __init__(
+        self,
+        team: Team,
+        factory: Callable[[], NetworkLike],
+        settings: Settings,
+        slots: int,
+        elastic: bool = False,
+    ) -> None:
+        self._team, self._settings, self._slots, self._elastic = team, settings, slots, elastic
         self._factory = ray.put(factory)
         self._hands: list[Hand] = []
+        self._started = self._deaths = 0
+        self._looked_s = time.monotonic()
+        self._dispatcher = Dispatcher[Hand](slots, policy_named(settings.policy).whole)
 
     def __enter__(self) -> Actors:
         try:
@@ -106,7 +136,7 @@ class Actors:
             self.__exit__()
             raise
         for hand in self._hands:
-            hand.call, hand.until_s = None, math.inf
+            self._returned(hand)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -124,7 +154,8 @@ class Actors:
         options = RemoteBreadth.options(num_cpus=team.cpus_each, num_gpus=team.gpus_each, max_restarts=0)
         actor = options.remote(self._factory, self._settings, self._slots, team.threads)
         handle = cast("ActorHandle[Breadth]", actor)
-        return Hand(handle, handle.build.remote(), time.monotonic() + START_TIMEOUT_S)
+        self._started += 1
+        return Hand(f"actor {self._started}", handle, handle.build.remote(), time.monotonic() + START_TIMEOUT_S)
 
     def _not_placed(self) -> str:
         team, free = self._team, ray.available_resources()  # type: ignore[no-untyped-call]
@@ -133,42 +164,57 @@ class Actors:
             f"free in the cluster: {free.get('GPU', 0):g} GPUs, {free.get('CPU', 0):g} CPUs"
         )
 
-    def run(self, units: Sequence[Unit], inputs_NL: npt.NDArray[np.uint8]) -> Iterator[Report]:
-        """Reports of all units, each unit exactly once, in any order. `inputs_NL` by row number of the data.
+    def run(self, units: Iterable[Unit], inputs_NL: npt.NDArray[np.uint8]) -> Iterator[Report]:
+        """Reports of all units, each unit exactly once, in any order. `inputs_NL` by row number of the data. One run
+        after the other.
 
         UserError: one of the actors'; or no actor is left and none can be placed."""
-        waiting, deaths = deque(units), 0
-        self._give_work(waiting, inputs_NL)
-        while waiting or any(hand.ahead for hand in self._hands):
-            calls = {hand.call: hand for hand in self._hands if hand.call is not None}
-            ready, _ = ray.wait(list(calls), num_returns=1, timeout=CALL_S)
-            report: Report | None = None
-            for call in ready:
-                hand = calls[call]
-                try:
-                    report = _result(call)  # None: it has built its network
-                except RayActorError as error:
-                    deaths += 1
-                    log.warning("an actor died: replacing it, %d units again (%s)", len(hand.ahead), _first_line(error))
-                    if deaths > max(DEATHS_IN_A_ROW, self._team.workers):
-                        raise
-                    waiting.extendleft(reversed(hand.ahead))
-                    self._hands[self._hands.index(hand)] = self._start()
-                else:
-                    hand.call, hand.until_s = None, math.inf
-                if report is not None:
-                    deaths = 0
-                    done = {unit for unit, _ in report.finished}
-                    hand.ahead = [unit for unit in hand.ahead if unit not in done]
+        self._dispatcher.add(units)
+        self._deaths = 0
+        self._give_work(inputs_NL, starved=set())
+        while not self._dispatcher.finished:
+            turns = {hand: turn for hand in self._ready() if (turn := self._returned(hand)) is not None}
             self._give_up_late()
-            # The actor has work again before the driver turns to what it reported. A dead actor's units may also go to
-            # an actor that had run out of them.
-            self._give_work(waiting, inputs_NL)
-            if report is not None:
-                yield report
+            self._grow()
+            # Actors have work again before the driver turns to what they reported.
+            self._give_work(inputs_NL, {hand for hand, turn in turns.items() if turn.starved})
+            for turn in turns.values():
+                yield turn.report
+
+    def _ready(self) -> list[Hand]:
+        """Those whose call has ended; waits for one, but not for ever."""
+        hands = {hand.call: hand for hand in self._hands if hand.call is not None}
+        ray.wait(list(hands), num_returns=1, timeout=CALL_S)
+        ready, _ = ray.wait(list(hands), num_returns=len(hands), timeout=0)
+        return [hands[call] for call in ready]
+
+    def _returned(self, hand: Hand) -> Turn | None:
+        """What its call brought, of each unit only the first result. None: it has built its network and joins in, or it
+        has died and is replaced."""
+        try:
+            turn: Turn | None = _result(hand.call)
+        except RayActorError as error:
+            self._replace(hand, error)
+            return None
+        hand.call, hand.until_s = None, math.inf
+        if turn is None:
+            self._dispatcher.join(hand)
+            return None
+        self._deaths = 0
+        kept = [(unit, rows) for unit, rows in turn.report.finished if self._dispatcher.done(hand, unit)]
+        return Turn(Report(turn.report.row_segments, kept), turn.starved)
+
+    def _replace(self, hand: Hand, error: RayActorError) -> None:
+        """Start another actor in its place. The error itself: this has happened too often."""
+        self._deaths += 1
+        again = self._dispatcher.leave(hand)
+        log.warning("%s died: replacing it, %d units again (%s)", hand, len(again), _first_line(error))
+        if self._deaths > max(DEATHS_IN_A_ROW, len(self._hands)):
+            raise error
+        self._hands[self._hands.index(hand)] = self._start()
 
     def _give_up_late(self) -> None:
-        """Leave out replacements that were not placed in time. UserError: nobody is left."""
+        """Leave out newcomers that were not placed in time. UserError: nobody is left."""
         now_s = time.monotonic()
         late = [hand for hand in self._hands if hand.until_s <= now_s and not ray.wait([hand.call], timeout=0)[0]]
         for hand in late:
@@ -179,18 +225,25 @@ class Actors:
         if late:
             log.warning("%d actors with %s; going on with %d", len(late), self._not_placed(), len(self._hands))
 
-    def _give_work(self, waiting: deque[Unit], inputs_NL: npt.NDArray[np.uint8]) -> None:
-        """Top up every actor that is at no call, and let it run."""
-        for hand in self._hands:
-            if hand.call is not None:
-                continue
-            fresh: list[Unit] = []
-            while waiting and not enough_ahead([*hand.ahead, *fresh], self._slots, self._whole):
-                fresh.append(waiting.popleft())
-            hand.ahead += fresh
-            if hand.ahead:
-                work = [(unit, np.array(inputs_NL[unit.first : unit.last])) for unit in fresh]
-                hand.call = hand.actor.run.remote(work, CALL_S)
+    def _grow(self) -> None:
+        """Start an actor in every place that has appeared."""
+        if not self._elastic or time.monotonic() - self._looked_s < LOOK_EVERY_S:
+            return
+        self._looked_s = time.monotonic()
+        there, free = room(nodes(), self._team), room([ray.available_resources()], self._team)  # type: ignore[no-untyped-call]
+        new = min(there - len(self._hands), free)
+        if new > 0:
+            log.info("%d places for %d actors, %d of them free: %d more", there, len(self._hands), free, new)
+            self._hands += [self._start() for _ in range(new)]
+
+    def _give_work(self, inputs_NL: npt.NDArray[np.uint8], starved: Collection[Hand]) -> None:
+        """Ask for every actor that is at no call what it shall do, and let it run if that is anything. Not only those
+        that have just reported: some are new, and what a dead one had may go to one that had run dry."""
+        for hand in [hand for hand in self._hands if hand.call is None]:
+            drop, run, more = self._dispatcher.give(hand, hand in starved)
+            if drop or run or self._dispatcher.is_busy(hand):
+                work = [(unit, np.array(inputs_NL[unit.first : unit.last])) for unit in run]
+                hand.call = hand.actor.run.remote(drop, work, more, call_s(len(self._hands)))
 
 
 def _result(calls: Any, timeout_s: float | None = None) -> Any:

@@ -6,6 +6,7 @@ node has: 8 + 8 + 8 CPUs are no place for two workers with 12 each. Nothing here
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from eqr_ray.errors import UserError
+
+RAY_PRECISION = 10_000  # Ray counts resources in these parts of one, rounded: 6 x 0.1667 GPUs do not fit on one
 
 Node = Mapping[str, float]  # what one node has, in Ray's words: {"CPU": 8.0, "GPU": 1.0, ...}
 
@@ -47,31 +50,62 @@ def uses_gpus(device: str, nodes: Sequence[Node]) -> bool:
     return device == "cuda" or (device == "auto" and places(nodes, use_gpus=True) > 0)
 
 
-def places(nodes: Sequence[Node], use_gpus: bool) -> int:
-    """Workers at most: one per GPU or per CPU."""
-    return sum(int(node.get("GPU" if use_gpus else "CPU", 0)) for node in nodes)
+def places(nodes: Sequence[Node], use_gpus: bool, gpus_each: float = 1.0) -> int:
+    """Workers at most: one per CPU, or so many as the GPUs of each node are divided into. UserError: `gpus_each` does
+    not divide GPUs."""
+    each = gpu_share(gpus_each)
+    return sum(fitting(node, {"GPU": each} if use_gpus else {"CPU": 1.0}) for node in nodes)
 
 
-def share(nodes: Sequence[Node], workers: int, use_gpus: bool, key: str = "actors") -> Team:
-    """A team of `workers` (at least 1) that fits on these nodes: each with a GPU and the whole CPUs that its node has
-    per GPU (none where there are fewer CPUs than GPUs), or with the most whole CPUs of which there are `workers` times
-    so many.
+def gpu_share(gpus_each: float) -> float:
+    """`gpus_each` as Ray can place it, 1/n rounded down. UserError: neither 1, 1/2, 1/3, ... nor 1, 2, 3, ..."""
+    if gpus_each >= 1 and gpus_each % 1 == 0:
+        return gpus_each
+    count = round(1 / gpus_each) if 0 < gpus_each < 1 else 0
+    if not (0 < count <= RAY_PRECISION and math.isclose(gpus_each * count, 1.0, rel_tol=0.02)):
+        raise UserError(f"gpus_each={gpus_each:g} is not allowed: 1, 1/2, 1/3, ... of a GPU, or whole GPUs")
+    return RAY_PRECISION // count / RAY_PRECISION
+
+
+def fitting(node: Node, each: Mapping[str, float]) -> int:
+    """How many workers with these resources `each` fit on a node."""
+    return min(int(node.get(name, 0) / amount + 1e-6) for name, amount in each.items() if amount)
+
+
+def room(nodes: Sequence[Node], team: Team) -> int:
+    """How many workers with the share of this team's fit on these nodes."""
+    return sum(fitting(node, {"CPU": team.cpus_each, "GPU": team.gpus_each}) for node in nodes)
+
+
+def share(nodes: Sequence[Node], workers: int, use_gpus: bool, key: str = "actors", gpus_each: float = 1.0) -> Team:
+    """A team of `workers` (at least 1) that fits on these nodes: each with `gpus_each` GPUs and the whole CPUs that its
+    node has per such share (none where there are fewer CPUs than shares), or with the most whole CPUs of which there
+    are `workers` times so many.
 
     `key` is what the user calls the number. UserError: fewer GPUs or CPUs than workers; it says what is there.
     """
     if workers < 1:
         raise UserError(f"{key}={workers} is not allowed: at least 1, or 0 to work without Ray")
-    if workers > places(nodes, use_gpus):
-        way_out = f"; device=cpu lets {key} share the CPUs" if use_gpus else ""
-        wanted = f"{key}={workers} needs {workers} {'GPU' if use_gpus else 'CPU'}s"
-        raise UserError(f"{wanted}; there are {in_words(nodes)}{way_out}")
+    if workers > places(nodes, use_gpus, gpus_each):
+        raise UserError(_too_many(nodes, workers, use_gpus, key, gpus_each))
     if use_gpus:
-        gpus = [(node.get("CPU", 0), int(node.get("GPU", 0))) for node in nodes]
-        cpus_per_gpu = sorted((int(cpus) // count for cpus, count in gpus for _ in range(count)), reverse=True)
-        return Team(workers, float(cpus_per_gpu[workers - 1]), 1.0)
+        each = gpu_share(gpus_each)
+        shares = [(node.get("CPU", 0), fitting(node, {"GPU": each})) for node in nodes]
+        cpus_each = sorted((int(cpus) // count for cpus, count in shares for _ in range(count)), reverse=True)
+        return Team(workers, float(cpus_each[workers - 1]), each)
     cpus = [int(node.get("CPU", 0)) for node in nodes]
-    each = next(c for c in range(max(cpus), 0, -1) if sum(count // c for count in cpus) >= workers)
-    return Team(workers, float(each), 0.0)
+    most = next(c for c in range(max(cpus), 0, -1) if sum(count // c for count in cpus) >= workers)
+    return Team(workers, float(most), 0.0)
+
+
+def _too_many(nodes: Sequence[Node], workers: int, use_gpus: bool, key: str, gpus_each: float) -> str:
+    there = in_words(nodes)
+    if not use_gpus:
+        return f"{key}={workers} needs {workers} CPUs; there are {there}"
+    shared = "" if gpus_each == 1 else f" with gpus_each={gpus_each:g}"
+    together = f", {gpus_each:g} on one node for each" if gpus_each > 1 else ""
+    wanted = f"{key}={workers}{shared} needs {workers * gpus_each:g} GPUs{together}"
+    return f"{wanted}; there are {there}; device=cpu lets {key} share the CPUs"
 
 
 def in_words(nodes: Sequence[Node]) -> str:

@@ -4,16 +4,22 @@ Why here: a unit is what is handed out, repeated after a loss and written as one
 the job alone, never on who works on it, so that a run can be continued by any number of actors.
 
 A unit is a block of puzzles times all restarts; where there are fewer puzzles than make enough units, the restarts of
-each puzzle are divided instead.
+each puzzle are divided instead. The units of a huge job grow with it: some ten thousand files are enough for any run.
+The last units are smaller, so that many workers end at about the same time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 UNITS_WANTED = 16  # enough for a few actors to share a small job evenly
-UNIT_SEGMENTS = 1 << 15  # row-segments of a unit at most: seconds on a GPU, two minutes on two cores
+UNIT_SEGMENTS = 1 << 15  # row-segments of a unit at most: seconds on a GPU, two minutes on two cores; but ...
+MOST_UNITS = 10_000  # ... a run has hardly more units than this: each becomes a file
+FINER = (
+    4  # the last fifth of the puzzles is in so many times more units. A thousand workers then end within 3 % of a run
+)
+# of MOST_UNITS instead of 6 % (benchmarks/simulation.py)
 
 
 @dataclass(frozen=True, order=True)
@@ -44,19 +50,26 @@ def plan(puzzles: int, breadth: int, depth: int, *, whole: bool) -> list[Unit]:
     """All units of a job, in order. `whole`: the restarts of a puzzle depend on each other and must stay together."""
     rows = puzzles * breadth
     size = max(1, min(rows // UNITS_WANTED, UNIT_SEGMENTS // depth))
-    block = max(1, size // breadth)
-    chunk = breadth if whole else min(size, breadth)
-    if block * breadth <= size:
-        chunk = breadth
+    block = max(1, size // breadth, -(-puzzles * (4 + FINER) // (5 * MOST_UNITS)))
+    chunk = breadth
+    if not whole and block * breadth > size:
+        most = max(1, MOST_UNITS // max(1, puzzles))  # parts of a puzzle
+        chunk = max(min(size, breadth), -(-breadth // most))
+    fine, coarse = -(-block // FINER), 4 * puzzles // 5 // block * block
     return [
-        Unit(first, min(first + block, puzzles), restart, min(restart + chunk, breadth))
-        for first in range(0, puzzles, block)
+        Unit(first, min(first + height, end), restart, min(restart + chunk, breadth))
+        for start, end, height in ((0, coarse, block), (coarse, puzzles, fine))
+        for first in range(start, end, height)
         for restart in range(0, breadth, chunk)
     ]
 
 
+def offered(units: Iterable[Unit], whole: bool) -> int:
+    """Trajectories that may run side by side; where restarts follow each other (`whole`), one per puzzle."""
+    return sum(unit.puzzles if whole else unit.rows for unit in units)
+
+
 def enough_ahead(units: Sequence[Unit], slots: int, whole: bool) -> bool:
     """Whether these unfinished units keep `slots` slots busy until more can be fetched: at least two units, and two
-    trajectories to start per slot. Where restarts follow each other (`whole`), a puzzle offers one at a time."""
-    ready = sum(unit.puzzles if whole else unit.rows for unit in units)
-    return len(units) >= 2 and ready >= 2 * slots
+    trajectories per slot."""
+    return len(units) >= 2 and offered(units, whole) >= 2 * slots

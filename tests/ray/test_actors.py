@@ -1,9 +1,11 @@
-"""Breadth actors on a real local Ray: pinned, killed, and still the same records."""
+"""Breadth actors on a real local Ray: pinned, killed, joined by others, and still the same records."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import ray
 from ray.exceptions import RayActorError
+from torch import Tensor
 
 from eqr_ray.distributed import actors as actors_module
 from eqr_ray.distributed.actors import Actors
@@ -23,7 +26,7 @@ from eqr_ray.inference.engine import Engine, run_units
 from eqr_ray.inference.records import Records, concatenate
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.work import Unit, plan
-from tests.inference.fake import DyingFake, FakeNetwork, SlowFake, puzzles
+from tests.inference.fake import DyingFake, FakeLatent, FakeNetwork, FakeSegment, SlowFake, puzzles
 from tests.inference.same import assert_same
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -41,10 +44,12 @@ def here() -> dict[Unit, Records]:
     return {unit: rows for report in run_units(engine, UNITS, INPUTS) for unit, rows in report.finished}
 
 
-def on_actors(team: Team, factory: Callable[[], FakeNetwork], disturb: Callable[[int, Actors], None]) -> list[Unit]:
+def on_actors(
+    team: Team, factory: Callable[[], FakeNetwork], disturb: Callable[[int, Actors], None], elastic: bool = False
+) -> list[Unit]:
     """Run all units; `disturb` is called before each report. Every unit must come once, with the undisturbed rows."""
     expected, seen = here(), []
-    with Actors(team, factory, SETTINGS, SLOTS) as actors:
+    with Actors(team, factory, SETTINGS, SLOTS, elastic) as actors:
         for number, report in enumerate(actors.run(UNITS, INPUTS)):
             for unit, rows in report.finished:
                 seen.append(unit)
@@ -54,12 +59,46 @@ def on_actors(team: Team, factory: Callable[[], FakeNetwork], disturb: Callable[
     return seen
 
 
+class Uneven(FakeNetwork):
+    """Slow in the process that is first in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        try:
+            (folder / "slow").mkdir()
+            self.seconds = 0.1
+        except FileExistsError:
+            self.seconds = 0.0
+
+    def segment(self, latent: FakeLatent, embedding_BLD: Tensor, keys_B: Tensor) -> FakeSegment:
+        time.sleep(self.seconds)
+        return super().segment(latent, embedding_BLD, keys_B)
+
+
+class Signing(SlowFake):
+    """Every process that works leaves its name in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def segment(self, latent: FakeLatent, embedding_BLD: Tensor, keys_B: Tensor) -> FakeSegment:
+        (self.folder / str(os.getpid())).touch()
+        return super().segment(latent, embedding_BLD, keys_B)
+
+
 def test_each_actor_is_pinned_to_a_gpu_of_its_own() -> None:
     with Actors(ON_GPUS, FakeNetwork, SETTINGS, SLOTS) as actors:
         about = actors.about()
     assert sorted(one["cuda_visible_devices"] for one in about) == ["0", "1"]
     assert len({one["pid"] for one in about}) == 2
     assert os.getpid() not in {one["pid"] for one in about}
+
+
+def test_two_actors_share_a_gpu() -> None:
+    with Actors(share(nodes(), 4, use_gpus=True, gpus_each=0.5), FakeNetwork, SETTINGS, SLOTS) as actors:
+        about = actors.about()
+    assert sorted(one["cuda_visible_devices"] for one in about) == ["0", "0", "1", "1"]
 
 
 @pytest.mark.parametrize("team", [Team(1, 1.0, 0.0), ON_GPUS], ids=["one", "two"])
@@ -106,6 +145,41 @@ def test_a_team_that_cannot_be_placed_is_refused_and_leaves_nothing(monkeypatch:
             too_many.__enter__()
     with Actors(ON_GPUS, FakeNetwork, SETTINGS, SLOTS) as actors:  # the GPUs are free again
         assert len(actors.about(30.0)) == 2
+
+
+def test_the_last_units_of_a_slow_actor_are_run_by_another(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    on_actors(ON_GPUS, partial(Uneven, tmp_path), lambda number, actors: None)
+    assert "a second time, on actor " in caplog.text
+    assert "nothing waits, and it has run dry" in caplog.text
+
+
+def test_runs_follow_each_other_though_an_actor_is_still_at_a_copy(tmp_path: Path) -> None:
+    expected = here()
+    with Actors(ON_GPUS, partial(Uneven, tmp_path), SETTINGS, SLOTS) as actors:
+        for units in (UNITS[:10], [], UNITS[10:]):
+            seen = [(unit, rows) for report in actors.run(units, INPUTS) for unit, rows in report.finished]
+            assert sorted(unit for unit, _ in seen) == units
+            for unit, rows in seen:
+                assert_same(rows, expected[unit])
+
+
+def test_a_place_that_appears_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(actors_module, "LOOK_EVERY_S", 0.0)
+    caplog.set_level(logging.INFO)
+
+    def wait(number: int, actors: Actors) -> None:
+        if number == 0:
+            while ray.available_resources().get("GPU") != 1:  # Ray knows that the other one is free
+                time.sleep(0.1)
+        if number == 2:
+            assert len(actors.about()) == 2  # the newcomer has been started, and now is there
+
+    on_actors(Team(1, 0.5, 1.0), partial(Signing, tmp_path), wait, elastic=True)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert "2 places for 1 actors, 1 of them free: 1 more" in caplog.text
 
 
 def kill_and_leave_no_room(number: int, actors: Actors) -> None:

@@ -1,0 +1,148 @@
+"""The door `frontier`: accuracy against cost for every policy, from one recorded run.
+
+    python -m eqr_ray.frontier checkpoint=zoo:sudoku6 data=data/sudoku6 depth=32 breadth=16 cost.puzzles=422786
+    python -m eqr_ray.frontier records=[runs/quiet/run,runs/noisy/run] policies=[full,sequential,race]
+
+Leaves frontier.parquet (a row per point), frontier.png, config.json, summary.json in `out`, and with checkpoint= the
+recorded run in its folder run/. The same command continues an interrupted run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from eqr_ray.atomic import write_json
+from eqr_ray.door import run_door
+from eqr_ray.errors import UserError
+from eqr_ray.figures.frontier import draw_frontier
+from eqr_ray.infer import ProgressLine
+from eqr_ray.inference.cost import START_UP_S, Cost, predictions
+from eqr_ray.inference.frontier import Point, recommended
+from eqr_ray.inference.frontier_job import FrontierConfig, points_of
+from eqr_ray.inference.policy import policy_named
+from eqr_ray.inference.recorded import RecordedRun, check_answers, open_recorded
+from eqr_ray.inference.records import TableWriter
+from eqr_ray.recording import RECORDING, check_not_recording, recorded
+from eqr_ray.strict import content_hash, from_dict, to_dict
+
+RUN = "run"  # the recorded run, in `out`
+TABLE = "frontier.parquet"
+
+
+def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
+    """`values` are the door's keys, `given` those that were typed."""
+    config = from_dict(FrontierConfig, values)
+    out = Path(config.out or f"runs/frontier-{content_hash(config)[:12]}")
+    check_free(out)
+    runs = open_runs(config, out, given)
+    line = ProgressLine()
+    try:
+        points = points_of(runs, config, line)
+    finally:
+        line.close()
+    best = [one for run in dict.fromkeys(p.run for p in points) for one in recommended(points, run)]
+    costs = predictions(best, config.cost)
+    out.mkdir(parents=True, exist_ok=True)
+    write_points(out / TABLE, points)
+    write_json(out / "config.json", {**to_dict(config), "out": str(out)})
+    questions = runs[0].questions
+    title = f"{questions.task.name}, {len(questions):,} puzzles: what accuracy costs"
+    draw_frontier(points, title, out / "frontier.png")
+    summary = {
+        "task": questions.task.name,
+        "puzzles": len(questions),
+        "data_hash": questions.data_hash,
+        "select": config.select,
+        "records": [str(run.path) for run in runs],
+        "points": len(points),
+        "recommended": [asdict(point) for point in best],
+        "front": [asdict(point) for point in points if point.on_front],
+        "cost": [asdict(cost) for cost in costs],
+    }
+    write_json(out / "summary.json", summary)
+    console = Console()
+    console.print(table_of(best, title))
+    if costs:
+        console.print(table_of_costs(costs, f"hours for {config.cost.puzzles:,} puzzles like these"))
+    console.print(f"picture in {out / 'frontier.png'}", highlight=False, soft_wrap=True)
+
+
+def check_free(out: Path) -> None:
+    """UserError where `out` holds something else than a frontier that has been made or begun."""
+    if out.is_file():
+        raise UserError(f"out={out} is a file, not a folder")
+    if out.is_dir() and not (out / TABLE).exists() and any(e.name != RUN and e.name[0] != "." for e in out.iterdir()):
+        raise UserError(f"out={out} is not empty and holds no frontier; choose another folder")
+
+
+def open_runs(config: FrontierConfig, out: Path, given: Collection[str]) -> list[RecordedRun]:
+    """The runs in records=, or one that is made now."""
+    if config.records is not None:
+        check_not_recording(given)
+        return [open_recorded(Path(folder), config.data) for folder in config.folders]
+    keys = ("checkpoint", "data", "select", "depth", "breadth", "settle_for", *RECORDING)
+    own = {name: getattr(config, name) for name in keys}
+    return [recorded(own, out / RUN, lambda job: check_answers(job.questions, job.config.data))]
+
+
+def write_points(path: Path, points: Sequence[Point]) -> None:
+    """A row per point, a column per field."""
+    arrow = {"str": "string", "int": "int64", "float": "double", "bool": "bool"}
+    schema = {field.name: arrow[str(field.type).removesuffix(" | None")] for field in fields(Point)}
+    with TableWriter(path, schema) as table:
+        table.write({name: [getattr(point, name) for point in points] for name in schema})
+
+
+def table_of(best: Sequence[Point], title: str) -> Table:
+    """Of each policy the point to choose."""
+    caption = "of each policy the cheapest as accurate as all of full, else the most accurate"
+    table = Table("policy", "setting", "exact", "interval (%)", "segments", "s/puzzle", title=title, caption=caption)
+    for point in best:
+        table.add_row(
+            f"{point.policy} {point.run}".strip(),
+            settings_of(point),
+            f"{point.exact_accuracy:.2%}",
+            f"{100 * point.exact_low:.2f} .. {100 * point.exact_high:.2f}",
+            f"{point.segments_mean:.1f}",
+            "-" if point.seconds_mean is None else f"{point.seconds_mean:.3g}",
+        )
+    return table
+
+
+def settings_of(point: Point) -> str:
+    """Depth x breadth, the threshold of settling, the budget: what tells it from the other points of its policy."""
+    words = f"{point.depth} x {point.breadth}"
+    if policy_named(point.policy).status == "settled":
+        words += f" at {point.settle_below:g}"
+    return words if point.budget is None else f"{words}, {point.budget} at most"
+
+
+def table_of_costs(costs: Sequence[Cost], title: str) -> Table:
+    """Hours by policy and number of GPUs, with the assumptions that are not the user's."""
+    counts = list(dict.fromkeys(cost.gpus for cost in costs))
+    headings = [f"{count} GPU{'s' if count > 1 else ''}" for count in counts]
+    caption = f"95 %; {START_UP_S:.0f} s of start-up and the tail at its worst are included"
+    table = Table("policy", *headings, "tail", title=title, caption=caption)
+    for run, policy in dict.fromkeys((cost.run, cost.policy) for cost in costs):
+        own = [cost for cost in costs if (cost.run, cost.policy) == (run, policy)]
+        cells = [f"{cost.hours:.3g} ± {cost.hours_high - cost.hours:.2g}" for cost in own]
+        table.add_row(f"{policy} {run}".strip(), *cells, f"{own[0].tail_hours:.2g}")
+    return table
+
+
+def cli() -> NoReturn:
+    """`python -m eqr_ray.frontier`, `eqr-frontier`."""
+    typed = {argument.partition("=")[0] for argument in sys.argv[1:]}
+    run_door("frontier", partial(main, given=typed))
+
+
+if __name__ == "__main__":
+    cli()
