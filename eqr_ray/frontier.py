@@ -133,7 +133,7 @@ def table_of_costs(costs: Sequence[Cost], title: str) -> Table:
     table = Table("policy", *headings, "tail", title=title, caption=caption)
     for run, policy in dict.fromkeys((cost.run, cost.policy) for cost in costs):
         own = [cost for cost in costs if (cost.run, cost.policy) == (run, policy)]
-        cells = [f"{cost.hours:.3g} ± {cost.hours_high - cost.hours:.2g}" for cost in own]
+        cells = [f"{cost.hours:.3g} ± {cost.hours_high / cost.hours - 1:.0%}" for cost in own]
         table.add_row(f"{policy} {run}".strip(), *cells, f"{own[0].tail_hours:.2g}")
     return table
 

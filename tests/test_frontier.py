@@ -12,6 +12,9 @@ import torch
 from eqr_ray import frontier, infer
 from eqr_ray.door import door_config
 from eqr_ray.errors import UserError
+from eqr_ray.inference import recorded
+from eqr_ray.inference.records import concatenate
+from tests.inference.same import assert_same
 from tests.inference.tiny import save_tiny, sudokus, write_csv
 
 torch.set_num_threads(1)  # many small tensors; other processes may want the other cores
@@ -79,6 +82,16 @@ def test_records_serve_again(
     printed = capsys.readouterr().out
     assert "64 GPUs" in printed
     assert " at 0.5" in printed
+
+
+def test_records_are_read_in_blocks_of_whole_puzzles(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = recorded.open_recorded(files["records"])
+    (whole,) = run.blocks()
+    monkeypatch.setattr(recorded, "BLOCK_BYTES", 3 * 4 * 3 * 16)  # three puzzles of 4 segments x 3 restarts x 16 cells
+    blocks = list(run.blocks())
+    assert len(blocks) >= 4
+    assert all(len(block) % 12 == 0 for block in blocks)
+    assert_same(concatenate(blocks), whole)
 
 
 def test_runs_are_drawn_together_under_what_differs(files: dict[str, Path], tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ STYLES = {  # policy -> colour, marker
     "verify": ("#5b3a1e", "x"),
 }
 TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 1.0)
+SMALLEST = 1e-12  # a logarithm has no zero
 HEADROOM = 0.17  # of the height, for the names
 NAME_WIDTH = 0.12  # of the width of the panel, at most
 LEVELS = 4  # of names above each other
@@ -78,7 +79,7 @@ def _scale(axes: Axes, points: Sequence[Point], flops: float) -> None:
     floor = 0.5 / max(point.answered for point in points)
 
     def height(accuracy: npt.ArrayLike) -> Values:
-        return -np.log10(np.maximum(1 + floor - np.asarray(accuracy), floor / 2))
+        return -np.log10(np.maximum(1 + floor - np.asarray(accuracy), SMALLEST))
 
     def accuracy(height: npt.ArrayLike) -> Values:
         return 1 + floor - 10.0 ** -np.asarray(height)

@@ -1,8 +1,8 @@
 """Who runs which unit: one queue, workers that ask, and the last units run twice.
 
 Why here: the scheduling of a run as plain values, tested and simulated without a cluster. A worker comes back with
-results, or because it has a slot to spare, and is then given units (pull): so slow workers take fewer, and new ones join
-in at any time. Units are read as they are needed; what a lost worker had goes back to the front.
+results, or because it has a slot to spare, and is then given units: so slow workers take fewer, and new ones join in at
+any time. Units are read as they are needed; what a lost worker had goes back to the front.
 
 When nothing waits any more, a worker that has run dry gets a copy of a unit that another one still holds: the first
 result counts, and the other worker is told to drop the unit. Records are a function of the unit alone, so it does not

@@ -21,7 +21,7 @@ from eqr_ray.inference.records import Records, concatenate, is_answered, read_pa
 from eqr_ray.inference.settings import Settings
 from eqr_ray.strict import from_dict
 
-BLOCK_ROWS = 1 << 19  # some 60 MB of 9x9 Sudoku
+BLOCK_BYTES = 1 << 25  # of predictions, most of what a row has: 400,000 rows of 9x9 Sudoku
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class RecordedRun:
     flops_per_segment: float
     row_segments_per_s: float | None
 
-    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[Records]:
-        """All records in order, whole puzzles at a time: no more than `rows`, or a part where that has more."""
+    def blocks(self) -> Iterator[Records]:
+        """All records in order, whole puzzles at a time: BLOCK_BYTES at most, or one unit's where that has more."""
         waiting: list[Records] = []
         for _, parts in groupby(sorted((self.path / "records").glob("*.parquet")), key=_puzzles_of):
             block = concatenate([read_part(part) for part in parts]).in_order()
-            if waiting and sum(map(len, waiting)) + len(block) > rows:
+            if waiting and sum(one.prediction.nbytes for one in (*waiting, block)) > BLOCK_BYTES:
                 yield concatenate(waiting)
                 waiting = []
             waiting.append(block)

@@ -47,11 +47,30 @@ def test_a_worker_with_idle_slots_is_given_more() -> None:
     assert len(queue.give("a", starved=True).run) == 2
     assert len(queue.give("a", starved=True).run) == 4
     assert queue.done("a", UNITS[0])
-    assert len(queue.give("a").run) == 1  # it keeps its appetite
+    assert len(queue.give("a").run) == 1  # it is kept at so many
     assert len(queue.give("b").run) == 2  # each its own
     for _ in range(20):
-        queue.give("b", starved=True)
-    assert queue.give("b", starved=True).run == []  # bounded by the units there are, and in any case
+        assert queue.give("b", starved=True).run  # whatever it has, all of that has been started
+    for unit in list(UNITS):
+        queue.done("b", unit)
+    assert len(queue.give("b").run) == 16  # and no more without being asked
+
+
+def test_a_unit_that_covers_the_slots_many_times_is_enough() -> None:
+    queue = Dispatcher[str](SLOTS, whole=False)
+    queue.add([Unit(0, 16, 0, SLOTS), Unit(16, 32, 0, SLOTS), Unit(32, 48, 0, SLOTS)])
+    queue.join("a")
+    assert len(queue.give("a").run) == 1
+    assert queue.give("a").run == []
+    assert len(queue.give("a", starved=True).run) == 1
+    assert len(queue.give("a", starved=True).run) == 1
+
+
+def test_where_restarts_follow_each_other_puzzles_count() -> None:
+    queue = Dispatcher[str](SLOTS, whole=True)
+    queue.add(UNITS)
+    queue.join("a")
+    assert len(queue.give("a").run) == 2 * SLOTS
 
 
 def test_units_may_be_added_when_all_are_done() -> None:

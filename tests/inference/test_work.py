@@ -1,4 +1,4 @@
-"""The division of huge jobs: a part is a file, and ten thousand of them are enough."""
+"""The division of huge jobs: a part is a file, and some ten thousand of them are enough; the last ones are smaller."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from eqr_ray.inference.work import MOST_UNITS, UNIT_SEGMENTS, Unit, plan
+from eqr_ray.inference.work import FINER, MOST_UNITS, UNIT_SEGMENTS, Unit, plan
+
+MOST = MOST_UNITS + 2 * FINER  # what rounding to whole puzzles may add
 
 
 def assert_tiles(units: list[Unit], puzzles: int, breadth: int) -> None:
@@ -32,7 +34,7 @@ def assert_tiles(units: list[Unit], puzzles: int, breadth: int) -> None:
 )
 def test_a_huge_job_has_few_units(puzzles: int, breadth: int, depth: int, whole: bool) -> None:
     units = plan(puzzles, breadth, depth, whole=whole)
-    assert len(units) <= MOST_UNITS
+    assert len(units) <= MOST
     assert_tiles(units, puzzles, breadth)
     if not whole:
         assert len(units) > MOST_UNITS // 2 or units[0].rows * depth <= UNIT_SEGMENTS
@@ -42,9 +44,16 @@ def test_a_huge_job_has_few_units(puzzles: int, breadth: int, depth: int, whole:
 @given(st.integers(1, 30_000), st.integers(1, 3_000), st.sampled_from([1, 16, 1024]), st.booleans())
 def test_any_job_has_few_units(puzzles: int, breadth: int, depth: int, whole: bool) -> None:
     units = plan(puzzles, breadth, depth, whole=whole)
-    assert len(units) <= MOST_UNITS
+    assert len(units) <= MOST
     assert_tiles(units, puzzles, breadth)
     assert not whole or all(unit.rows == unit.puzzles * breadth for unit in units)
+
+
+def test_the_last_units_are_smaller() -> None:
+    units = plan(1_000, 8, 16, whole=False)
+    assert [unit.puzzles for unit in units[:12]] == [62] * 12
+    assert {unit.puzzles for unit in units[12:-1]} == {16}
+    assert units[12].first == 744
 
 
 def test_no_puzzles_make_no_units() -> None:
