@@ -26,6 +26,7 @@ def candidates(seed: int, puzzles: int, restarts: int) -> Candidates:
         restart.astype(np.int32),
         *numbers,
         generator.integers(0, 2, (n, 2), dtype=np.uint8),
+        generator.random(n) < 0.2,
     )
 
 
@@ -43,7 +44,7 @@ def plain(method: str, rows: Candidates) -> list[int]:
                 "vote": -count[rows.prediction[i].tobytes()],
             }[method]
             worst = [np.inf if np.isnan(x) else x for x in (score, rows.logit_residual[i])]
-            return (*worst, rows.restart[i])
+            return (not rows.accepted[i], *worst, rows.restart[i])
 
         chosen.append(min(own, key=key))
     return chosen
@@ -59,7 +60,7 @@ def test_every_rule_is_the_best_row_of_each_puzzle(seed: int, method: str) -> No
 def test_votes_count_equal_answers_of_the_same_puzzle_only() -> None:
     answers = np.array([[1, 2], [1, 2], [2, 1], [1, 2]], np.uint8)
     zeros = np.zeros(4, np.float32)
-    rows = Candidates(np.array([0, 0, 0, 7]), np.array([0, 1, 2, 0], np.int32), zeros, zeros, zeros, answers)
+    rows = Candidates(np.array([0, 0, 0, 7]), np.array([0, 1, 2, 0], np.int32), zeros, zeros, zeros, answers, zeros > 0)
     assert votes(rows).tolist() == [2, 2, 1, 1]
 
 
