@@ -78,7 +78,7 @@ class StandIn:
 
 
 def jobs_per_s(slots: int, trajectories: int = 200_000) -> dict[str, float]:
-    """Jobs and steps a CPU second of one core."""
+    """Jobs a CPU second of one core, what a step takes, and the share of the slots that were at work."""
     torch.set_num_threads(1)
     settings = Settings(depth=16, breadth=8, policy="halt")
     inputs = np.ones((trajectories // settings.breadth, 81), dtype=np.uint8)
@@ -91,7 +91,8 @@ def jobs_per_s(slots: int, trajectories: int = 200_000) -> dict[str, float]:
         rows += sum(len(records) for _, records in report.finished)
     spent_s = time.process_time() - started_s
     assert rows == trajectories
-    return {"jobs/s": rows / spent_s, "segments a job": engine.row_segments / rows, "ms a step": 1e3 * spent_s / steps}
+    busy = engine.row_segments / (steps * slots)
+    return {"jobs/s": rows / spent_s, "ms a step": 1e3 * spent_s / steps, "slots busy": busy}
 
 
 def worlds(devices: int, seconds: float) -> dict[str, Machines]:
@@ -194,12 +195,11 @@ def actors_rate(work: RealWork) -> float:
 
 def jobs() -> Table:
     """The engine's own work, per number of slots."""
-    table = Table("slots", "jobs/s", "segments a job", "ms a step", title="engine and policy on one core")
+    table = Table("slots", "jobs/s", "ms a step", "slots busy", title="engine and policy on one core")
     for slots in (64, 512):
         figures = jobs_per_s(slots)
-        table.add_row(
-            str(slots), f"{figures['jobs/s']:,.0f}", f"{figures['segments a job']:.2f}", f"{figures['ms a step']:.2f}"
-        )
+        cells = (f"{figures['jobs/s']:,.0f}", f"{figures['ms a step']:.2f}", f"{figures['slots busy']:.1%}")
+        table.add_row(str(slots), *cells)
     return table
 
 

@@ -200,6 +200,8 @@ NODE = {"CPU": 8.0, "GPU": 1.0}
         ([{"CPU": 2.0}], {}, True, Team(2, 1.0, 0.0)),
         ([NODE], {"actors": 2, "device": "cpu"}, False, Team(2, 4.0, 0.0)),
         ([NODE, NODE], {"actors": 0}, True, None),
+        ([NODE, NODE], {"gpus_each": 0.5}, True, Team(4, 4.0, 0.5)),
+        ([NODE], {"actors": 2, "gpus_each": 0.5}, False, Team(2, 4.0, 0.5)),
     ],
 )
 def test_who_works(files: dict[str, Path], there: list[Node], options: dict, joined: bool, team: Team | None) -> None:
@@ -252,6 +254,7 @@ def test_a_folder_of_its_own_by_default(files: dict[str, Path], monkeypatch: pyt
         ({"actors": 99}, "actors=99 needs 99 CPUs; there are 0 GPUs, "),
         ({"actors": 1, "device": "cuda"}, "actors=1 needs 1 GPUs; there are 0 GPUs"),
         ({"actors": -1}, "actors=-1 is not allowed"),
+        ({"actors": 1, "gpus_each": 0.3}, "gpus_each=0.3 is not allowed: 1, 1/2, 1/3, "),
         ({"address": "127.0.0.1:9", "actors": 1}, "address=127.0.0.1:9: nobody answers there"),
         ({"checkpoint": "nowhere"}, "nowhere"),
         ({"data": "nowhere.csv"}, "nowhere.csv"),

@@ -16,10 +16,7 @@ from dataclasses import dataclass
 UNITS_WANTED = 16  # enough for a few actors to share a small job evenly
 UNIT_SEGMENTS = 1 << 15  # row-segments of a unit at most: seconds on a GPU, two minutes on two cores; but ...
 MOST_UNITS = 10_000  # ... a run has hardly more units than this: each becomes a file
-FINER = (
-    4  # the last fifth of the puzzles is in so many times more units. A thousand workers then end within 3 % of a run
-)
-# of MOST_UNITS instead of 6 % (benchmarks/simulation.py)
+FINER = 4  # times smaller are the last units: a fifth of the puzzles (benchmarks/simulation.py: half of the time lost)
 
 
 @dataclass(frozen=True, order=True)

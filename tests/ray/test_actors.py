@@ -14,15 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+import torch
 from ray.exceptions import RayActorError
 from torch import Tensor
 
 from eqr_ray.distributed import actors as actors_module
-from eqr_ray.distributed.actors import Actors
+from eqr_ray.distributed.actors import Actors, Breadth, Turn
 from eqr_ray.distributed.cluster import nodes
 from eqr_ray.distributed.placement import Team, share
 from eqr_ray.errors import UserError
-from eqr_ray.inference.engine import Engine, run_units
+from eqr_ray.inference.engine import Engine, Report, run_units
 from eqr_ray.inference.records import Records, concatenate
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.work import Unit, plan
@@ -93,6 +94,20 @@ def test_each_actor_is_pinned_to_a_gpu_of_its_own() -> None:
     assert sorted(one["cuda_visible_devices"] for one in about) == ["0", "1"]
     assert len({one["pid"] for one in about}) == 2
     assert os.getpid() not in {one["pid"] for one in about}
+
+
+def test_an_actor_comes_back_when_it_has_slots_to_spare_and_drops_what_is_not_wanted() -> None:
+    actor = Breadth(FakeNetwork, SETTINGS, SLOTS, torch.get_num_threads())
+    actor.build()
+    work = [(unit, INPUTS[unit.first : unit.last]) for unit in UNITS[:3]]  # of 4 trajectories each, for 8 slots
+    assert actor.run([], work[:1], more=True, seconds=60.0) == Turn(Report(4, []), starved=True)
+    assert actor.run([UNITS[0]], [], more=True, seconds=60.0) == Turn(Report(0, []), starved=False)
+    turn = actor.run([UNITS[0]], work[1:], more=True, seconds=60.0)
+    assert not turn.starved
+    expected = here()
+    for unit, rows in turn.report.finished:
+        assert_same(rows, expected[unit])
+    assert [unit for unit, _ in turn.report.finished] == UNITS[1:3]  # all of them take the full depth
 
 
 def test_two_actors_share_a_gpu() -> None:
