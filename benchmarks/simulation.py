@@ -123,11 +123,9 @@ class Device:
 class Simulation:
     """One run of `units` on `machines`."""
 
-    def __init__(
-        self, units: Iterable[Unit], segments: Segments, machines: Machines, copies: bool = True, whole: bool = False
-    ) -> None:
+    def __init__(self, units: Iterable[Unit], segments: Segments, machines: Machines, copies: bool = True) -> None:
         self.machines, self._segments = machines, segments
-        self.dispatcher = Dispatcher[int](machines.slots, whole, copies)
+        self.dispatcher = Dispatcher[int](machines.slots, in_turn=False, copies=copies)
         self.dispatcher.add(units)
         self.devices: list[Device] = []
         self._there: dict[int, bool] = {}  # whether it is at a call
@@ -177,7 +175,7 @@ class Simulation:
     def _order(self, now_s: float, number: int, starved: bool) -> None:
         """The driver turns to a device; if there is anything to do, the device's next call begins and is computed."""
         order = self.dispatcher.give(number, starved)
-        self._there[number] = bool(order.run or order.drop) or self.dispatcher.is_busy(number)
+        self._there[number] = bool(order.run or order.drop) or bool(self.dispatcher.held(number))
         if self._there[number]:
             self._driver_s = max(self._driver_s, now_s) + REPORT_S
             device = self.devices[number]

@@ -33,14 +33,17 @@ from eqr_ray.distributed.placement import Team, room
 from eqr_ray.errors import UserError
 from eqr_ray.inference.dispatch import CALL_S, Dispatcher, call_s
 from eqr_ray.inference.engine import Engine, Report
-from eqr_ray.inference.policy import policy_named
+from eqr_ray.inference.jobs import Win
+from eqr_ray.inference.policy import make_policy
 from eqr_ray.inference.records import Records
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.slots import NetworkLike
+from eqr_ray.inference.spread import Spread
 from eqr_ray.inference.work import Unit
 
 START_TIMEOUT_S = 180.0  # until an actor has been placed and holds its network
 LOOK_EVERY_S = 5.0  # for places that have appeared; a call of some milliseconds
+SPREAD_CALL_S = 0.05  # of a call where a puzzle is on several actors: as long may one run on after another has won
 DEATHS_IN_A_ROW = 3  # without a report in between: then the fault is not the machine's (a lost node may take a team)
 
 log = logging.getLogger(__name__)
@@ -69,15 +72,23 @@ class Breadth:
         return {"pid": os.getpid(), "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES")}
 
     def run(
-        self, drop: Sequence[Unit], units: Sequence[tuple[Unit, npt.NDArray[np.uint8]]], more: bool, seconds: float
+        self,
+        drop: Sequence[Unit],
+        units: Sequence[tuple[Unit, npt.NDArray[np.uint8]]],
+        wins: Sequence[tuple[Unit, Win]],
+        more: bool,
+        seconds: float,
     ) -> Turn:
-        """Forget the units in `drop`, queue `units` (with their inputs (puzzles, L)); step until a unit is finished, or
-        `seconds` have passed, or slots stand idle while there is `more`."""
+        """Forget the units in `drop`, queue `units` (with their inputs (puzzles, L)), and heed the `wins` of others
+        over units of one puzzle; step until a unit is finished, or `seconds` have passed, or slots stand idle while
+        there is `more`."""
         engine = self._engine
         for unit in drop:
             engine.drop(unit)
         for unit, inputs in units:
             engine.add(unit, inputs)
+        for unit, win in wins:
+            engine.beaten(unit, unit.first, win)
         before, end_s = engine.row_segments, time.monotonic() + seconds
         finished: list[tuple[Unit, Records]] = []
         starved = False
@@ -123,7 +134,9 @@ class Actors:
         self._hands: list[Hand] = []
         self._started = self._deaths = 0
         self._looked_s = time.monotonic()
-        self._dispatcher = Dispatcher[Hand](slots, policy_named(settings.policy).whole)
+        policy = make_policy(settings)
+        self._dispatcher = Dispatcher[Hand](slots, policy.in_turn)
+        self._spread = Spread(policy, slots)
 
     def __enter__(self) -> Actors:
         try:
@@ -169,7 +182,7 @@ class Actors:
         after the other.
 
         UserError: one of the actors'; or no actor is left and none can be placed."""
-        self._dispatcher.add(units)
+        self._dispatcher.add(self._spread.shards(units))
         self._deaths = 0
         self._give_work(inputs_NL, starved=set())
         while not self._dispatcher.finished:
@@ -201,7 +214,8 @@ class Actors:
             self._dispatcher.join(hand)
             return None
         self._deaths = 0
-        kept = [(unit, rows) for unit, rows in turn.report.finished if self._dispatcher.done(hand, unit)]
+        first = [(unit, rows) for unit, rows in turn.report.finished if self._dispatcher.done(hand, unit)]
+        kept = [whole for unit, rows in first for whole in self._spread.merged(unit, rows)]
         return Turn(Report(turn.report.row_segments, kept), turn.starved)
 
     def _replace(self, hand: Hand, error: RayActorError) -> None:
@@ -241,9 +255,11 @@ class Actors:
         that have just reported: some are new, and what a dead one had may go to one that had run dry."""
         for hand in [hand for hand in self._hands if hand.call is None]:
             drop, run, more = self._dispatcher.give(hand, hand in starved)
-            if drop or run or self._dispatcher.is_busy(hand):
+            held = self._dispatcher.held(hand)
+            if drop or held:
                 work = [(unit, np.array(inputs_NL[unit.first : unit.last])) for unit in run]
-                hand.call = hand.actor.run.remote(drop, work, more, call_s(len(self._hands)))
+                seconds = SPREAD_CALL_S if self._spread.open else call_s(len(self._hands))
+                hand.call = hand.actor.run.remote(drop, work, self._spread.wins(held), more, seconds)
 
 
 def _result(calls: Any, timeout_s: float | None = None) -> Any:

@@ -58,11 +58,11 @@ class Held:
 class Dispatcher(Generic[W]):
     """Hands out units to workers of `slots` slots each; of every unit that is added one result is kept.
 
-    `whole` as in `offered`. A unit is with two workers at most, and with one where not `copies`.
+    `in_turn` as in `offered`. A unit is with two workers at most, and with one where not `copies`.
     """
 
-    def __init__(self, slots: int, whole: bool, copies: bool = True) -> None:
-        self._slots, self._whole, self._copies = slots, whole, copies
+    def __init__(self, slots: int, in_turn: bool, copies: bool = True) -> None:
+        self._slots, self._in_turn, self._copies = slots, in_turn, copies
         self._unread: Iterator[Unit] = iter(())
         self._waiting: deque[Unit] = deque()  # returned by lost workers, and at most one that was read ahead
         self._held: dict[W, Held] = {}
@@ -78,9 +78,9 @@ class Dispatcher(Generic[W]):
         """Whether every unit has its result."""
         return not self._holders and not self._more()
 
-    def is_busy(self, worker: W) -> bool:
-        """Whether it has units to go on with."""
-        return bool(self._held[worker].units)
+    def held(self, worker: W) -> list[Unit]:
+        """The units that it has, oldest first."""
+        return list(self._held[worker].units)
 
     def join(self, worker: W) -> None:
         """A worker is there, with nothing to do yet."""
@@ -114,7 +114,7 @@ class Dispatcher(Generic[W]):
             held.ahead = min(2 * held.ahead, MOST_AHEAD)
         drop, held.drop = held.drop, []
         run: list[Unit] = []
-        while self._more() and ((starved and not run) or offered(held.units, self._whole) < held.ahead * self._slots):
+        while self._more() and ((starved and not run) or offered(held.units, self._in_turn) < held.ahead * self._slots):
             run.append(self._hand(self._waiting.popleft(), worker))
         if not held.units and (unit := self._to_copy()) is not None:
             log.info("%s a second time, on %s: nothing waits, and it has run dry", unit.name, worker)

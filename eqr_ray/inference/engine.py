@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.inference.jobs import Job, Jobs, Outcome
+from eqr_ray.inference.jobs import Job, Jobs, Outcome, Races, Win
 from eqr_ray.inference.policy import make_policy
 from eqr_ray.inference.records import DEPTH, DIVERGED, OUTDONE, RUNNING, STATUSES, Records, concatenate, no_records
 from eqr_ray.inference.settings import Settings
@@ -91,6 +91,13 @@ class Engine:
         for number in [part.number for part in self._open.values() if part.unit == unit]:
             del self._open[number]
             self._active &= self._owner != number
+
+    def beaten(self, unit: Unit, puzzle: int, win: Win) -> None:
+        """A restart of this puzzle has settled elsewhere; a unit that is not here is ignored."""
+        for part in self._open.values():
+            if part.unit == unit and isinstance(part.jobs, Races):
+                for job in part.jobs.beaten(puzzle, win).sooner:
+                    self._shorten(part, job)
 
     def step(self) -> list[tuple[Unit, Records]]:
         """Refill, one segment of all slots, record. Returns the units that this finished, their records in order."""
@@ -214,7 +221,9 @@ def run_units(engine: Engine, units: Iterable[Unit], inputs_NL: npt.NDArray[np.u
     waiting = iter(units)
     ahead: list[Unit] = []
     while True:
-        while not enough_ahead(ahead, engine.slots, engine.policy.whole) and (unit := next(waiting, None)) is not None:
+        while (
+            not enough_ahead(ahead, engine.slots, engine.policy.in_turn) and (unit := next(waiting, None)) is not None
+        ):
             engine.add(unit, np.asarray(inputs_NL[unit.first : unit.last]))
             ahead.append(unit)
         if not ahead:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import NamedTuple, Protocol, cast
 
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.work import Unit
@@ -45,6 +46,13 @@ class Decision(NamedTuple):
 
 
 NOTHING = Decision()
+
+
+class Win(NamedTuple):
+    """A restart that has settled, and after how many segments."""
+
+    restart: int
+    segments: int
 
 
 class Jobs(Protocol):
@@ -111,13 +119,16 @@ class ByPlan:
     def ended(self, job: Job, outcome: Outcome) -> Decision:
         puzzle = job.puzzle
         self._running[puzzle] -= 1
-        decision = self._plans[puzzle].ended(job, outcome)
+        decision = self._follow(puzzle, self._plans[puzzle].ended(job, outcome))
+        if not self._running[puzzle]:
+            del self._plans[puzzle], self._running[puzzle]
+        return decision
+
+    def _follow(self, puzzle: int, decision: Decision) -> Decision:
         self._add(puzzle, decision.start)
         if decision.sooner:
             until = {(sooner.puzzle, sooner.restart): sooner.until for sooner in decision.sooner}
             self._ready = deque(one._replace(until=until.get(one[:2], one.until)) for one in self._ready)
-        if not self._running[puzzle]:
-            del self._plans[puzzle], self._running[puzzle]
         return decision
 
     def _add(self, puzzle: int, jobs: Sequence[Job]) -> None:
@@ -192,17 +203,41 @@ class Race:
         self._best = (settings.depth + 1, unit.restart_last)
 
     def begin(self) -> Sequence[Job]:
-        return [Job(self._puzzle, restart, self._depth) for restart in sorted(self._running)]
+        return self._bounded()
 
     def ended(self, job: Job, outcome: Outcome) -> Decision:
         self._running.discard(job.restart)
-        outdone = (job,) if not outcome.stopped and outcome.segments < self._depth else ()
-        if not outcome.stopped or (outcome.segments, job.restart) >= self._best:
-            return Decision(outdone=outdone)
-        self._best = (outcome.segments, job.restart)
-        return Decision(sooner=[Job(self._puzzle, restart, self.bound(restart)) for restart in sorted(self._running)])
+        if outcome.stopped:
+            return self.beaten(Win(job.restart, outcome.segments))
+        return Decision(outdone=(job,) if outcome.segments < self._depth else ())
 
-    def bound(self, restart: int) -> int:
-        """Segments after which this restart can no longer win."""
+    def beaten(self, win: Win) -> Decision:
+        """One has settled, here or elsewhere: nobody runs on who can no longer be before it."""
+        if (win.segments, win.restart) >= self._best:
+            return NOTHING
+        self._best = (win.segments, win.restart)
+        return Decision(sooner=self._bounded())
+
+    def _bounded(self) -> Sequence[Job]:
         segments, best = self._best
-        return max(1, min(self._depth, segments if restart < best else segments - 1))
+        return [
+            Job(self._puzzle, restart, max(1, min(self._depth, segments if restart < best else segments - 1)))
+            for restart in sorted(self._running)
+        ]
+
+
+class Races(ByPlan):
+    """A race for every puzzle. Where a unit has only some of a puzzle's restarts, the others may win it."""
+
+    def __init__(self, puzzles: Sequence[int], unit: Unit, settings: Settings) -> None:
+        self._races: dict[int, Race] = {}  # that are beaten before they have begun
+        self._new = partial(Race, unit=unit, settings=settings)
+        super().__init__(puzzles, lambda puzzle: self._races.pop(puzzle, None) or self._new(puzzle))
+
+    def beaten(self, puzzle: int, win: Win) -> Decision:
+        """A restart that is not of this unit has settled. Returns who of those that were taken shall end `sooner`."""
+        if puzzle in self._plans:
+            return self._follow(puzzle, cast("Race", self._plans[puzzle]).beaten(win))
+        if puzzle in self._waiting:
+            self._races.setdefault(puzzle, self._new(puzzle)).beaten(win)
+        return NOTHING

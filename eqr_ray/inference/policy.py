@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from eqr_ray.errors import UserError, nearest
-from eqr_ray.inference.jobs import AllRestarts, ByPlan, Halving, Jobs, OneByOne, Race
+from eqr_ray.inference.jobs import AllRestarts, ByPlan, Halving, Jobs, OneByOne, Races
 from eqr_ray.inference.records import Records, first_to_settle
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.work import Unit
@@ -42,12 +42,13 @@ class Signals(NamedTuple):
 
 class Policy(Protocol):
     """See the module's text. `status` is written for trajectories that `stop` ended; `whole`: a puzzle's restarts
-    depend on each other and must be in one unit; `widens`: further restarts may be added later; `verifies`: answers
-    are checked by the task's rules, which the method does without."""
+    depend on each other and must be in one unit; `in_turn`: they follow each other; `widens`: further restarts may be
+    added later; `verifies`: answers are checked by the task's rules, which the method does without."""
 
     name: str
     status: str
     whole: bool
+    in_turn: bool
     widens: bool
     verifies: bool
 
@@ -59,7 +60,7 @@ class Policy(Protocol):
 class Full:
     """The paper's protocol: every trajectory runs `depth` segments, every restart is run."""
 
-    name, status, whole, widens, verifies = "full", "depth", False, True, False
+    name, status, whole, in_turn, widens, verifies = "full", "depth", False, False, True, False
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -95,7 +96,7 @@ class Settle(Full):
 class Sequential(Settle):
     """A further restart starts only while none of its puzzle has settled and the puzzle's budget lasts."""
 
-    name, whole = "sequential", True
+    name, whole, in_turn = "sequential", True, True
 
     def jobs(self, unit: Unit, puzzles: Sequence[int]) -> Jobs:
         return ByPlan(puzzles, partial(OneByOne, unit=unit, settings=self.settings))
@@ -116,7 +117,7 @@ class FirstToSettle(Settle):
     name, whole, widens = "race", True, False
 
     def jobs(self, unit: Unit, puzzles: Sequence[int]) -> Jobs:
-        return ByPlan(puzzles, partial(Race, unit=unit, settings=self.settings))
+        return Races(puzzles, unit, self.settings)
 
     def resolve(self, rows: Records) -> Records:
         return first_to_settle(rows)

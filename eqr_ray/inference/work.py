@@ -61,12 +61,12 @@ def plan(puzzles: int, breadth: int, depth: int, *, whole: bool) -> list[Unit]:
     ]
 
 
-def offered(units: Iterable[Unit], whole: bool) -> int:
-    """Trajectories that may run side by side; where restarts follow each other (`whole`), one per puzzle."""
-    return sum(unit.puzzles if whole else unit.rows for unit in units)
+def offered(units: Iterable[Unit], in_turn: bool) -> int:
+    """Trajectories that may run side by side; where restarts follow each other (`in_turn`), one per puzzle."""
+    return sum(unit.puzzles if in_turn else unit.rows for unit in units)
 
 
-def enough_ahead(units: Sequence[Unit], slots: int, whole: bool) -> bool:
+def enough_ahead(units: Sequence[Unit], slots: int, in_turn: bool) -> bool:
     """Whether these unfinished units keep `slots` slots busy until more can be fetched: at least two units, and two
     trajectories per slot."""
-    return len(units) >= 2 and offered(units, whole) >= 2 * slots
+    return len(units) >= 2 and offered(units, in_turn) >= 2 * slots

@@ -161,10 +161,10 @@ def test_small_jobs_are_divided_too() -> None:
 
 def test_enough_ahead_counts_what_can_start_now() -> None:
     units = [Unit(0, 4, 0, 8), Unit(4, 8, 0, 8)]
-    assert enough_ahead(units, 32, whole=False)
-    assert not enough_ahead(units, 33, whole=False)
-    assert not enough_ahead(units[:1], 1, whole=False)
-    assert not enough_ahead(units, 32, whole=True)
+    assert enough_ahead(units, 32, in_turn=False)
+    assert not enough_ahead(units, 33, in_turn=False)
+    assert not enough_ahead(units[:1], 1, in_turn=False)
+    assert not enough_ahead(units, 32, in_turn=True)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from eqr_ray.distributed.cluster import nodes
 from eqr_ray.distributed.placement import Team, share
 from eqr_ray.errors import UserError
 from eqr_ray.inference.engine import Engine, Report, run_units
-from eqr_ray.inference.records import Records, concatenate
+from eqr_ray.inference.records import SETTLED, Records, concatenate
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.work import Unit, plan
 from tests.inference.fake import DyingFake, FakeLatent, FakeNetwork, FakeSegment, SlowFake, puzzles
@@ -108,6 +108,22 @@ def test_an_actor_comes_back_when_it_has_slots_to_spare_and_drops_what_is_not_wa
     for unit, rows in turn.report.finished:
         assert_same(rows, expected[unit])
     assert [unit for unit, _ in turn.report.finished] == UNITS[1:3]  # all of them take the full depth
+
+
+def test_the_restarts_of_one_puzzle_are_spread_over_actors(tmp_path: Path) -> None:
+    """The first to settle is in the second of three shards, after 62 segments; the others would take 147 and 272."""
+    race = replace(SETTINGS, policy="race", settle_below=0.04, depth=300, breadth=24, snapshots=())
+    one = [Unit(2, 3, 0, 24)]
+    engine = Engine(FakeNetwork(), race, SLOTS)
+    expected = [rows for report in run_units(engine, one, INPUTS) for _, rows in report.finished]
+    won = expected[0].take(expected[0].status == SETTLED)
+    assert won.segments.tolist() == [62]
+    with Actors(Team(3, 0.5, 0.0), partial(Signing, tmp_path), race, SLOTS) as actors:
+        reports = list(actors.run(one, INPUTS))
+    assert [unit for report in reports for unit, _ in report.finished] == one
+    assert_same(reports[-1].finished[0][1], expected[0])
+    assert len(list(tmp_path.iterdir())) == 3  # all have worked
+    assert sum(report.row_segments for report in reports) < 8 * (62 + 110 + 110)
 
 
 def test_two_actors_share_a_gpu() -> None:
