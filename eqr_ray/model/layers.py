@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 NORM_EPS = 1e-5
 ROPE_BASE = 10_000.0
+EXPLICIT_TOKENS = 256  # at most, where attention keeps (T, T) weights for its backward pass on CPU: docs/performance.md
 TRUNCATED_STD = 0.8796256610342398  # std of a unit normal truncated at +-2
 
 
@@ -83,5 +84,13 @@ def attention(x: Tensor, qkv: Tensor, out: Tensor, heads: int, rotaries: tuple[R
         q, k = rotate(q, rotaries[0]), rotate(k, rotaries[0])
     elif len(rotaries) == 2:
         q, k = rotate_grid(q, *rotaries), rotate_grid(k, *rotaries)
-    mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    explicit = x.device.type == "cpu" and torch.is_grad_enabled() and T <= EXPLICIT_TOKENS
+    mixed = softmax_attention(q, k, v) if explicit else F.scaled_dot_product_attention(q, k, v)
     return F.linear(mixed.transpose(1, 2).reshape(B, T, D), out)
+
+
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """As torch's fused one, (B, N, T, H) each, by plain products: on CPU its backward is the faster one."""
+    weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), dim=-1)
+    return weights @ v

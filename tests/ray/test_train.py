@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,22 @@ def workers_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
     return [process for process in family if "RayTrainWorker" in " ".join(process.cmdline())]
 
 
+def kill_driver(driver: subprocess.Popen[str], workers: list[psutil.Process]) -> None:
+    """As kill -9 does. The workers stand still until its raylet is gone too: on a busy machine that takes seconds, in
+    which they would do all their steps."""
+    raylets = [child for child in psutil.Process(driver.pid).children(recursive=True) if child.name() == "raylet"]
+    assert raylets
+    for worker in workers:
+        worker.suspend()
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    assert psutil.wait_procs(raylets, timeout=60)[1] == []
+    for worker in workers:
+        with suppress(psutil.NoSuchProcess):
+            worker.resume()
+    driver.communicate()
+
+
 def checkpoint(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"{step:08d}"
 
@@ -138,8 +155,7 @@ def test_a_killed_worker_and_a_killed_driver_change_no_bit(whole: Path, data: Pa
     assert STEPS // 4 - EVERY <= at < STEPS - 3 * EVERY
     when(driver, checkpoint(run, at + EVERY).exists)
     workers = workers_of(driver)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.communicate()
+    kill_driver(driver, workers)
     assert psutil.wait_procs(workers, timeout=30)[1] == []  # the workers end with their driver
     assert not (run / "summary.json").exists()
     output = ended(start(f"resume={run}"))
