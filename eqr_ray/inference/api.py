@@ -26,7 +26,7 @@ from eqr_ray.inference.engine import Engine, run_units
 from eqr_ray.inference.placement import NetworkFactory, slots_for
 from eqr_ray.inference.policy import policy_named
 from eqr_ray.inference.records import CANCELLED, STATUSES, Records, concatenate
-from eqr_ray.inference.settings import Settings
+from eqr_ray.inference.settings import Settings, settling
 from eqr_ray.inference.work import plan
 from eqr_ray.model import Reasoner
 from eqr_ray.model.files import ModelCard, load_model
@@ -69,7 +69,7 @@ def solve(
     init_std: float | None = None,
     policy: str = "full",
     select: str = "logit_residual",
-    settle_below: float = Settings.settle_below,
+    settle_below: float | None = None,
     settle_for: int = Settings.settle_for,
     budget: int | None = None,
     slots: int | None = None,
@@ -81,12 +81,13 @@ def solve(
     """Answer each puzzle with the best of up to `breadth` trajectories of up to `depth` segments.
 
     puzzles: lines of characters, or tokens (N, L). `noise_scale` and `init_std`: None as the model was trained.
-    `budget`: segments per puzzle at most. `compile` pays for thousands of trajectories. UserError: a puzzle that the
-    model cannot read, an unknown option.
+    `settle_below`: None as the model's card says, else 1. `budget`: segments per puzzle at most. `compile` pays for
+    thousands of trajectories. UserError: a puzzle that the model cannot read, an unknown option.
     """
     kind = policy_named(policy)
     verifier = model.card.task if kind.verifies else ""
-    settings = Settings(depth, breadth, seed, policy, settle_below, settle_for, budget=budget, verifier=verifier)
+    settled = settling(settle_below, model.card)
+    settings = Settings(depth, breadth, seed, policy, settled, settle_for, budget=budget, verifier=verifier)
     check_selection(select)
     inputs = _tokens(model, puzzles)
     if len(inputs) == 0:

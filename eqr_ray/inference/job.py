@@ -25,9 +25,9 @@ from eqr_ray.inference.progress import Progress
 from eqr_ray.inference.promise import calibrated, conditions
 from eqr_ray.inference.questions import Questions, check_fit, open_questions
 from eqr_ray.inference.scores import Scores
-from eqr_ray.inference.settings import Settings
+from eqr_ray.inference.settings import Settings, settling
 from eqr_ray.inference.stages import Stages, first_units
-from eqr_ray.model.files import load_model
+from eqr_ray.model.files import ModelCard, load_model
 from eqr_ray.strict import content_hash
 
 
@@ -73,13 +73,14 @@ class InferConfig:
             if self.calibration is not None and getattr(self, name) is not None:
                 raise UserError(f"{name}={getattr(self, name)} does not go with calibration=, which gives it")
 
-    def settings(self) -> Settings:
+    def settings(self, card: ModelCard | None = None) -> Settings:
+        """What is asked for, with what the model's card knows better than a default."""
         return Settings(
             depth=self.depth,
             breadth=self.breadth,
             seed=self.seed,
             policy=self.policy,
-            settle_below=Settings.settle_below if self.settle_below is None else self.settle_below,
+            settle_below=settling(self.settle_below, card),
             settle_for=Settings.settle_for if self.settle_for is None else self.settle_for,
             snapshots=tuple(sorted(set(self.snapshots))),
             budget=self.budget,
@@ -111,7 +112,7 @@ def prepare(config: InferConfig, device_type: str) -> Job:
     reasoner, card = load_model(config.checkpoint)
     questions = open_questions(config.data, card.task, config.limit)
     check_fit(questions, reasoner.config.length, reasoner.config.vocab_size)
-    settings = replace(config.settings(), verifier=card.task if policy_named(config.policy).verifies else "")
+    settings = replace(config.settings(card), verifier=card.task if policy_named(config.policy).verifies else "")
     kind = type(make_policy(settings))
     widens = kind.widens and settings.budget is None and settings.budget_total is None
     flops = flops_per_segment(reasoner.config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from eqr_ray.errors import UserError
+from eqr_ray.model.files import ModelCard
 
 BUDGETED = ("sequential", "verify")  # policies whose restarts follow each other
 
@@ -60,3 +61,9 @@ class Settings:
                 raise UserError(f"{name}={value} goes with policy={' or '.join(BUDGETED)}, not {self.policy}")
         if self.budget is not None and self.budget_total is not None:
             raise UserError("budget= and budget_total= do not go together: per puzzle, or for all of them")
+
+
+def settling(asked: float | None, card: ModelCard | None) -> float:
+    """`settle_below`: what was asked for, else what the model's card knows, else the default."""
+    known = None if card is None else card.settle_below
+    return next(value for value in (asked, known, Settings.settle_below) if value is not None)

@@ -32,13 +32,16 @@ REFERENCE_TASKS = {(11, 81): "sudoku9", (6, 900): "maze30"}  # (vocabulary, leng
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a file of weights is: its task, its shape, how it was made. `hash` is the sha256 of the weights file."""
+    """What a file of weights is: its task, its shape, how it was made. `hash` is the sha256 of the weights file.
+
+    `settle_below`: the logit residual at which this network's right answers settle, where that has been measured."""
 
     task: str
     config: ModelConfig
     step: int
     hash: str
     recipe: dict[str, Any] = field(default_factory=dict)
+    settle_below: float | None = None
 
 
 def save_model(folder: Path, weights: Mapping[str, Tensor], card: ModelCard) -> ModelCard:
