@@ -2,9 +2,10 @@
 
     python benchmarks/throughput.py [threads=2] [width=128] [layers=2] [batch=64] [chunk=64] [compile=true]
 
-prints rows/s of whole training steps (refill, one segment, loss, backward, update, EMA) and row-segments/s at inference
-for 9x9 Sudoku with MLP mixing in bfloat16, the operations they make, and what share of the measured peak that is.
-Medians of timed repetitions; run it on an otherwise idle machine.
+prints rows/s of whole training steps (refill, one segment, loss, backward, update, EMA) and row-segments/s at inference,
+in a plain loop over the network and through the engine (with refills and records, at depth 8), for 9x9 Sudoku with MLP
+mixing in bfloat16, the operations they make, and what share of the measured peak that is. Medians of timed repetitions,
+for the engine the mean of 24 steps; run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ import torch
 
 from eqr_ray.dynamics.noise import mix
 from eqr_ray.inference import network as networks
+from eqr_ray.inference.engine import Engine
 from eqr_ray.inference.network import Network, flops_per_segment
+from eqr_ray.inference.settings import Settings
+from eqr_ray.inference.work import Unit
 from eqr_ray.model import ModelConfig, Reasoner
 from eqr_ray.model.compiling import cell_function
 from eqr_ray.strict import from_dict
@@ -106,6 +110,20 @@ def inference_rows_per_s(config: ModelConfig, options: Options) -> float:
     return options.batch / median_seconds(lambda: network.segment(latent, embedding, keys))
 
 
+def engine_rows_per_s(config: ModelConfig, options: Options, policy: str) -> float:
+    """Row-segments a second of the engine while it has work for all slots."""
+    network = Network(Reasoner(config), compile=options.compile)
+    engine = Engine(network, Settings(depth=8, policy=policy), options.batch)
+    inputs = np.random.default_rng(0).integers(1, config.vocab_size, (6 * options.batch, config.length), dtype=np.uint8)
+    engine.add(Unit(0, len(inputs), 0, 1), inputs)
+    for _ in range(8):
+        engine.step()
+    before, started_s = engine.row_segments, time.perf_counter()
+    for _ in range(24):
+        engine.step()
+    return (engine.row_segments - before) / (time.perf_counter() - started_s)
+
+
 def main() -> None:
     """Measure and print."""
     words = dict(word.split("=", 1) for word in sys.argv[1:])
@@ -122,7 +140,9 @@ def main() -> None:
         trained = training_rows_per_s(config, options, Path(folder))
     for name, rows, flops in (
         ("training step", trained, training),
-        ("inference segment", inference_rows_per_s(config, options), forward),
+        ("segments, plain loop", inference_rows_per_s(config, options), forward),
+        ("engine, full", engine_rows_per_s(config, options, "full"), forward),
+        ("engine, settle", engine_rows_per_s(config, options, "settle"), forward),
     ):
         print(
             f"{name:<20} {rows:8.1f} rows/s, {rows * flops / 1e9:5.0f} GFLOP/s, {rows * flops / peak:.0%} of the peak"
