@@ -2,7 +2,7 @@
 
     python benchmarks/throughput.py [threads=2] [width=128] [layers=2] [batch=64] [chunk=64] [compile=true]
 
-prints rows/s of whole training steps (refill, one segment, loss, backward, update, EMA) and row-segments/s at inference,
+prints rows/s of whole training steps (refill, a segment, loss, backward, update, EMA) and row-segments/s at inference,
 in a plain loop over the network and through the engine (with refills and records, at depth 8), for 9x9 Sudoku with MLP
 mixing in bfloat16, the operations they make, and what share of the measured peak that is. Medians of timed repetitions,
 for the engine the mean of 24 steps; run it on an otherwise idle machine.
@@ -81,7 +81,7 @@ def training_rows_per_s(config: ModelConfig, options: Options, folder: Path) -> 
     """Rows a second through whole training steps: refill, forward, loss, backward, AdamATan2, halting, EMA."""
     task = task_named("sudoku9")
     write_split(folder / "train.arrow", task, task.generate(PUZZLES, seed=0), source="generate", seed=0)
-    training = TrainingConfig(batch=options.batch, accumulation=options.batch // options.chunk)
+    training = TrainingConfig(batch=options.batch, accumulation=max(1, options.batch // options.chunk))
     engine = LocalEngine(Reasoner(config), training, torch.device("cpu"))
     engine.model.cell_fn = cell_function(engine.device, options.compile)
     engine.set_learning_rate(training.learning_rate)
