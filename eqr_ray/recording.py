@@ -20,7 +20,10 @@ from eqr_ray.inference.replay import every_segment
 from eqr_ray.strict import from_dict
 
 # The keys that make no sense for records that are there already.
-RECORDING = ("noise_scale", "init_std", "seed", "limit", "slots", "actors", "address", "device", "dtype", "compile")
+RECORDING = (
+    *("noise_scale", "init_std", "seed", "limit", "slots"),
+    *("actors", "gpus_each", "address", "device", "dtype", "compile"),
+)
 
 
 def recorded(keys: Mapping[str, Any], folder: Path, check: Callable[[Job], None]) -> RecordedRun:

@@ -41,6 +41,7 @@ class CalibrateConfig:
     limit: int | None
     slots: int | None
     actors: int | None
+    gpus_each: float
     address: str | None
     device: str
     dtype: str

@@ -42,6 +42,7 @@ class FrontierConfig:
     limit: int | None
     slots: int | None
     actors: int | None
+    gpus_each: float
     address: str | None
     device: str
     dtype: str
