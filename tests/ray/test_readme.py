@@ -12,8 +12,16 @@ from eqr_ray.tasks.task import task_named
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-SMALLER = {"train": "train=24", "validation": "validation=8", "test": "test=8", "steps": "steps=4", "depth": "depth=3"}
-ALSO = {"train": ["model.width=8", "compile=false", "validate_puzzles=8", "log_every=2"], "infer": ["compile=false"]}
+SMALLER = {
+    "train": "train=24",
+    "validation": "validation=16",
+    "risk": "risk=0.5",
+    "test": "test=8",
+    "steps": "steps=4",
+    "depth": "depth=3",
+}
+ALSO = {door: ["compile=false"] for door in ("infer", "calibrate", "frontier")}
+ALSO["train"] = ["model.width=8", "compile=false", "validate_puzzles=8", "log_every=2"]
 ALSO_FIT = {"breadth": "breadth=2", "snapshots": "snapshots=[1,2]", "batch": "batch=8"}
 
 
@@ -31,7 +39,7 @@ def smaller(word):
 
 def test_the_readme_has_the_commands_this_test_is_for():
     doors = [command[2].removeprefix("eqr_ray.") for command in commands()]
-    assert sorted(set(doors)) == ["infer", "prepare", "train"]
+    assert sorted(set(doors)) == ["calibrate", "frontier", "infer", "prepare", "train"]
 
 
 @pytest.mark.timeout(400)
