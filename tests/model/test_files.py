@@ -63,7 +63,7 @@ def test_names_that_lead_nowhere(name, tmp_path, monkeypatch):
 
 
 def test_every_network_of_the_zoo_loads():
-    assert zoo_names() == ["sudoku6", "sudoku9"]
+    assert zoo_names() == ["maze15", "sudoku6", "sudoku9"]
     for name in zoo_names():
         model, card = load_model(f"zoo:{name}")
         assert card.config == model.config
