@@ -36,7 +36,7 @@ from eqr_ray.errors import UserError, nearest
 
 CONF = Path(__file__).parent / "conf"
 # Keys whose values are names, in every door: `out=1` is the folder 1, and `out=1e3` the folder 1e3. null is null.
-NAMES = frozenset({"address", "calibration", "checkpoint", "data", "out", "resume", "source", "task"})
+NAMES = frozenset({"address", "calibration", "checkpoint", "data", "out", "resume", "run", "source", "task"})
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What the disk answers to a path that the user chose badly.
 PATH_REFUSED = (

@@ -33,6 +33,7 @@ from eqr_ray.inference.scores import TOP
 from eqr_ray.inference.work import Unit
 from eqr_ray.strict import from_dict
 from eqr_ray.training.run_folder import locked
+from eqr_ray.warned import warnings_told
 
 SHOW_EVERY_S = 0.5  # on a terminal; elsewhere a line every 30 s
 SHOW_EVERY_ELSEWHERE_S = 30.0
@@ -52,6 +53,10 @@ class ProgressLine:
             print(f"\r{line}\x1b[K" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr)
             sys.stderr.flush()
 
+    def warn(self, words: str) -> None:
+        """A line that stays."""
+        print(f"\r\x1b[Kwarning: {words}" if self._terminal else f"warning: {words}", file=sys.stderr, flush=True)
+
     def close(self) -> None:
         if self._terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
@@ -70,7 +75,13 @@ def work(job: Job, team: Team | None, joined: bool) -> None:
     """Run what is missing, on actors or here; nothing is started where nothing is missing."""
     progress, line = started(job), ProgressLine()
     run: Run | None = None
+
+    def warn(words: str) -> None:
+        job.folder.log("warning", message=words)
+        line.warn(words)
+
     with ExitStack() as stack:
+        stack.enter_context(warnings_told(warn))
         stack.callback(line.close)
         for _, inputs in job.stages():
             missing = job.folder.missing()

@@ -51,7 +51,8 @@ from eqr_ray.training.run_folder import (
     read_summary,
     write_config,
 )
-from eqr_ray.training.tracking import RunTracker
+from eqr_ray.training.tracking import RunTracker, kept_warning
+from eqr_ray.warned import warnings_told
 
 DEFAULT_TASK = "sudoku9"
 
@@ -181,7 +182,7 @@ def run_here(experiment: Experiment, folder: Path) -> dict[str, Any]:
     engine = LocalEngine(build_model(experiment), experiment.training, device_named(experiment.device))
     tracker = RunTracker(folder, experiment.wandb, to_dict(experiment))
     try:
-        with interrupt_between_steps() as interrupted:
+        with interrupt_between_steps() as interrupted, warnings_told(kept_warning(tracker)):
             job = training_job(experiment, folder, tracker, lambda figures: None)
             write_config(folder, to_dict(experiment))
             result = train(engine, replace(job, interrupted=interrupted))

@@ -1,6 +1,6 @@
 """The arrows of the house, read from the imports: they point left only, and each heavy library has one room.
 
-    atomic, errors, strict | tasks, model -> dynamics -> inference -> training -> experiment
+    atomic, errors, logbook, strict, warned | tasks, model -> dynamics -> inference -> training -> experiment
         -> distributed, figures -> doors
 
 The checker itself is tested first, on small made-up trees.
@@ -20,7 +20,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "eqr_ray"
 
 LEVELS: dict[str, int] = {
-    **dict.fromkeys(["atomic", "errors", "strict"], 0),
+    **dict.fromkeys(["atomic", "errors", "logbook", "strict", "warned"], 0),
     **dict.fromkeys(["tasks", "model"], 1),
     "dynamics": 2,
     "inference": 3,

@@ -7,10 +7,7 @@ exceptions: Ray would start the workers again, to the same end.
 
 from __future__ import annotations
 
-import logging
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,8 @@ from eqr_ray.strict import from_dict, to_dict
 from eqr_ray.training.loop import TrainingDiverged, train
 from eqr_ray.training.run_folder import LOCK, write_config
 from eqr_ray.training.together import together
-from eqr_ray.training.tracking import NoTracker, RunTracker, Tracker
+from eqr_ray.training.tracking import NoTracker, RunTracker, Tracker, kept_warning
+from eqr_ray.warned import warnings_told
 
 
 def work(task: dict[str, Any]) -> dict[str, Any] | None:
@@ -43,7 +41,7 @@ def work(task: dict[str, Any]) -> dict[str, Any] | None:
         together(engine, lambda: check_shared(folder))
         if first:
             tracker = RunTracker(folder, experiment.wandb, to_dict(experiment))
-        with warnings_tracked(tracker):
+        with warnings_told(kept_warning(tracker)):
             job = together(engine, lambda: training_job(experiment, folder, tracker, ray.train.report))
             if first:
                 write_config(folder, to_dict(experiment))
@@ -62,16 +60,3 @@ def check_shared(folder: Path) -> None:
     if not (folder / LOCK).is_file():
         where = socket.gethostname()
         raise UserError(f"out={folder} is not there on {where}: it must be on a disk that all workers share")
-
-
-@contextmanager
-def warnings_tracked(tracker: Tracker) -> Iterator[None]:
-    """Our own warnings (a damaged checkpoint, no compiler) go into log.jsonl, from where the driver shows them."""
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: tracker.log("warning", 0, {"message": record.getMessage()})  # type: ignore[method-assign]
-    logger = logging.getLogger("eqr_ray")
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)

@@ -11,6 +11,7 @@ settings by content, so that a folder is continued by an equal run only, whateve
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -129,7 +130,7 @@ class RunFolder:
     def log(self, event: str, **facts: Any) -> None:
         """One line in log.jsonl."""
         with (self.path / "log.jsonl").open("a") as file:
-            file.write(json.dumps({"event": event, **facts}) + "\n")
+            file.write(json.dumps({"event": event, "time": round(time.time(), 3), **facts}) + "\n")
 
     def spent(self) -> tuple[float, int]:
         """(seconds, row-segments) that the finished units took, summed over all sittings of this run."""

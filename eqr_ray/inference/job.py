@@ -165,7 +165,15 @@ def _means(
 def begin(job: Job) -> None:
     """Make or continue the folder; for one process at a time. UserError: another run has begun there since."""
     job.folder.make()
-    write_json(job.folder.path / "config.json", {**asdict(job.config), "out": str(job.folder.path)})
+    write_json(job.folder.path / "config.json", {**asdict(job.config), **_absolute(job)})
+
+
+def _absolute(job: Job) -> dict[str, Any]:
+    """The paths of the configuration as they are meant from any folder, so that the command can be typed again."""
+    paths = {"checkpoint": job.config.checkpoint, "data": job.config.data, "calibration": job.config.calibration}
+    kept = {key: path for key, path in paths.items() if path is not None and not path.startswith("zoo:")}
+    kept["out"] = str(job.folder.path)
+    return {key: str(Path(path).resolve()) for key, path in kept.items()}
 
 
 def carry_out(job: Job, reports: Iterable[Report], progress: Progress, show: Callable[[str], None]) -> None:
@@ -178,12 +186,13 @@ def carry_out(job: Job, reports: Iterable[Report], progress: Progress, show: Cal
             job.folder.save(unit, rows, labels)
             now_s = time.monotonic()
             spent = {"seconds": now_s - since_s, "row_segments": row_segments} if number == 0 else _NOTHING
-            job.folder.log("unit", name=unit.name, rows=len(rows), **spent)
+            so_far = progress.figures() if number == 0 else {}
+            job.folder.log("unit", name=unit.name, rows=len(rows), **spent, **so_far)
             since_s, row_segments = now_s, 0
         show(progress.line())
 
 
-_NOTHING = {"seconds": 0.0, "row_segments": 0}  # units reported together: the first one's line has the time of all
+_NOTHING = {"seconds": 0.0, "row_segments": 0}  # units reported together: the first one's line has what is of all
 
 
 def started(job: Job) -> Progress:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,19 @@ class Progress:
         per_puzzle = scores.segments / scores.puzzles if scores.puzzles else float(scores.depth * scores.breadth)
         here = self.puzzles - self._puzzles_before
         return max(0.0, per_puzzle * here - self.row_segments) * spent_s / self.row_segments
+
+    def figures(self) -> dict[str, Any]:
+        """What the log keeps: of all sittings, over the puzzles finished so far; but for the time left."""
+        scores, accuracy, left_s = self.scores, self.scores.accuracy(), self.seconds_left()
+        exact, low, high = accuracy or (None, None, None)
+        return {
+            "puzzles": scores.puzzles,
+            "settled_share": scores.settled / scores.puzzles if scores.puzzles else None,
+            "exact_accuracy": exact,
+            "exact_low": low,
+            "exact_high": high,
+            "left_s": None if left_s is None else round(left_s, 1),
+        }
 
     def line(self) -> str:
         """One line for people."""

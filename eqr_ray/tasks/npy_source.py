@@ -10,6 +10,7 @@ its copies on the fly. Nothing pickled is read.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from eqr_ray.tasks.rows import BadRow, Intake, Policy, RawRow
 from eqr_ray.tasks.task import Task, tasks_of_length
 
 IGNORED_LABEL = -100
+SET_NAME = re.compile(r"\w[\w.-]*")
 
 
 def is_npy_part(folder: Path) -> bool:
@@ -36,7 +38,7 @@ def read_npy(task: Task, folder: Path, policy: Policy) -> tuple[Puzzles, list[Ba
         raise UserError(f"{folder}: its puzzles have {about['seq_len']} cells, those of {task.name} {task.length}")
     bad: list[BadRow] = []
     intake: Intake | None = None
-    for name in about.get("sets", ["all"]):
+    for name in _sets(folder, about):
         path = folder / f"{name}__inputs.npy"
         inputs = _array(path)
         labels = _array(folder / f"{name}__labels.npy") if (folder / f"{name}__labels.npy").is_file() else None
@@ -80,6 +82,14 @@ def _about(folder: Path) -> dict[str, Any]:
     if not isinstance(about, dict):
         raise UserError(f"{folder / 'dataset.json'}: not an object")
     return about
+
+
+def _sets(folder: Path, about: dict[str, Any]) -> list[str]:
+    """The names of the sets; they are parts of names of files in `folder`, and lead nowhere else."""
+    names = about.get("sets", ["all"])
+    if not isinstance(names, list) or not all(isinstance(name, str) and SET_NAME.fullmatch(name) for name in names):
+        raise UserError(f"{folder / 'dataset.json'}: sets={json.dumps(names)}: expected a list of names")
+    return names
 
 
 def _array(path: Path) -> npt.NDArray[Any]:

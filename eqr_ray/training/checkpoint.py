@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from eqr_ray.training.together import agreed, together
 
 log = logging.getLogger(__name__)
 FORMAT = 1
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 STATE, WEIGHTS, EMA, OPTIMIZER = "state.json", "weights.safetensors", "ema.safetensors", "optimizer.safetensors"
 
 
@@ -139,7 +141,11 @@ def _described(path: Path) -> Checkpoint:
         state: dict[str, Any] = json.loads((path / STATE).read_text())
         if state["format"] != FORMAT:
             raise ValueError(f"format {state['format']}, expected {FORMAT}")
-        files = dict(state["files"])
+        files = {str(name): str(digest) for name, digest in state["files"].items()}
+        if strange := [name for name in files if not PLAIN_NAME.fullmatch(name)]:
+            raise ValueError(f"it names the file '{strange[0]}'")  # a checkpoint is all in its folder
+        if missing := {WEIGHTS, EMA, OPTIMIZER} - files.keys():
+            raise ValueError(f"it names no {min(missing)}")
         return Checkpoint(path, int(state["step"]), float(state["elapsed_s"]), str(state["experiment"]), files)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OSError(f"{path / STATE} is damaged: {error}") from error

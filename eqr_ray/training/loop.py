@@ -140,7 +140,9 @@ def _log(engine: Engine, job: TrainingJob, sums: list[StepSums], done: int, cloc
     local: Tensor = torch.stack([torch.stack(list(step)) for step in sums]).sum(0)
     total = StepSums(*engine.sum(local).tolist())
     if not math.isfinite(float(total.loss)):
-        raise TrainingDiverged(f"the loss became {float(total.loss)} before step {done}")
+        words = f"the loss became {float(total.loss)} before step {done}"
+        job.tracker.log("diverged", done, {"message": words})
+        raise TrainingDiverged(words)
     rows, config = float(total.rows), job.config
     speed = (done - clock.first_step) / max(time.monotonic() - clock.started, 1e-9)
     by_steps = (config.steps - done) / speed

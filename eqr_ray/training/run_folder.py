@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import psutil  # type: ignore[import-untyped]
 
 from eqr_ray.atomic import write_json
 from eqr_ray.errors import UserError
+from eqr_ray.strict import from_dict
 from eqr_ray.training.progress import duration
 
 CONFIG, SUMMARY, LOG, LOCK = "config.json", "summary.json", "log.jsonl", "lock.json"
@@ -66,54 +68,59 @@ def write_config(path: Path, config: dict[str, Any]) -> None:
     write_json(path / CONFIG, config)
 
 
+@dataclass(frozen=True)
+class Driver:
+    """The process that has, or had, a run: its host, its number there, and when it started (seconds since 1970)."""
+
+    host: str
+    pid: int
+    started: float
+
+    @property
+    def alive(self) -> bool | None:
+        """None: it is on another machine, which cannot be seen from here."""
+        if self.host != socket.gethostname():
+            return None
+        try:
+            return bool(psutil.Process(self.pid).create_time() == self.started)
+        except (psutil.NoSuchProcess, ValueError, OverflowError):
+            return False
+
+
+def driver_of(path: Path) -> Driver | None:
+    """Who is at the run in `path`, by its lock; None where there is no lock, or one that a death cut short."""
+    try:
+        lock = json.loads((path / LOCK).read_text())
+        return from_dict(Driver, {key: lock[key] for key in ("host", "pid", "started")})
+    except (FileNotFoundError, ValueError, KeyError, TypeError, UserError):
+        return None
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Be the only driver of the run in `path` (made where it is missing). UserError: another one is at it."""
     path.mkdir(parents=True, exist_ok=True)
-    holder = _me()
-    _take(path / LOCK, holder)
+    _take(path / LOCK, Driver(socket.gethostname(), os.getpid(), psutil.Process().create_time()))
     try:
         yield
     finally:
         (path / LOCK).unlink(missing_ok=True)
 
 
-def _me() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
-
-
-def _take(file: Path, mine: dict[str, Any]) -> None:
+def _take(file: Path, mine: Driver) -> None:
     # Two drivers that come at once meet at the flock; the loser then reads the winner's name.
     with (file.parent / f".{LOCK}").open("a") as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)
-        holder = _holder(file)
-        if holder is not None and _may_live(holder):
-            whose = f"{file.parent} is being trained by process {holder['pid']} on {holder['host']}"
-            raise UserError(whose if holder["host"] == mine["host"] else f"{whose}, {_how_to_tell(file)}")
-        write_json(file, mine)
+        holder = driver_of(file.parent)
+        if holder is not None and holder.alive is not False:
+            whose = f"{file.parent} is being trained by process {holder.pid} on {holder.host}"
+            raise UserError(whose if holder.alive else f"{whose}, {how_to_tell(file.parent)}")
+        write_json(file, asdict(mine))
 
 
-def _how_to_tell(file: Path) -> str:
+def how_to_tell(path: Path) -> str:
     """A lock of another machine is never taken away silently; the user learns what there is to know about it."""
-    log = file.parent / LOG
+    log = path / LOG
     silent = f"; its {LOG} was written {duration(time.time() - log.stat().st_mtime)} ago" if log.exists() else ""
-    return (
-        f"which cannot be seen from {socket.gethostname()}{silent}. If it is dead (a pod that was replaced): rm {file}"
-    )
-
-
-def _holder(file: Path) -> dict[str, Any] | None:
-    try:
-        holder = json.loads(file.read_text())
-        return {key: holder[key] for key in ("host", "pid", "started")}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None  # none, or one that its death cut short
-
-
-def _may_live(holder: dict[str, Any]) -> bool:
-    if holder["host"] != socket.gethostname():
-        return True  # cannot be known from here
-    try:
-        return bool(psutil.Process(holder["pid"]).create_time() == holder["started"])
-    except psutil.NoSuchProcess:
-        return False
+    here, lock = socket.gethostname(), path / LOCK
+    return f"which cannot be seen from {here}{silent}. If it is dead (a pod that was replaced): rm {lock}"

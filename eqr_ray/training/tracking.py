@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -33,6 +34,11 @@ class NoTracker:
 
     def close(self) -> None:
         return
+
+
+def kept_warning(tracker: Tracker) -> Callable[[str], None]:
+    """For `warnings_told`: a warning goes into log.jsonl, from where the driver shows it."""
+    return lambda message: tracker.log("warning", 0, {"message": message})
 
 
 class RunTracker:

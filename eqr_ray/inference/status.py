@@ -1,0 +1,108 @@
+"""What the folder of an inference run tells of it: how far, how fast, how well, and what befell it.
+
+Why here: read from the folder alone, by `eqr_ray.status`, while another process may be writing there. `RunStatus` is
+also what a training run's folder is read into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eqr_ray.inference.folder import stored_manifest
+from eqr_ray.logbook import LOG, number, read_log
+
+PARQUET_END = b"PAR1"
+WARNINGS_SHOWN = 3  # the newest
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """`facts`: label -> words. `lost`: what went wrong on the way. `needs`: what the user has to do besides going
+    on. `goes_on`: the same command, or a resume, would have something to do and may succeed."""
+
+    facts: dict[str, str]
+    lost: list[str] = field(default_factory=list)
+    needs: list[str] = field(default_factory=list)
+    goes_on: bool = True
+
+
+def status_of_inference(path: Path, summary: Mapping[str, Any] | None) -> RunStatus:
+    """`summary`: of a finished run. UserError: the manifest or the log cannot be read."""
+    manifest, log = stored_manifest(path), read_log(path / LOG)
+    starts = [i for i, entry in enumerate(log.entries) if entry.get("event") == "start"]
+    here = log.entries[starts[-1] :] if starts else []
+    units = [entry for entry in here if entry.get("event") == "unit"]
+    parts = sorted((path / "records").glob("*.parquet"))
+    total = number(here[0], "units") if here else None
+    facts = {"how far": _how_far(len(parts), total, manifest, units, summary)}
+    speed = _speed(units, summary)
+    if speed:
+        facts["speed"] = speed
+    facts |= _quality(summary if summary is not None else _last_figures(units))
+    lost = [f"continued {len(starts) - 1} times"] if len(starts) > 1 else []
+    damaged = [part for part in parts if not _is_whole(part)]
+    lost += [f"damaged records: {part}" for part in damaged]
+    needs = [f"rm {part}" for part in damaged]
+    return RunStatus(facts, [*lost, *warned(log.entries), *unread(log.unread)], needs, goes_on=summary is None)
+
+
+def _how_far(
+    parts: int,
+    total: float | None,
+    manifest: Mapping[str, Any],
+    units: Sequence[dict[str, Any]],
+    summary: Mapping[str, Any] | None,
+) -> str:
+    if summary is not None:
+        return f"all {manifest.get('puzzles'):,} puzzles" if isinstance(manifest.get("puzzles"), int) else "all puzzles"
+    words = f"{parts:,} of {total:,.0f} units" if total is not None and parts <= total else f"{parts:,} units"
+    left_s = next((s for unit in reversed(units) if (s := number(unit, "left_s")) is not None), None)
+    return words if left_s is None else f"{words}, some {left_s / 60:,.0f} min left when it last wrote"
+
+
+def _speed(units: Sequence[dict[str, Any]], summary: Mapping[str, Any] | None) -> str:
+    seconds = sum(number(unit, "seconds") or 0.0 for unit in units)
+    work = sum(number(unit, "row_segments") or 0.0 for unit in units)
+    rate = work / seconds if seconds > 0 else number(dict(summary or {}), "row_segments_per_s")
+    return "" if rate is None else f"{rate:,.0f} row-segments/s"
+
+
+def _last_figures(units: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return next((unit for unit in reversed(units) if number(unit, "puzzles")), {})
+
+
+def _quality(figures: Mapping[str, Any]) -> dict[str, str]:
+    values = {key: number(dict(figures), key) for key in ("exact_accuracy", "exact_low", "exact_high", "settled_share")}
+    exact, low, high, settled = values.values()
+    facts = {}
+    if exact is not None and low is not None and high is not None:
+        facts["exact"] = f"{exact:.2%} [{low:.2%}, {high:.2%}]"
+    if settled is not None:
+        facts["settled"] = f"{settled:.2%}"
+    return facts
+
+
+def _is_whole(part: Path) -> bool:
+    """Whether a Parquet file has its end; its content is verified where it is read."""
+    with part.open("rb") as file:
+        file.seek(0, 2)
+        if file.tell() < 2 * len(PARQUET_END):
+            return False
+        file.seek(-len(PARQUET_END), 2)
+        return file.read() == PARQUET_END
+
+
+def warned(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """The newest warnings of a log, whichever run's; and how many there were before."""
+    words = [entry.get("message") for entry in entries if "warning" in (entry.get("event"), entry.get("kind"))]
+    lines = [f"warned: {' '.join(str(message).split())}" for message in words[-WARNINGS_SHOWN:]]
+    more = len(words) - len(lines)
+    return [f"{more:,} earlier warnings, in {LOG}", *lines] if more else lines
+
+
+def unread(lines: int) -> list[str]:
+    """For a log with lines that nobody can read."""
+    return [f"{lines:,} lines of {LOG} cannot be read"] if lines else []

@@ -1,0 +1,90 @@
+"""What the folder of a training run tells of it: how far, how fast, how well, and what it lost on the way.
+
+Why here: read from the folder alone, by `eqr_ray.status`, while another process may be writing there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eqr_ray.inference.status import RunStatus, unread, warned
+from eqr_ray.logbook import LOG, number, read_log
+from eqr_ray.training.checkpoint import complete_checkpoints
+from eqr_ray.training.config import TrainingConfig
+from eqr_ray.training.progress import duration
+from eqr_ray.training.run_folder import CHECKPOINTS
+
+Entries = Sequence[dict[str, Any]]
+
+
+def status_of_training(path: Path, config: TrainingConfig, summary: Mapping[str, Any] | None) -> RunStatus:
+    """`summary`: of a finished run. UserError: the log cannot be read."""
+    log = read_log(path / LOG)
+    figures, validation = _last(log.entries, "train"), _last(log.entries, "validation")
+    checkpoints = complete_checkpoints(path / CHECKPOINTS)
+    facts = {"how far": _how_far(config, figures, summary)}
+    facts |= _rows(
+        speed=_said(figures, "{segments_per_s:.3g} segments/s, {rows_per_s:,.0f} rows/s"),
+        loss=_said(figures, "{loss:.4f}, {exact_accuracy:.2%} of the rows in training exactly right"),
+        validation=_said(validation, "{validation_exact:.2%} exact at step {step:,.0f}, depth {depth:.0f}"),
+        checkpoints=", ".join(folder.name for folder in checkpoints),
+    )
+    diverged = bool(log.entries) and log.entries[-1].get("kind") == "diverged"
+    lost = [*_restarts(log.entries), *_damaged(path / CHECKPOINTS)]
+    if diverged:
+        lost.append(f"diverged: {log.entries[-1].get('message')}")
+    needs = ["a new run with a smaller learning_rate="] if diverged else []
+    if not checkpoints and summary is None and not diverged:
+        lost.append("no checkpoint yet: it would begin again at step 0")
+    lost += [*warned(log.entries), *unread(log.unread)]
+    return RunStatus(facts, lost, needs, goes_on=summary is None and not diverged)
+
+
+def _how_far(config: TrainingConfig, figures: Mapping[str, Any] | None, summary: Mapping[str, Any] | None) -> str:
+    entry = dict(summary or figures or {})
+    step = number(entry, "step") or 0.0
+    words = f"step {step:,.0f} of {config.steps:,} ({step / config.steps:.0%})"
+    elapsed_s = number(entry, "seconds" if summary else "elapsed_s")
+    if elapsed_s is not None:
+        words += f", {duration(elapsed_s)} of training" + (f" of {config.minutes:g} min" if config.minutes else "")
+    left_s = number(entry, "left_s")
+    return words if summary or left_s is None else f"{words}, {duration(left_s)} left when it last wrote"
+
+
+def _last(entries: Entries, kind: str) -> dict[str, Any] | None:
+    return next((entry for entry in reversed(entries) if entry.get("kind") == kind), None)
+
+
+def _said(entry: dict[str, Any] | None, words: str) -> str:
+    """`words` with the numbers of an entry; empty where one of them is missing."""
+    numbers = {key: number(entry, key) for key in entry} if entry else {}
+    try:
+        return words.format_map({key: value for key, value in numbers.items() if value is not None})
+    except KeyError:
+        return ""
+
+
+def _rows(**facts: str) -> dict[str, str]:
+    return {label: words for label, words in facts.items() if words}
+
+
+def _restarts(entries: Entries) -> list[str]:
+    """How often the run went back to an earlier step, and how many steps were done again for it."""
+    step, times, again = 0.0, 0, 0.0
+    for entry in entries:
+        now = number(entry, "step")
+        if now is None or entry.get("kind") not in ("train", "resume"):
+            continue
+        if entry["kind"] == "resume":
+            times, again = times + 1, again + max(0.0, step - now)
+        elif now <= step:  # it began again without a checkpoint
+            times, again = times + 1, again + step
+        step = now
+    return [f"restarted {times} times, {again:,.0f} steps done again"] if times else []
+
+
+def _damaged(checkpoints: Path) -> list[str]:
+    names = sorted(path.name for path in checkpoints.glob("*.damaged"))
+    return [f"damaged checkpoints, set aside: {', '.join(names)}"] if names else []
