@@ -116,7 +116,7 @@ def recipe_keys(path: Path) -> dict[str, str]:
     for key, value in read_yaml(path).items():
         if isinstance(value, Mapping):
             raise UserError(f"{path}: {key} is a group of keys: write {key}.{next(iter(value), 'KEY')}: ... instead")
-        keys[key] = _as_typed(value)
+        keys[key] = as_typed(value)
     return keys
 
 
@@ -134,9 +134,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], found)
 
 
-def _as_typed(value: Any) -> str:
+def as_typed(value: Any) -> str:
+    """The text that means `value` to `parse_value`, for plain values and lists."""
     if isinstance(value, list):
-        return f"[{','.join(_as_typed(item) for item in value)}]"
+        return f"[{','.join(as_typed(item) for item in value)}]"
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -29,6 +29,12 @@ SWEEPS_OWN = {
         *("gpus_each", "address", "device", "compile"),
     ),
 }
+# What trainings report.
+FIGURES = (
+    *("loss", "token_loss", "halt_loss", "exact_accuracy", "token_accuracy", "halted_share", "halted_exact"),
+    *("mean_age", "validation_exact", "validation_token_accuracy", "validation_halted_share"),
+    "validation_halted_exact",
+)
 # What a network may change in the midst of its training.
 IN_MIDST = (
     *("damping", "noise_scale", "init_std", "model.damping", "model.noise_scale", "model.init_std_H"),
@@ -143,6 +149,9 @@ class SearchConfig:
     def _check_training(self) -> None:
         if isinstance(self.objective, Mapping) or not self.goals:
             raise UserError("objective: expected a list such as [highest validation_exact] for trainings")
+        for goal in self.goals:
+            if goal.figure not in FIGURES:
+                raise UserError(f"objective: trainings report no '{goal.figure}'{nearest(goal.figure, FIGURES)}")
         steps = self.keys.get("steps")
         if type(steps) is not int or steps < 1:
             raise UserError("keys.steps must be given: a whole number, the length of a whole training")
@@ -153,6 +162,10 @@ class SearchConfig:
             return
         if self.scheduler.name != "none":
             raise UserError(f"scheduler.name={self.scheduler.name} does not go with a population, which has its own")
+        if self.keys.get("cooldown"):
+            raise UserError(
+                f"keys.cooldown={self.keys['cooldown']} does not go with a population, which trains in legs"
+            )
         leg, rest = divmod(steps, self.algorithm.generations)
         if rest or leg % self.report_every:
             raise UserError(

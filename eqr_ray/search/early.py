@@ -11,11 +11,11 @@ order give the same decisions, in one sitting or in ten.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from eqr_ray.errors import UserError
-from eqr_ray.search.outcome import Goal, Report, Trial
+from eqr_ray.search.outcome import Goal, Report, Status, Trial
 
 LOSS = "token_loss"
 ACCURACY = "validation_exact"
@@ -59,26 +59,52 @@ class Halving:
         self._rungs, self._goal = rungs, goal
         # (bracket, rung) -> trial -> score
         self._seen: dict[tuple[int, float], dict[int, float]] = {}
+        self._said: dict[tuple[int, float], str | None] = {}
 
     def hear(self, trial: int, report: Report) -> str | None:
-        """The reason to end the trial here, or None. A report that was heard before changes nothing."""
+        """The reason to end the trial here, or None. Who is heard again at a rung is told again what he was told."""
         bracket = trial % self._rungs.brackets
         passed = [rung for rung in self._rungs.of(bracket) if rung <= report.step]
         if not passed or report.step >= self._rungs.steps:
             return None
-        seen = self._seen.setdefault((bracket, passed[-1]), {})
-        own = seen.setdefault(trial, self._goal.score(report.figures))
+        rung = passed[-1]
+        if (trial, rung) not in self._said:
+            seen = self._seen.setdefault((bracket, rung), {})
+            seen[trial] = self._goal.score(report.figures)
+            self._said[trial, rung] = self._compared(seen, seen[trial], rung)
+        return self._said[trial, rung]
+
+    def _compared(self, seen: Mapping[int, float], own: float, rung: float) -> str | None:
         better = sum(score > own for score in seen.values())
         places = max(1, int(len(seen) / self._rungs.factor))
         if better < places:
             return None
-        return f"{better} of {len(seen)} trials were better after {passed[-1]:g} steps, {places} of them go on"
+        return f"{better} of {len(seen)} trials were better after {rung:g} steps, {places} of them go on"
 
     def recall(self, trials: Iterable[Trial]) -> None:
         """Hear what earlier sittings have reported, in the order of that time."""
         past = [(report.time, trial.number, report) for trial in trials for report in trial.reports]
         for _, number, report in sorted(past, key=lambda one: one[:2]):
             self.hear(number, report)
+
+
+class Judge:
+    """Who ends early, and why: hears the reports of all trials as they come, some of them twice."""
+
+    def __init__(self, halving: Halving | None, collapse_factor: float | None) -> None:
+        self._halving, self._factor = halving, collapse_factor
+        self._reports: dict[int, list[Report]] = {}
+
+    def hear(self, trial: int, report: Report) -> tuple[Status, str] | None:
+        """How the trial ends here, or None: it goes on."""
+        reports = self._reports.setdefault(trial, [])
+        if not reports or report.step > reports[-1].step:
+            reports.append(report)
+            reason = None if self._factor is None else collapse(reports, self._factor)
+            if reason is not None:
+                return "collapsed", reason
+        reason = None if self._halving is None else self._halving.hear(trial, report)
+        return None if reason is None else ("stopped", reason)
 
 
 def collapse(reports: Sequence[Report], factor: float) -> str | None:

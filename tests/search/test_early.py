@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eqr_ray.errors import UserError
-from eqr_ray.search.early import Halving, Rungs, collapse
+from eqr_ray.search.early import Halving, Judge, Rungs, collapse
 from eqr_ray.search.outcome import Goal, Report, Trial
 
 GOAL = Goal("validation_exact")
@@ -88,6 +88,25 @@ def test_a_second_sitting_decides_as_one_sitting_would(arriving: list[float], da
     again = Halving(rungs, GOAL)
     again.recall([trial for trial, _ in expected[:killed]])
     assert [trial_of(number, again) for number in range(killed, len(arriving))] == expected[killed:]
+
+
+def test_who_is_heard_again_is_told_the_same() -> None:
+    halving = Halving(Rungs(2, 2, 8), GOAL)
+    assert halving.hear(0, report(2, 0.5)) is None
+    assert halving.hear(1, report(2, 0.4)) is not None
+    assert halving.hear(2, report(2, 0.9)) is None
+    assert halving.hear(0, report(2, 0.5)) is None  # though a better one has come
+    assert halving.hear(1, report(3, 0.4)) is not None
+
+
+def test_the_judge_says_how_a_trial_ends() -> None:
+    judge = Judge(Halving(Rungs(2, 2, 8), GOAL), 2.0)
+    assert judge.hear(0, report(1, 0.5, token_loss=1.0)) is None
+    assert judge.hear(0, report(2, 0.6, token_loss=0.5)) is None
+    assert judge.hear(0, report(1, 0.5, token_loss=1.0)) is None  # told again after a restart
+    assert judge.hear(1, report(2, 0.5)) == ("stopped", "1 of 2 trials were better after 2 steps, 1 of them go on")
+    assert judge.hear(0, report(3, 0.6, token_loss=2.5)) == ("collapsed", "the loss rose from 1 to 2.5")
+    assert Judge(None, None).hear(0, report(1, 0.0)) is None
 
 
 def test_collapses_have_their_reason() -> None:

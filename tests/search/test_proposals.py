@@ -173,6 +173,8 @@ def test_a_file_and_its_defaults_are_the_same_search() -> None:
         ({"report_every": 41}, "report_every=41 is not allowed: 1 .. steps=40"),
         ({"objective": {"accuracy": 0.9}}, "objective: expected a list"),
         ({"objective": ["validation_exact"]}, "highest FIGURE or lowest FIGURE"),
+        ({"objective": ["highest validation_exakt"]}, "did you mean 'validation_exact'?"),
+        ({"algorithm": {"name": "population"}, "keys": {"steps": 40, "cooldown": 0.3}}, "keys.cooldown=0.3"),
         ({"first": [{"damping": 2.0}]}, "first[0]: damping=2.0: expected 0 .. 0.5"),
         ({"scheduler": {"name": "asha", "first": 40}}, "scheduler.first=40 is not allowed"),
         ({"scheduler": {"name": "ahsa"}}, "did you mean 'asha'?"),
