@@ -149,6 +149,10 @@ def runner(config: SweepConfig, machine: Machine) -> Runner:
             workers=config.workers,
             at_once=at_once,
             max_failures=config.max_failures,
+            free={
+                "data": str(config.data_folder.resolve()),
+                **{name: getattr(config, name) for name in ("workers", "device", "wandb", "max_failures")},
+            },
             scratch=config.folder / "ray",
             show=shown(queue),
         )

@@ -104,7 +104,7 @@ class Here:
 
             train = partial(train_here, report=report)
             with suppress(Ended):
-                run_trial(queue.trials, number, train, report)
+                run_trial(queue.trials, number, train, report, {})
             queue.over(number)
 
 

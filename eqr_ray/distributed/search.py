@@ -66,16 +66,19 @@ def run_trials(
     workers: int,
     at_once: int,
     max_failures: int,
+    free: Mapping[str, Any],
     scratch: Path,
     show: Callable[[Trial], None],
 ) -> None:
     """Run all trials of the queue on the Ray that has been started; `show` hears of every one that is over.
 
-    `scratch`: a folder for Tune's own files, which are of no use afterwards.
+    `free`: see `run_trial`. `scratch`: a folder for Tune's own files, which are of no use afterwards.
     """
     each = {"memory": DRIVER_MEMORY} if workers else {"CPU": team.cpus_each, "GPU": team.gpus_each}
     tuner = tune.Tuner(
-        tune.with_resources(_function(queue.trials.path.resolve(), workers, team), tune.PlacementGroupFactory([each])),
+        tune.with_resources(
+            _function(queue.trials.path.resolve(), workers, team, free), tune.PlacementGroupFactory([each])
+        ),
         tune_config=tune.TuneConfig(
             search_alg=_Dealer(queue, show),
             scheduler=_Ender(queue, judge),
@@ -101,7 +104,7 @@ def _name(trial: TuneTrial) -> str:
     return f"{trial.config[NUMBER]:05d}-{trial.trial_id}"
 
 
-def _function(path: Path, workers: int, team: Team) -> Callable[[dict[str, Any]], None]:
+def _function(path: Path, workers: int, team: Team, free: Mapping[str, Any]) -> Callable[[dict[str, Any]], None]:
     def train(experiment: Experiment, folder: Path) -> None:
         if workers:
             train_on_ray(experiment, folder, [TuneReportCallback()], team)  # type: ignore[no-untyped-call]
@@ -110,7 +113,7 @@ def _function(path: Path, workers: int, team: Team) -> Callable[[dict[str, Any]]
             train_here(experiment, folder, tune.report)
 
     def trial(config: dict[str, Any]) -> None:
-        run_trial(Trials(path), config[NUMBER], train, tune.report)
+        run_trial(Trials(path), config[NUMBER], train, tune.report, free)
 
     return trial
 

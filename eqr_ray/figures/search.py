@@ -2,7 +2,7 @@
 
 best.png        every trial in the order of its beginning, and the best so far
 parameters.png  each parameter against the objective, with its share of importance
-pairs.png       heat maps of two parameters at a time: the best objective of the trials in a cell
+pairs.png       heat maps of two parameters at a time: the best of the trials in a cell, finished or not
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from eqr_ray.search.outcome import Status
 from eqr_ray.strict import from_dict
 from eqr_ray.training.checkpoint import adopt, complete_checkpoints
 from eqr_ray.training.loop import TrainingDiverged
-from eqr_ray.training.run_folder import CHECKPOINTS, locked
+from eqr_ray.training.run_folder import CHECKPOINTS, LOCK, locked
 
 UNLOCK_S = 60.0  # the processes of a driver that was killed take a while to notice
 
@@ -25,12 +25,16 @@ def run_trial(
     number: int,
     train: Callable[[Experiment, Path], object],
     report: Callable[[dict[str, Any]], None],
+    free: Mapping[str, Any],
 ) -> None:
     """Report what the folder holds, then `train` what is left. How it ended is left in the folder: the summary of a
-    training, or the words of an end. Other errors than divergence and a mistake are raised: a retry may help."""
+    training, or the words of an end. Other errors than divergence and a mistake are raised: a retry may help.
+
+    `free`: keys of the experiment that this sitting sets (where the data is, on how many workers).
+    """
     folder, plan = trials.folder(number), trials.plan(number)
     assert plan.experiment is not None
-    experiment = from_dict(Experiment, plan.experiment)
+    experiment = from_dict(Experiment, {**plan.experiment, **free})
     for past in reports_of(folder):
         report({**past.figures, "step": past.step})
     with _locked_soon(folder):
@@ -52,7 +56,8 @@ def last_step(folder: Path) -> int:
 
 @contextmanager
 def _locked_soon(folder: Path) -> Iterator[None]:
-    """`locked`, with patience for processes of an earlier sitting that are about to end."""
+    """`locked`, with patience for processes of an earlier sitting that are about to end. One that cannot be seen from
+    here (its node is gone) loses its lock after that: the sweep has one driver, which starts a trial once."""
     until_s = time.monotonic() + UNLOCK_S
     with ExitStack() as stack:
         while True:
@@ -61,6 +66,6 @@ def _locked_soon(folder: Path) -> Iterator[None]:
                 break
             except UserError:
                 if time.monotonic() > until_s:
-                    raise
+                    (folder / LOCK).unlink(missing_ok=True)
                 time.sleep(0.5)
         yield
