@@ -20,6 +20,7 @@ say what is kept by `raise KeyboardInterrupt(words)`.
 from __future__ import annotations
 
 import errno
+import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,13 +31,17 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from eqr_ray.door_help import help_text
 from eqr_ray.errors import UserError, nearest
 
 CONF = Path(__file__).parent / "conf"
 # Keys whose values are names, in every door: `out=1` is the folder 1, and `out=1e3` the folder 1e3. null is null.
-NAMES = frozenset({"address", "calibration", "checkpoint", "data", "out", "resume", "run", "source", "task"})
+NAMES = frozenset(
+    {"address", "calibration", "checkpoint", "data", "out", "recipe", "resume", "run", "source", "space", "task"}
+)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What the disk answers to a path that the user chose badly.
 PATH_REFUSED = (
@@ -87,6 +92,8 @@ def door_config(
     """The complete, resolved configuration of door `name`; UserError for anything it does not know."""
     groups = _groups(conf / f"{name}.yaml")
     given, loose = _split(arguments)
+    if parse_value(given.get("recipe", "null")) is not None:
+        given = {**recipe_keys(Path(given["recipe"])), **given}
     chosen = {key: given.pop(key) for key in groups if key in given}
     for group, option in chosen.items():
         _check_option(conf, group, option)
@@ -100,6 +107,43 @@ def door_config(
     if loose:
         _set_positional(config, loose, positional, given)
     return _resolve(config)
+
+
+def recipe_keys(path: Path) -> dict[str, str]:
+    """Key -> text as it would be typed, of a flat YAML file: what `recipe=FILE` of a door stands for. What is typed
+    beside it counts more."""
+    keys = {}
+    for key, value in read_yaml(path).items():
+        if isinstance(value, Mapping):
+            raise UserError(f"{path}: {key} is a group of keys: write {key}.{next(iter(value), 'KEY')}: ... instead")
+        keys[key] = as_typed(value)
+    return keys
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; nothing in it is interpolated. UserError: not there, or no such thing."""
+    try:
+        loaded = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    found = OmegaConf.to_container(loaded, resolve=False)
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise UserError(f"{path}: expected keys and values")
+    return cast(dict[str, Any], found)
+
+
+def as_typed(value: Any) -> str:
+    """The text that means `value` to `parse_value`, for plain values and lists."""
+    if isinstance(value, list):
+        return f"[{','.join(as_typed(item) for item in value)}]"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value of every leaf of a door's configuration: the keys that may be typed."""
+    return _flatten(tree)
 
 
 def parse_value(text: str) -> Any:
@@ -193,7 +237,9 @@ def _resolve(config: DictConfig) -> dict[str, Any]:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{', '.join(f'{key}=' for key in missing)} must be given (--help shows an example)")
-    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    values.pop("recipe", None)  # its keys have been taken
+    return values
 
 
 def _leave(name: str, message: str, status: int) -> NoReturn:

@@ -17,6 +17,7 @@ import torch
 
 from eqr_ray.atomic import write_json
 from eqr_ray.errors import UserError
+from eqr_ray.inference.placement import device_named
 from eqr_ray.model import ModelConfig, Reasoner
 from eqr_ray.model.files import ModelCard, load_model, save_model
 from eqr_ray.strict import content_hash, from_dict, to_dict
@@ -24,9 +25,11 @@ from eqr_ray.tasks import Task, task_named
 from eqr_ray.tasks.sampler import Sampler
 from eqr_ray.tasks.store import Split
 from eqr_ray.training.config import TrainingConfig
-from eqr_ray.training.loop import TrainingJob, rows_of
-from eqr_ray.training.run_folder import CHECKPOINTS, SUMMARY
-from eqr_ray.training.tracking import Tracker, WandbMode
+from eqr_ray.training.engine import LocalEngine
+from eqr_ray.training.loop import TrainingJob, rows_of, train
+from eqr_ray.training.run_folder import CHECKPOINTS, SUMMARY, write_config
+from eqr_ray.training.tracking import RunTracker, Tracker, WandbMode, kept_warning
+from eqr_ray.warned import warnings_told
 
 TRAINING_KEYS = tuple(field.name for field in dataclasses.fields(TrainingConfig))
 # The method's own knobs stand at the top level of a door, where sweeps and studies turn them.
@@ -170,6 +173,25 @@ def training_job(
     train, validation = open_splits(Path(experiment.data))
     sampler = Sampler(train, task_named(experiment.task), config.batch, config.seed, config.augment)
     return TrainingJob(config, sampler, validation, folder / CHECKPOINTS, experiment.identity, tracker, report)
+
+
+def train_here(
+    experiment: Experiment,
+    folder: Path,
+    report: Callable[[dict[str, Any]], None],
+    interrupted: Callable[[], bool] = bool,
+) -> dict[str, Any]:
+    """Train in this process, without Ray, and return the summary. `report` hears the figures of every checkpoint;
+    `interrupted`: a wish to end with a checkpoint after this step."""
+    engine = LocalEngine(build_model(experiment), experiment.training, device_named(experiment.device))
+    tracker = RunTracker(folder, experiment.wandb, to_dict(experiment))
+    try:
+        with warnings_told(kept_warning(tracker)):
+            job = training_job(experiment, folder, tracker, report)
+            write_config(folder, to_dict(experiment))
+            return finish(experiment, folder, train(engine, dataclasses.replace(job, interrupted=interrupted)))
+    finally:
+        tracker.close()
 
 
 def finish(experiment: Experiment, folder: Path, result: dict[str, Any]) -> dict[str, Any]:

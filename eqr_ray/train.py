@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -30,17 +29,14 @@ from eqr_ray.experiment import (
     build_model,
     describe_data,
     experiment_of,
-    finish,
     open_splits,
-    training_job,
+    train_here,
 )
-from eqr_ray.inference.placement import device_named
-from eqr_ray.strict import from_dict, to_dict
+from eqr_ray.strict import from_dict
 from eqr_ray.tasks import Task, task_named
 from eqr_ray.tasks.dataset import PrepareConfig, prepare
 from eqr_ray.training.checkpoint import complete_checkpoints
-from eqr_ray.training.engine import LocalEngine
-from eqr_ray.training.loop import TrainingDiverged, train
+from eqr_ray.training.loop import TrainingDiverged
 from eqr_ray.training.progress import duration, followed
 from eqr_ray.training.run_folder import (
     CHECKPOINTS,
@@ -49,10 +45,7 @@ from eqr_ray.training.run_folder import (
     locked,
     read_config,
     read_summary,
-    write_config,
 )
-from eqr_ray.training.tracking import RunTracker, kept_warning
-from eqr_ray.warned import warnings_told
 
 DEFAULT_TASK = "sudoku9"
 
@@ -120,6 +113,8 @@ def resumed(values: Mapping[str, Any], given: Collection[str], folder: Path, che
     """The run's own experiment with what was typed over it. UserError: that may not change, or nothing is to do."""
     config = read_config(folder)
     before = from_dict(Experiment, config)
+    if "recipe" in given:
+        raise UserError(f"recipe= does not go with resume=: the run in {folder} has its own values")
     if "out" in given:
         raise UserError(f"out= does not go with resume=: the run stays in {folder}")
     check_kept(values, [key for key in given if key not in ("resume", *FREE, *FREE_TRAINING)], config)
@@ -179,16 +174,8 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
 
 def run_here(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """Train in this process, without Ray."""
-    engine = LocalEngine(build_model(experiment), experiment.training, device_named(experiment.device))
-    tracker = RunTracker(folder, experiment.wandb, to_dict(experiment))
-    try:
-        with interrupt_between_steps() as interrupted, warnings_told(kept_warning(tracker)):
-            job = training_job(experiment, folder, tracker, lambda figures: None)
-            write_config(folder, to_dict(experiment))
-            result = train(engine, replace(job, interrupted=interrupted))
-        return finish(experiment, folder, result)
-    finally:
-        tracker.close()
+    with interrupt_between_steps() as interrupted:
+        return train_here(experiment, folder, lambda figures: None, interrupted)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import errno
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,43 @@ def test_mistakes_are_one_line_and_status_2(
         run_door("demo", never, arguments, conf=conf)
     assert left.value.code == 2
     assert capsys.readouterr().err == f"eqr-demo: {message}\n"
+
+
+@pytest.fixture
+def with_recipe(conf: Path) -> Iterator[Path]:
+    (conf / "cook.yaml").write_text(DOOR + "recipe: null # keys\n")
+    yield conf
+    (conf / "cook.yaml").unlink()
+
+
+def test_a_recipe_stands_for_its_keys(with_recipe: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "best.yaml"
+    recipe.write_text(
+        "# found by a sweep\ntask: sudoku9\nsteps: 20\noptim.lr: 1.0e-05\noptim.betas: [0.5, 0.25]\nlimit: null\n"
+    )
+    config = door_config("cook", ["data=d", f"recipe={recipe}", "steps=7"], conf=with_recipe)
+    assert config["task"] == {"name": "sudoku9", "side": 9}
+    assert (config["steps"], config["limit"], config["optim"]) == (7, None, {"lr": 1e-5, "betas": [0.5, 0.25]})
+    assert "recipe" not in config
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("stesp: 3", "unknown key 'stesp'; did you mean 'steps'?"),
+        ("optim: {lr: 3}", "optim is a group of keys: write optim.lr: ... instead"),
+        ("- steps", "expected keys and values"),
+        ("steps: [3", "is no YAML"),
+        ("steps: 1\nsteps: 2", "is no YAML"),
+        (None, "no such file"),
+    ],
+)
+def test_a_recipe_that_is_none(with_recipe: Path, tmp_path: Path, text: str | None, words: str) -> None:
+    if text is not None:
+        (tmp_path / "best.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        door_config("cook", ["data=d", f"recipe={tmp_path / 'best.yaml'}"], conf=with_recipe)
+    assert words in str(error.value)
 
 
 def test_positional_arguments(conf: Path) -> None:

@@ -208,6 +208,15 @@ def test_resume_refuses_what_would_be_another_run(run: Path, typed: str, words: 
     assert words in refused(f"resume={run}", "steps=12", typed)
 
 
+def test_a_recipe_is_for_a_new_run(run: Path, data: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "best.yaml"
+    recipe.write_text("model: eqr_small\n" + "\n".join(key.replace("=", ": ", 1) for key in TINY[1:]) + "\n")
+    assert train(f"recipe={recipe}", f"data={data}", "steps=2", f"out={tmp_path / 'new'}") == 0
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert (config["training"]["steps"], config["training"]["batch"], config["model"]["width"]) == (2, 4, 8)
+    assert "has its own values" in refused(f"resume={run}", "steps=9", f"recipe={recipe}")
+
+
 def test_resume_with_the_same_values_is_the_same_run(run: Path) -> None:
     assert train(f"resume={run}", "steps=7", "batch=4", "damping=0.05", "model.width=8", "learning_rate=1e-3") == 0
 

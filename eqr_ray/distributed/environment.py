@@ -17,6 +17,10 @@ SETTINGS = {
     "RAY_DEDUP_LOGS": "0",
     # a dead worker is noticed and a report returns in 0.2 s instead of 2 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # a trial of Tune stays in the folder where it was started, writes no files of Tune's, and leaves Ctrl-C to us
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # actors without a GPU keep the devices that the user made visible
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }

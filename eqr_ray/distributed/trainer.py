@@ -52,14 +52,16 @@ def environment(team: Team) -> dict[str, str]:
     }
 
 
-def train_on_ray(experiment: Experiment, folder: Path, callbacks: Sequence[UserCallback] = ()) -> dict[str, Any]:
-    """Run to the end, through deaths of workers, and return the summary.
+def train_on_ray(
+    experiment: Experiment, folder: Path, callbacks: Sequence[UserCallback] = (), team: Team | None = None
+) -> dict[str, Any]:
+    """Run to the end, through deaths of workers, and return the summary. `team`: who works; None: all the cluster's.
 
     UserError: the cluster is too small, or a worker found a mistake. TrainingDiverged: more of the same would not help.
     """
     # What workers have to say comes by log.jsonl and by exceptions; Ray's own actors would fill the screen.
     with start_ray(experiment.address, log_to_driver=False):
-        team = place(experiment, nodes())
+        team = team or place(experiment, nodes())
         storage, name = folder.resolve() / "ray", f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         trainer = TorchTrainer(
             _work,

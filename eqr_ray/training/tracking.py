@@ -1,6 +1,7 @@
 """Where figures of a run go: `log.jsonl` always, Weights & Biases when asked for. Only the first worker tracks.
 
-A run has one W&B run however often it is restarted: its id is kept in the run folder.
+A run has one W&B run however often it is restarted: its id is kept in the run folder, and so is the group that it
+belongs to, if any.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import wandb
 
 WandbMode = Literal["disabled", "offline", "online"]
 ID_FILE = "wandb_id.txt"
+GROUP_FILE = "wandb_group.txt"  # a trial's: the name of its sweep
 
 
 class Tracker(Protocol):
@@ -66,10 +68,12 @@ def _start_wandb(folder: Path, mode: WandbMode, config: dict[str, Any]) -> Any:
     id_file = folder / ID_FILE
     if not id_file.exists():
         id_file.write_text(uuid.uuid4().hex[:8])
+    group_file = folder / GROUP_FILE
     return wandb.init(
         project="eqr_ray",
         id=id_file.read_text(),
         name=folder.name,
+        group=group_file.read_text() if group_file.exists() else None,
         dir=str(folder),
         mode=mode,
         resume="allow",

@@ -1,0 +1,168 @@
+"""Ray Tune runs the trials of a sweep: it places them, keeps their actors busy and starts again what died.
+
+What is tried, what is given up and what counts is decided elsewhere (eqr_ray.search) from the sweep's folder, and
+nothing of Tune's own state is read again: it may be older than the checkpoints. A trial that goes on after a kill first
+reports again what its folder holds.
+
+A trial with workers=0 trains in the trial's own actor, which the next trial takes over: starting a group of Ray Train
+workers takes 10 to 16 s. With workers, the trial is the driver of such a group.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from eqr_ray.distributed.placement import Node, Team, gpu_share, in_words, room, uses_gpus
+from eqr_ray.distributed.trainer import interruptible, train_on_ray
+from eqr_ray.errors import UserError
+from eqr_ray.experiment import Experiment, train_here
+from eqr_ray.search.early import Judge
+from eqr_ray.search.folder import Trials
+from eqr_ray.search.outcome import Report, Trial
+from eqr_ray.search.queue import Queue
+from eqr_ray.search.trial import last_step, run_trial
+
+NUMBER = "trial"  # the one entry of a trial's configuration as Tune knows it
+DRIVER_MEMORY = 1_000_000.0  # bytes: Tune wants every trial to ask for something, and its workers have the CPUs
+
+
+def team_of_trial(workers: int, cpus_each: int, gpus_each: float, device: str, there: Sequence[Node]) -> Team:
+    """Who works for one trial: its workers, or the trial itself (workers=0). UserError: no such share."""
+    if workers < 0 or cpus_each < 1:
+        raise UserError(f"workers={workers} cpus_each={cpus_each} are not allowed: 0 or more, 1 or more")
+    gpus = gpu_share(gpus_each) if uses_gpus(device, there) else 0.0
+    return Team(max(workers, 1), float(cpus_each), gpus)
+
+
+def trials_at_once(team: Team, asked: int | None, there: Sequence[Node]) -> int:
+    """How many trials the nodes have room for, or as many as are `asked` for. UserError: not even one."""
+    fit = room(there, team) // team.workers
+    if fit < 1:
+        each = f"{team.cpus_each:g} CPUs" + (f" and {team.gpus_each:g} GPUs" if team.gpus_each else "")
+        raise UserError(f"a trial of {team.workers} workers with {each} each has no place; there are {in_words(there)}")
+    if asked is not None and asked < 1:
+        raise UserError(f"at_once={asked} is not allowed: at least 1, or null for as many as there is room for")
+    return fit if asked is None else min(fit, asked)
+
+
+def run_trials(
+    queue: Queue,
+    judge: Judge,
+    team: Team,
+    *,
+    workers: int,
+    at_once: int,
+    max_failures: int,
+    free: Mapping[str, Any],
+    scratch: Path,
+    show: Callable[[Trial], None],
+) -> None:
+    """Run all trials of the queue on the Ray that has been started; `show` hears of every one that is over.
+
+    `free`: see `run_trial`. `scratch`: a folder for Tune's own files, which are of no use afterwards.
+    """
+    each = {"memory": DRIVER_MEMORY} if workers else {"CPU": team.cpus_each, "GPU": team.gpus_each}
+    tuner = tune.Tuner(
+        tune.with_resources(
+            _function(queue.trials.path.resolve(), workers, team, free), tune.PlacementGroupFactory([each])
+        ),
+        tune_config=tune.TuneConfig(
+            search_alg=_Dealer(queue, show),
+            scheduler=_Ender(queue, judge),
+            num_samples=-1,
+            max_concurrent_trials=at_once,
+            reuse_actors=True,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            storage_path=str(scratch.resolve()),
+            failure_config=tune.FailureConfig(max_failures=max_failures),
+            verbose=0,
+        ),
+    )
+    with interruptible():
+        tuner.fit()
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _name(trial: TuneTrial) -> str:
+    return f"{trial.config[NUMBER]:05d}-{trial.trial_id}"
+
+
+def _function(path: Path, workers: int, team: Team, free: Mapping[str, Any]) -> Callable[[dict[str, Any]], None]:
+    def train(experiment: Experiment, folder: Path) -> None:
+        if workers:
+            train_on_ray(experiment, folder, [TuneReportCallback()], team)  # type: ignore[no-untyped-call]
+        else:
+            torch.set_num_threads(team.threads)
+            train_here(experiment, folder, tune.report)
+
+    def trial(config: dict[str, Any]) -> None:
+        run_trial(Trials(path), config[NUMBER], train, tune.report, free)
+
+    return trial
+
+
+class _Dealer(Searcher):
+    """The queue, as Tune asks for it."""
+
+    def __init__(self, queue: Queue, show: Callable[[Trial], None]) -> None:
+        super().__init__()
+        self._queue, self._show = queue, show
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        number = self._queue.next()
+        if number is None:
+            return str(Searcher.FINISHED) if self._queue.is_empty else None
+        self._numbers[trial_id] = number
+        return {NUMBER: number}
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        number = self._numbers[trial_id]
+        trials = self._queue.trials
+        if not trials.read(number).is_over:
+            reason = "its process died too often" if error else "it ended without a word"
+            trials.write_end(number, "failed", reason, last_step(trials.folder(number)))
+        self._show(self._queue.over(number))
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).write_text("")  # the folder of the sweep is its state
+
+    def restore(self, checkpoint_path: str) -> None:
+        return
+
+
+class _Ender(FIFOScheduler):
+    """The judge, as Tune asks for it."""
+
+    _supports_buffered_results = False  # every report is judged as it comes
+
+    def __init__(self, queue: Queue, judge: Judge) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._queue, self._judge = queue, judge
+
+    def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
+        if result.get("done") or "step" not in result:
+            return str(TrialScheduler.CONTINUE)
+        number = trial.config[NUMBER]
+        verdict = self._judge.hear(number, Report(result["step"], time.time(), result))
+        if verdict is None:
+            return str(TrialScheduler.CONTINUE)
+        self._queue.trials.write_end(number, *verdict, result["step"])
+        return str(TrialScheduler.STOP)

@@ -1,0 +1,143 @@
+"""The finals: the best trials again, with seeds that the search has not seen, and only then the test puzzles.
+
+Of many trials the best is partly luck, on the validation puzzles above all. So finalists train again from nothing; who
+wins is decided by the mean over the fresh seeds, still on validation; the test split is looked at last, once for every
+network, and changes nothing.
+
+    number of a final: 100 x number of its trial + number of the fresh seed, from 1 on
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from eqr_ray.atomic import write_json
+from eqr_ray.errors import UserError
+from eqr_ray.inference.estimates import wilson
+from eqr_ray.inference.network import Network
+from eqr_ray.inference.placement import device_named, dtype_named
+from eqr_ray.model.files import load_model
+from eqr_ray.search.config import SearchConfig
+from eqr_ray.search.folder import Trials
+from eqr_ray.search.outcome import Goal, Trial, ranked, scores
+from eqr_ray.search.space import Values
+from eqr_ray.tasks.store import Split
+from eqr_ray.training.validate import validate
+
+MOST_SEEDS = 99
+TEST = "test.json"
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial and its repetitions with fresh seeds. Scores are of the first goal, more is better; test figures are of
+    all networks together, None where there is no test split."""
+
+    trial: int
+    values: Values
+    search_score: float
+    scores: tuple[float, ...]
+    lost: int  # repetitions that diverged, collapsed or failed
+    test_right: int | None = None
+    test_total: int | None = None
+
+    @property
+    def mean_score(self) -> float:
+        """A lost repetition counts as none of its puzzles right where accuracy is the goal; else it is left out, and
+        its number stands beside."""
+        return mean(self.scores) if self.scores else float("-inf")
+
+    @property
+    def test_interval(self) -> tuple[float, float] | None:
+        """95 %, over puzzles of all networks. It knows nothing of how networks differ: the scores tell that."""
+        if self.test_right is None or not self.test_total:
+            return None
+        return wilson(self.test_right, self.test_total)
+
+
+def check_finals(config: SearchConfig, finalists: int, seeds: int) -> None:
+    """UserError: numbers that are none, or finals that cannot be."""
+    if finalists < 0 or not 1 <= seeds <= MOST_SEEDS:
+        raise UserError(f"finalists={finalists} seeds={seeds} are not allowed: 0 or more, 1 .. {MOST_SEEDS}")
+    if finalists and config.algorithm.name == "population":
+        raise UserError(
+            f"finalists={finalists} is not allowed: what a population finds is a schedule with changes of weights, "
+            "which no single training repeats; say finalists=0"
+        )
+
+
+def whole(config: SearchConfig, trials: Sequence[Trial]) -> list[Trial]:
+    """The finished trials that went all the way: of a population the last generation."""
+    steps = config.steps if config.door == "train" else 0
+    return [one for one in trials if one.status == "finished" and one.reports and one.reports[-1].step >= steps]
+
+
+def finalists_of(config: SearchConfig, trials: Sequence[Trial], count: int) -> list[Trial]:
+    """The best `count` finished trials of different values and, for comparison, the first of the known points."""
+    best: list[Trial] = []
+    for trial in ranked(whole(config, trials), config.goals):
+        if trial.values not in [one.values for one in best]:
+            best.append(trial)
+    known = [trial for trial in best if config.points and trial.values == config.points[0]]
+    chosen = best[:count]
+    return chosen + [trial for trial in known if count and trial not in chosen]
+
+
+def final_numbers(finalists: Sequence[Trial], seeds: int) -> list[int]:
+    """The repetitions, seed by seed: all finalists have one before any has two."""
+    return [trial.number * (MOST_SEEDS + 1) + k for k in range(1, seeds + 1) for trial in finalists]
+
+
+def of_trial(number: int) -> tuple[int, int]:
+    """(trial, number of the fresh seed) of a final."""
+    return divmod(number, MOST_SEEDS + 1)
+
+
+def judged(finalists: Sequence[Trial], finals: Trials, seeds: int, goal: Goal) -> list[Finalist]:
+    """The finalists, best first, without the test split."""
+    found = []
+    for trial in finalists:
+        again = [finals.read(number) for number in final_numbers([trial], seeds)]
+        own = [scores(one, [goal])[0] for one in again if one.status == "finished"]
+        lost = len(again) - len(own)
+        if goal.highest and goal.figure.endswith("exact"):
+            own += [0.0] * lost
+        found.append(Finalist(trial.number, trial.values, scores(trial, [goal])[0], tuple(own), lost))
+    return sorted(found, key=lambda one: (-one.mean_score, one.trial))
+
+
+def tested(finalist: Finalist, finals: Trials, seeds: int, split: Path, depth: int, device: str) -> Finalist:
+    """With the test figures of its networks. A network that has been tested is not tested again."""
+    right = total = 0
+    for number in range(finalist.trial * (MOST_SEEDS + 1) + 1, finalist.trial * (MOST_SEEDS + 1) + seeds + 1):
+        if finals.read(number).status == "finished":
+            counts = _test(finals.folder(number), split, depth, device)
+            right, total = right + counts["right"], total + counts["total"]
+    return Finalist(**{**vars(finalist), "test_right": right, "test_total": total})
+
+
+def _test(folder: Path, split: Path, depth: int, device: str) -> dict[str, Any]:
+    puzzles = Split.open(split)
+    known = {"data": puzzles.content_hash, "depth": depth}
+    if (folder / TEST).is_file():
+        before: dict[str, Any] = json.loads((folder / TEST).read_text())
+        if {name: before[name] for name in known} == known:
+            return before
+    model, card = load_model(str(folder))
+    dtype = dtype_named(card.recipe["training"]["dtype"])
+    network = Network(model.to(device_named(device)), dtype=dtype, compile=False)
+    sums = validate(network, puzzles, range(len(puzzles)), depth)
+    counts = {"right": int(sums.exact), "total": int(sums.puzzles), **known}
+    write_json(folder / TEST, counts)
+    return counts
+
+
+def recipe_text(keys: Mapping[str, Any], words: Sequence[str]) -> str:
+    """best.yaml: the winner as keys that `recipe=` of train or infer takes, under a comment of `words`."""
+    lines = [f"# {line}" for line in words]
+    return "\n".join([*lines, *(f"{key}: {json.dumps(value)}" for key, value in keys.items())]) + "\n"

@@ -1,0 +1,76 @@
+"""What Tune is told, without starting it: who has room, which trial is next, which one ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ray import cloudpickle
+from ray.tune.search import Searcher
+
+from eqr_ray.distributed.search import _Dealer, _Ender, team_of_trial, trials_at_once
+from eqr_ray.errors import UserError
+from eqr_ray.search.early import Halving, Judge, Rungs
+from eqr_ray.search.folder import Plan, Trials
+from eqr_ray.search.outcome import Goal, Report, Trial
+from eqr_ray.search.queue import Queue
+
+CPUS = [{"CPU": 4.0}, {"CPU": 3.0}]
+GPUS = [{"CPU": 8.0, "GPU": 2.0}]
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus_each", "gpus_each", "there", "fit"),
+    [(0, 1, 1.0, CPUS, 7), (0, 2, 1.0, CPUS, 3), (2, 1, 1.0, CPUS, 3), (0, 1, 0.5, GPUS, 4), (2, 1, 1.0, GPUS, 1)],
+)
+def test_as_many_trials_as_there_is_room_for(
+    workers: int, cpus_each: int, gpus_each: float, there: list, fit: int
+) -> None:
+    team = team_of_trial(workers, cpus_each, gpus_each, "auto", there)
+    assert trials_at_once(team, None, there) == fit
+    assert trials_at_once(team, 1, there) == 1
+
+
+def test_a_trial_without_a_place_is_refused_with_what_there_is() -> None:
+    with pytest.raises(
+        UserError, match=r"2 workers with 4 CPUs each has no place; there are 0 GPUs, 7 CPUs on 2 nodes"
+    ):
+        trials_at_once(team_of_trial(2, 4, 1.0, "cpu", CPUS), None, CPUS)
+    with pytest.raises(UserError, match="workers=-1 cpus_each=1 are not allowed"):
+        team_of_trial(-1, 1, 1.0, "cpu", CPUS)
+    with pytest.raises(UserError, match="at_once=0"):
+        trials_at_once(team_of_trial(0, 1, 1.0, "cpu", CPUS), 0, CPUS)
+
+
+def test_tune_asks_and_is_told(tmp_path: Path) -> None:
+    trials, seen = Trials(tmp_path), []
+
+    def plan(number: int, known: dict[int, Trial]) -> Plan | None:
+        return None if number == 2 and not known[0].is_over else Plan(number, {})
+
+    queue = Queue(trials, range(3), plan)  # type: ignore[arg-type]
+    dealer = _Dealer(queue, seen.append)
+    assert [dealer.suggest(name) for name in "abc"] == [{"trial": 0}, {"trial": 1}, None]
+    trials.write_result(0, Report(0, 0.0, {}))
+    dealer.on_trial_complete("a")
+    assert dealer.suggest("c") == {"trial": 2}
+    assert dealer.suggest("d") == Searcher.FINISHED
+    dealer.on_trial_complete("b", error=True)
+    dealer.on_trial_complete("c", {})
+    assert [(trial.number, trial.status) for trial in seen] == [(0, "finished"), (1, "failed"), (2, "failed")]
+    assert trials.read(1).reason == "its process died too often"
+    cloudpickle.dumps(dealer)  # Tune does, though we never read it again
+
+
+def test_the_judge_is_heard(tmp_path: Path) -> None:
+    trials = Trials(tmp_path)
+    queue = Queue(trials, range(2), lambda number, known: Plan(number, {}))
+    ender = _Ender(queue, Judge(Halving(Rungs(2, 2, 8), Goal("score")), None))
+    assert [queue.next(), queue.next()] == [0, 1]
+    one, two = (SimpleNamespace(config={"trial": number}) for number in range(2))
+    assert ender.on_trial_result(None, one, {"step": 2, "score": 1.0}) == "CONTINUE"
+    assert ender.on_trial_result(None, two, {"step": 2, "score": 0.5, "done": True}) == "CONTINUE"
+    assert ender.on_trial_result(None, two, {"step": 2, "score": 0.5}) == "STOP"
+    assert trials.read(1).status == "stopped"
+    assert not ender.supports_buffered_results
