@@ -100,9 +100,9 @@ def test_an_actor_comes_back_when_it_has_slots_to_spare_and_drops_what_is_not_wa
     actor = Breadth(FakeNetwork, SETTINGS, SLOTS, torch.get_num_threads())
     actor.build()
     work = [(unit, INPUTS[unit.first : unit.last]) for unit in UNITS[:3]]  # of 4 trajectories each, for 8 slots
-    assert actor.run([], work[:1], more=True, seconds=60.0) == Turn(Report(4, []), starved=True)
-    assert actor.run([UNITS[0]], [], more=True, seconds=60.0) == Turn(Report(0, []), starved=False)
-    turn = actor.run([UNITS[0]], work[1:], more=True, seconds=60.0)
+    assert actor.run([], work[:1], [], more=True, seconds=60.0) == Turn(Report(4, []), starved=True)
+    assert actor.run([UNITS[0]], [], [], more=True, seconds=60.0) == Turn(Report(0, []), starved=False)
+    turn = actor.run([UNITS[0]], work[1:], [], more=True, seconds=60.0)
     assert not turn.starved
     expected = here()
     for unit, rows in turn.report.finished:
@@ -203,8 +203,8 @@ def test_a_place_that_appears_is_used(
 
     def wait(number: int, actors: Actors) -> None:
         if number == 0:
-            while ray.available_resources().get("GPU") != 1:  # Ray knows that the other one is free
-                time.sleep(0.1)
+            while len(actors._hands) == 1 and ray.available_resources().get("GPU") != 1:
+                time.sleep(0.1)  # until Ray knows that the other one is free, or a newcomer has it already
         if number == 2:
             assert len(actors.about()) == 2  # the newcomer has been started, and now is there
 
