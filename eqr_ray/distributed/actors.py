@@ -81,7 +81,7 @@ class Breadth:
     ) -> Turn:
         """Forget the units in `drop`, queue `units` (with their inputs (puzzles, L)), and heed the `wins` of others
         over units of one puzzle; step until a unit is finished, or `seconds` have passed, or slots stand idle while
-        there is `more`."""
+        there is `more`. When there is not, idle slots run ahead."""
         engine = self._engine
         for unit in drop:
             engine.drop(unit)
@@ -94,7 +94,7 @@ class Breadth:
         starved = False
         while not (finished or starved or engine.idle):
             so_far = engine.row_segments
-            finished = engine.step()
+            finished = engine.step(ahead=not more)
             starved = more and engine.row_segments - so_far < engine.slots
             if time.monotonic() >= end_s:
                 break

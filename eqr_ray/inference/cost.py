@@ -8,7 +8,8 @@ Why here: one formula with its assumptions in the open, held against the one pub
 2. Every GPU sustains `device_flops` on these matrix products; but for the tail its slots are full.
 3. START_UP_S pass before the first segment, whatever the number of GPUs: Ray, weights, compilation.
 4. The tail is the worst case: one device fetches its last unit when all others are done. The unit's segments go through
-   the slots, then the longest chain of segments that wait for each other, at the pace of full slots.
+   the slots, then one trajectory's whole depth, at the pace of full slots. Where restarts follow each other, idle slots
+   run them ahead, so that they do not wait for each other in the tail.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from eqr_ray.inference.estimates import NORMAL_975
 from eqr_ray.inference.frontier import Point
 from eqr_ray.inference.placement import SLOTS_GPU
 from eqr_ray.inference.policy import policy_named
-from eqr_ray.inference.settings import BUDGETED
 from eqr_ray.inference.work import plan
 
 START_UP_S = 120.0
@@ -92,7 +92,7 @@ def predict(point: Point, puzzles: int, gpus: int, flops_per_segment: float, dev
     step_s = SLOTS_GPU * flops_per_segment / device_flops  # one segment of all slots
     unit = plan(puzzles, point.breadth, point.depth, whole=policy_named(point.policy).whole)[0]
     unit_segments = point.segments_mean * unit.rows / point.breadth
-    tail_s = step_s * (unit_segments / SLOTS_GPU + longest_chain(point))
+    tail_s = step_s * (unit_segments / SLOTS_GPU + point.depth)
     margin = NORMAL_975 * point.segments_sd / point.puzzles**0.5
 
     def hours(segments_mean: float) -> float:
@@ -102,9 +102,3 @@ def predict(point: Point, puzzles: int, gpus: int, flops_per_segment: float, dev
     mean = point.segments_mean
     low, high = hours(max(0.0, mean - margin)), hours(mean + margin)
     return Cost(point.run, point.policy, gpus, hours(mean), low, high, tail_s / 3600)
-
-
-def longest_chain(point: Point) -> int:
-    """How many segments of one puzzle may have to wait for each other."""
-    in_a_row = point.depth * (point.breadth if point.policy in BUDGETED else 1)
-    return in_a_row if point.budget is None else min(in_a_row, point.budget)

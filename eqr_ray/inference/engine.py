@@ -1,9 +1,9 @@
 """The breadth engine on one device: units of (puzzle, restart) work in, records out.
 
 Why here: the host half. A queue of trajectories feeds a fixed number of slots; every step is one segment of all slots,
-after which finished trajectories are recorded and their slots refilled at once, also across the borders of units. Idle
-slots are padding: they are computed and never read. The host reads back one flag per slot and segment, and none with
-`full`.
+after which finished trajectories are recorded and their slots refilled at once, also across the borders of units. Slots
+for which nothing waits may run ahead (a restart that is needed only if the one before it fails), else they are padding:
+computed and never read. The host reads back one flag per slot and segment, and none with `full`.
 
     S slots, F slots being filled or recorded
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,8 +55,8 @@ class OpenUnit:
 class Engine:
     """`slots` trajectories at a time on the network's device.
 
-    `add` units, then `step` until `idle`; `row_segments` counts the segments of trajectories, never of padding. `make`
-    builds the slots of (network, slots, settings): `Slots`, or something that plays records back.
+    `add` units, then `step` until `idle`; `row_segments` counts the segments of trajectories, needed or run ahead,
+    never of padding. `make` builds the slots of (network, slots, settings): `Slots`, or something that plays back.
     """
 
     def __init__(
@@ -99,9 +100,10 @@ class Engine:
                 for job in part.jobs.beaten(puzzle, win).sooner:
                     self._shorten(part, job)
 
-    def step(self) -> list[tuple[Unit, Records]]:
-        """Refill, one segment of all slots, record. Returns the units that this finished, their records in order."""
-        self._refill()
+    def step(self, ahead: bool = False) -> list[tuple[Unit, Records]]:
+        """Refill, one segment of all slots, record. Returns the units that this finished, their records in order.
+        `ahead`: slots that would be idle take what may not be needed; the records are the same."""
+        self._refill(ahead)
         if not self._active.any():
             return self._collect()  # units without a puzzle to run
         signals = self._slots.advance()
@@ -118,16 +120,12 @@ class Engine:
         self._record(np.flatnonzero(seen), done, stopped)
         return self._collect()
 
-    def _refill(self) -> None:
+    def _refill(self, ahead: bool) -> None:
         free = int((~self._active).sum())
         fresh: list[tuple[OpenUnit, Job]] = []
         again: list[tuple[OpenUnit, Job]] = []
-        for part in self._open.values():
-            while free and (job := part.jobs.take()) is not None:
-                (again if job[:2] in part.held else fresh).append((part, job))
-                free -= 1
-            if not free:
-                break
+        for part, job in islice(self._waiting(ahead), free):
+            (again if job[:2] in part.held else fresh).append((part, job))
         taken = fresh + again
         if not taken:
             return
@@ -139,15 +137,27 @@ class Engine:
         held = [part.held.pop(job[:2]) for part, job in again]
         if held:
             self._segments[at[len(fresh) :]] = [one.row.segments[0] for one in held]
+            for (part, _), one in zip(again, held, strict=True):
+                if one.row.segments[0] in self.settings.snapshots:
+                    part.records.append(with_status(one.row, RUNNING))
         inputs = np.stack([part.inputs[job.puzzle - part.unit.first] for part, job in taken])
         self._slots.fill(at, self._puzzle[at], self._restart[at], inputs, [one.state for one in held])
+
+    def _waiting(self, ahead: bool) -> Iterator[tuple[OpenUnit, Job]]:
+        """What may start now, in the order in which slots are given to it; what is read has been taken."""
+        for part in self._open.values():
+            while (job := part.jobs.take()) is not None:
+                yield part, job
+        for part in self._open.values() if ahead else ():
+            while (job := part.jobs.take_ahead()) is not None:
+                yield part, job
 
     def _record(self, at: npt.NDArray[np.int64], done: npt.NDArray[np.bool_], stopped: npt.NDArray[np.bool_]) -> None:
         """Keep a row of each of these slots (F,); free those that are done and tell their units."""
         readings = self._slots.read(at)
         ended = self._segments[at] >= self.settings.depth
         status = np.where(done[at], np.where(stopped[at], self._stop_status, DEPTH), RUNNING)
-        status = np.where(np.isnan(readings.latent_residual), DIVERGED, status)
+        status = np.where(np.isnan(readings.latent_residual) & ~stopped[at], DIVERGED, status)
         rows = self._rows(at, readings, status.astype(np.uint8))
         paused = done[at] & ~stopped[at] & ~ended
         owner = self._owner[at]
@@ -177,9 +187,7 @@ class Engine:
             part = self._open[owner]
             decision = part.jobs.ended(Job(puzzle, restart, until), Outcome(*result))
             for job in decision.outdone:
-                row = part.held.pop(job[:2]).row
-                outdone = np.where(row.status == DIVERGED, row.status, np.uint8(OUTDONE))
-                part.records.append(dataclasses.replace(row, status=outdone))
+                part.records.append(with_status(part.held.pop(job[:2]).row, OUTDONE))
             for job in decision.sooner:
                 self._shorten(part, job)
 
@@ -213,22 +221,32 @@ class Engine:
         return self.policy.resolve(concatenate(part.records or [no_records(length)]).in_order())
 
 
+def with_status(rows: Records, status: int) -> Records:
+    """The rows with this status; diverged ones stay so."""
+    return dataclasses.replace(rows, status=np.where(rows.status == DIVERGED, rows.status, np.uint8(status)))
+
+
 def run_units(engine: Engine, units: Iterable[Unit], inputs_NL: npt.NDArray[np.uint8]) -> Iterator[Report]:
     """All units through one engine in this process, in any order of finishing; a report after every step.
 
-    `inputs_NL` is indexed by row number of the data. Units are queued ahead, so that slots stay full.
+    `inputs_NL` is indexed by row number of the data. Units are queued ahead, so that slots stay full; when there are no
+    more, slots run ahead.
     """
     waiting = iter(units)
-    ahead: list[Unit] = []
+    queued: list[Unit] = []
+    starved, more = False, True
     while True:
-        while (
-            not enough_ahead(ahead, engine.slots, engine.policy.in_turn) and (unit := next(waiting, None)) is not None
-        ):
-            engine.add(unit, np.asarray(inputs_NL[unit.first : unit.last]))
-            ahead.append(unit)
-        if not ahead:
+        while more and (starved or not enough_ahead(queued, engine.slots, engine.policy.in_turn)):
+            unit = next(waiting, None)
+            more, starved = unit is not None, False
+            if unit is not None:
+                engine.add(unit, np.asarray(inputs_NL[unit.first : unit.last]))
+                queued.append(unit)
+        if not queued:
             return
         before = engine.row_segments
-        finished = engine.step()
-        ahead = [unit for unit in ahead if all(unit != done for done, _ in finished)]
-        yield Report(engine.row_segments - before, finished)
+        finished = engine.step(ahead=not more)
+        row_segments = engine.row_segments - before
+        starved = row_segments < engine.slots
+        queued = [unit for unit in queued if all(unit != done for done, _ in finished)]
+        yield Report(row_segments, finished)

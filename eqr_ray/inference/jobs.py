@@ -61,6 +61,9 @@ class Jobs(Protocol):
     def take(self) -> Job | None:
         """The next to start or go on with; None when there is none now (`ended` may bring more)."""
 
+    def take_ahead(self) -> Job | None:
+        """One that may turn out not to be needed, for a slot that would be idle; None: there is none."""
+
     def ended(self, job: Job, outcome: Outcome) -> Decision:
         """A job has come to its end. Of the decision, `start` is taken with `take`."""
 
@@ -84,6 +87,9 @@ class AllRestarts:
         self._taken += 1
         return Job(self._puzzles[number], self._first + restart, self._depth)
 
+    def take_ahead(self) -> Job | None:
+        return None
+
     def ended(self, job: Job, outcome: Outcome) -> Decision:
         self._ended += 1
         return NOTHING
@@ -94,9 +100,10 @@ class AllRestarts:
 
 
 class Plan(Protocol):
-    """What one puzzle's restarts do."""
+    """What one puzzle's restarts do. `ahead`: the next that may not be needed; once None, always None."""
 
     def begin(self) -> Sequence[Job]: ...
+    def ahead(self) -> Job | None: ...
     def ended(self, job: Job, outcome: Outcome) -> Decision: ...
 
 
@@ -108,13 +115,25 @@ class ByPlan:
         self._plans: dict[int, Plan] = {}
         self._running: dict[int, int] = {}  # trajectories of each plan that are in `_ready` or have been taken
         self._ready: deque[Job] = deque()
+        self._in_rotation: deque[int] = deque()  # puzzles that may have something to run ahead
 
     def take(self) -> Job | None:
         if not self._ready and self._waiting:
             puzzle = self._waiting.popleft()
             self._plans[puzzle], self._running[puzzle] = self._plan_of(puzzle), 0
             self._add(puzzle, self._plans[puzzle].begin())
+            self._in_rotation.append(puzzle)
         return self._ready.popleft() if self._ready else None
+
+    def take_ahead(self) -> Job | None:
+        while self._in_rotation:
+            puzzle = self._in_rotation.popleft()
+            plan = self._plans.get(puzzle)
+            if plan is not None and (job := plan.ahead()) is not None:
+                self._in_rotation.append(puzzle)
+                self._running[puzzle] += 1
+                return job
+        return None
 
     def ended(self, job: Job, outcome: Outcome) -> Decision:
         puzzle = job.puzzle
@@ -141,24 +160,46 @@ class ByPlan:
 
 
 class OneByOne:
-    """Restart r starts when restart r-1 has ended without being stopped, while the puzzle's budget lasts."""
+    """Restart r is needed when none before it has been stopped, and while the puzzle's budget lasts. It starts when
+    that is known, or ahead of that; what was not needed is left out of the records (`Sequential.resolve`)."""
 
     def __init__(self, puzzle: int, unit: Unit, settings: Settings) -> None:
-        self._puzzle, self._unit, self._depth = puzzle, unit, settings.depth
-        self._left = settings.budget if settings.budget is not None else math.inf
+        self._puzzle, self._depth = puzzle, settings.depth
+        self._first, self._end = unit.restart_first, unit.restart_last
+        if settings.budget is not None:
+            self._end = min(self._end, self._first + -(-settings.budget // self._depth))
+        self._budget = settings.budget
+        self._next = self._needed = self._first  # the first that has not started; the first that has not failed
+        self._running: set[int] = set()
+        self._failed: set[int] = set()
 
     def begin(self) -> Sequence[Job]:
-        return self._from(self._unit.restart_first)
+        job = self.ahead()
+        return () if job is None else (job,)
 
-    def _from(self, restart: int) -> Sequence[Job]:
-        if restart == self._unit.restart_last or self._left < 1:
-            return ()
-        return (Job(self._puzzle, restart, int(min(self._depth, self._left))),)
+    def ahead(self) -> Job | None:
+        if self._next >= self._end:
+            return None
+        self._running.add(self._next)
+        self._next += 1
+        return self._job(self._next - 1)
+
+    def _job(self, restart: int) -> Job:
+        # None before it was stopped, so each of them has spent the whole depth.
+        left = math.inf if self._budget is None else self._budget - (restart - self._first) * self._depth
+        return Job(self._puzzle, restart, int(min(self._depth, left)))
 
     def ended(self, job: Job, outcome: Outcome) -> Decision:
-        self._left -= outcome.segments
-        spent = (job,) if not outcome.stopped and outcome.segments < self._depth else ()
-        return Decision(() if outcome.stopped else self._from(job.restart + 1), outdone=spent)
+        self._running.discard(job.restart)
+        if outcome.stopped:
+            self._end = min(self._end, job.restart)
+            needless = sorted(restart for restart in self._running if restart > self._end)
+            return Decision(sooner=[Job(self._puzzle, restart, 1) for restart in needless])
+        self._failed.add(job.restart)
+        while self._needed in self._failed:
+            self._needed += 1
+        cut_short = (job,) if outcome.segments < self._depth else ()
+        return Decision(self.begin() if self._needed == self._next else (), outdone=cut_short)
 
 
 class Halving:
@@ -175,6 +216,9 @@ class Halving:
 
     def begin(self) -> Sequence[Job]:
         return [self._job(restart) for restart in self._restarts]
+
+    def ahead(self) -> Job | None:
+        return None
 
     def _job(self, restart: int) -> Job:
         return Job(self._puzzle, restart, self._rung)
@@ -204,6 +248,9 @@ class Race:
 
     def begin(self) -> Sequence[Job]:
         return self._bounded()
+
+    def ahead(self) -> Job | None:
+        return None
 
     def ended(self, job: Job, outcome: Outcome) -> Decision:
         self._running.discard(job.restart)

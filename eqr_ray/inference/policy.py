@@ -20,7 +20,7 @@ from torch import Tensor
 
 from eqr_ray.errors import UserError, nearest
 from eqr_ray.inference.jobs import AllRestarts, ByPlan, Halving, Jobs, OneByOne, Races
-from eqr_ray.inference.records import Records, first_to_settle
+from eqr_ray.inference.records import Records, first_to_settle, up_to_first
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.work import Unit
 from eqr_ray.tasks.task import task_named
@@ -100,6 +100,9 @@ class Sequential(Settle):
 
     def jobs(self, unit: Unit, puzzles: Sequence[int]) -> Jobs:
         return ByPlan(puzzles, partial(OneByOne, unit=unit, settings=self.settings))
+
+    def resolve(self, rows: Records) -> Records:
+        return up_to_first(rows, self.status)
 
 
 class SuccessiveHalving(Settle):

@@ -108,6 +108,18 @@ def no_records(length: int) -> Records:
     )
 
 
+def up_to_first(rows: Records, status: str) -> Records:
+    """Of each puzzle, the restarts up to the first that ended with `status`; what was run ahead of that is left out."""
+    ended = np.flatnonzero(rows.status == STATUSES.index(status))
+    order = ended[np.lexsort((rows.restart[ended], rows.puzzle[ended]))]
+    puzzles, at = np.unique(rows.puzzle[order], return_index=True)
+    if len(puzzles) == 0:
+        return rows
+    place = np.searchsorted(puzzles, rows.puzzle).clip(max=len(puzzles) - 1)
+    later = (puzzles[place] == rows.puzzle) & (rows.restart > rows.restart[order[at]][place])
+    return rows.take(~later)
+
+
 def first_to_settle(rows: Records) -> Records:
     """What is kept of restarts that ran side by side, one row each: of a puzzle that has settled rows, the one of
     fewest segments, then of least number, as it is; the others as cancelled after as many segments. Ordered rows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eqr_ray.errors import UserError
-from eqr_ray.inference.cost import PUBLISHED_DEVICE_FLOPS, START_UP_S, CostConfig, longest_chain, predict, predictions
+from eqr_ray.inference.cost import PUBLISHED_DEVICE_FLOPS, START_UP_S, CostConfig, predict, predictions
 from tests.inference.test_frontier import point
 
 PUBLISHED = point(depth=64, breadth=128, segments_mean=8192.0, segments_sd=0.0, flops_mean=8192 * 25.6e9)
@@ -24,17 +24,6 @@ def test_more_gpus_divide_the_work_but_not_the_tail() -> None:
     fixed = one.tail_hours + START_UP_S / 3600
     assert one.tail_hours == many.tail_hours > 0
     assert (one.hours - fixed) / (many.hours - fixed) == pytest.approx(64)
-
-
-@pytest.mark.parametrize(
-    ("policy", "budget", "segments"),
-    [
-        *(("full", None, 8), ("race", None, 8), ("halving", None, 8)),
-        *(("sequential", None, 32), ("verify", None, 32), ("sequential", 20, 20), ("sequential", 50, 32)),
-    ],
-)
-def test_restarts_that_follow_each_other_wait_the_longest(policy: str, budget: int | None, segments: int) -> None:
-    assert longest_chain(point(policy=policy, depth=8, breadth=4, budget=budget)) == segments
 
 
 def test_few_measured_puzzles_tell_less() -> None:

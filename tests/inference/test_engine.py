@@ -21,6 +21,7 @@ from tests.inference.fake import FakeNetwork, L, puzzles
 from tests.inference.same import assert_same
 
 WHOLE = ["sequential", "halving", "race", "verify"]
+IN_TURN = ["sequential", "verify"]
 POLICIES = ["full", "halt", "settle", *WHOLE]
 
 
@@ -54,7 +55,7 @@ def test_equals_a_plain_loop(policy: str, slots: int) -> None:
     assert len(statuses) >= (1 if policy == "full" else 2), statuses  # it stopped some trajectories and not others
 
 
-@pytest.mark.parametrize("policy", ["sequential", "verify"])
+@pytest.mark.parametrize("policy", IN_TURN)
 @pytest.mark.parametrize("budget", [1, 9, 14, 30])
 def test_a_budget_is_never_exceeded_and_never_left_while_it_could_help(policy: str, budget: int) -> None:
     settings = made(policy, depth=9, breadth=3, seed=5, settle_below=0.05, budget=budget)
@@ -71,16 +72,49 @@ def test_a_budget_is_never_exceeded_and_never_left_while_it_could_help(policy: s
 @hypothesis_settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_policies_that_compare_restarts_do_not_depend_on_slots(data: st.DataObject) -> None:
+    policy = data.draw(st.sampled_from(WHOLE))
     settings = made(
-        data.draw(st.sampled_from(["halving", "race"])),
+        policy,
         depth=data.draw(st.integers(2, 12)),
         breadth=data.draw(st.integers(1, 6)),
         seed=data.draw(st.integers(0, 5)),
         settle_below=data.draw(st.sampled_from([0.0, 0.05, 0.1, 0.2])),
         halving_from=data.draw(st.integers(1, 5)),
+        snapshots=data.draw(st.sampled_from([(), (1, 2)])),
+        budget=data.draw(st.sampled_from([None, 1, 7, 25])) if policy in IN_TURN else None,
     )
     inputs = puzzles(4)
     assert_same(run(settings, data.draw(st.integers(1, 9)), inputs), naive.run(FakeNetwork(), settings, inputs))
+
+
+def test_idle_slots_run_restarts_ahead() -> None:
+    settings, inputs = made("sequential", depth=6, breadth=8, settle_below=0.0), puzzles(3)
+    network = FakeNetwork()
+    reports = list(run_units(Engine(network, settings, 24), [Unit(0, 3, 0, 8)], inputs))
+    assert len(reports) == network.calls == 6  # instead of 48, one restart after the other
+    assert_same(reports[-1].finished[0][1], naive.run(FakeNetwork(), settings, inputs))
+
+
+@pytest.mark.parametrize("slots", [5, 24])
+def test_what_was_run_ahead_and_not_needed_leaves_no_trace(slots: int) -> None:
+    settings, inputs = made("sequential", (2,), depth=9, breadth=8, seed=5, settle_below=0.08), puzzles(3)
+    engine, unit = Engine(FakeNetwork(), settings, slots), Unit(0, 3, 0, 8)
+    engine.add(unit, inputs)
+    finished = []
+    while not engine.idle:
+        finished += engine.step(ahead=True)
+    expected = naive.run(FakeNetwork(), settings, inputs)
+    assert_same(finished[0][1], expected)
+    ends = expected.take(expected.status != STATUSES.index("running"))
+    assert engine.row_segments > ends.segments.sum()  # something was run in vain
+
+
+def test_nothing_runs_ahead_while_more_is_to_be_had() -> None:
+    settings, inputs = made("sequential", depth=6, breadth=8, settle_below=0.0), puzzles(3)
+    engine = Engine(FakeNetwork(), settings, 24)
+    engine.add(Unit(0, 3, 0, 8), inputs)
+    engine.step()
+    assert engine.row_segments == 3
 
 
 def test_puzzles_may_be_skipped_and_units_dropped() -> None:
