@@ -208,7 +208,7 @@ def table_of(space: SearchConfig, summary: Mapping[str, Any]) -> Table:
         table.add_row(
             str(one["trial"]),
             *(str(one["values"].get(name, "")) for name in space.space.names),
-            f"{sign * one['search_score']:.4g}",
+            "-" if one["search_score"] is None else f"{sign * one['search_score']:.4g}",
             mean,
             " ".join(f"{sign * score:.4g}" for score in one["scores"]),
             test,

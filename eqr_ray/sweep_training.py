@@ -179,7 +179,7 @@ def search(sweep: TrainingSweep, count: int, run: Runner) -> dict[int, Trial]:
     trials = Trials(sweep.config.folder / TRIALS)
     queue = Queue(trials, range(count), sweep.planned(trials))
     rungs = sweep.search.rungs
-    halving = None if rungs is None else Halving(rungs, sweep.search.goals[0])
+    halving = None if rungs is None else Halving(rungs, sweep.search.goals)
     if halving is not None:
         halving.recall(queue.known.values())
     run(queue, Judge(halving, sweep.search.collapse))

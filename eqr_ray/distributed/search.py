@@ -10,6 +10,7 @@ workers takes 10 to 16 s. With workers, the trial is the driver of such a group.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -95,6 +96,7 @@ def run_trials(
             verbose=0,
         ),
     )
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses its own files of figures, which are not wanted
     with interruptible():
         tuner.fit()
     shutil.rmtree(scratch, ignore_errors=True)

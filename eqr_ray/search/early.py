@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from eqr_ray.errors import UserError
-from eqr_ray.search.outcome import Goal, Report, Status, Trial
+from eqr_ray.search.outcome import Goal, Report, Scores, Status, Trial
 
 LOSS = "token_loss"
 ACCURACY = "validation_exact"
@@ -55,10 +55,10 @@ class Rungs:
 class Halving:
     """Hears of every report and says which trial shall end."""
 
-    def __init__(self, rungs: Rungs, goal: Goal) -> None:
-        self._rungs, self._goal = rungs, goal
-        # (bracket, rung) -> trial -> score
-        self._seen: dict[tuple[int, float], dict[int, float]] = {}
+    def __init__(self, rungs: Rungs, goals: Sequence[Goal]) -> None:
+        self._rungs, self._goals = rungs, goals
+        # (bracket, rung) -> trial -> its scores: early on the first goal is 0 for all, and the next one tells
+        self._seen: dict[tuple[int, float], dict[int, Scores]] = {}
         self._said: dict[tuple[int, float], str | None] = {}
 
     def hear(self, trial: int, report: Report) -> str | None:
@@ -70,11 +70,11 @@ class Halving:
         rung = passed[-1]
         if (trial, rung) not in self._said:
             seen = self._seen.setdefault((bracket, rung), {})
-            seen[trial] = self._goal.score(report.figures)
+            seen[trial] = tuple(goal.score(report.figures) for goal in self._goals)
             self._said[trial, rung] = self._compared(seen, seen[trial], rung)
         return self._said[trial, rung]
 
-    def _compared(self, seen: Mapping[int, float], own: float, rung: float) -> str | None:
+    def _compared(self, seen: Mapping[int, Scores], own: Scores, rung: float) -> str | None:
         better = sum(score > own for score in seen.values())
         places = max(1, int(len(seen) / self._rungs.factor))
         if better < places:

@@ -10,6 +10,7 @@ network, and changes nothing.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Finalist:
 
     trial: int
     values: Values
-    search_score: float
+    search_score: float | None  # None: it was lost there
     scores: tuple[float, ...]
     lost: int  # repetitions that diverged, collapsed or failed
     test_right: int | None = None
@@ -78,14 +79,15 @@ def whole(config: SearchConfig, trials: Sequence[Trial]) -> list[Trial]:
 
 
 def finalists_of(config: SearchConfig, trials: Sequence[Trial], count: int) -> list[Trial]:
-    """The best `count` finished trials of different values and, for comparison, the first of the known points."""
+    """The best `count` whole trials of different values and, for comparison, the first of the known points, whatever
+    became of it in the search."""
     best: list[Trial] = []
     for trial in ranked(whole(config, trials), config.goals):
         if trial.values not in [one.values for one in best]:
             best.append(trial)
-    known = [trial for trial in best if config.points and trial.values == config.points[0]]
     chosen = best[:count]
-    return chosen + [trial for trial in known if count and trial not in chosen]
+    known = [trial for trial in trials if config.points and trial.values == config.points[0]]
+    return chosen + [trial for trial in known[:1] if count and trial.values not in [one.values for one in chosen]]
 
 
 def final_numbers(finalists: Sequence[Trial], seeds: int) -> list[int]:
@@ -107,7 +109,8 @@ def judged(finalists: Sequence[Trial], finals: Trials, seeds: int, goal: Goal) -
         lost = len(again) - len(own)
         if goal.highest and goal.figure.endswith("exact"):
             own += [0.0] * lost
-        found.append(Finalist(trial.number, trial.values, scores(trial, [goal])[0], tuple(own), lost))
+        (score,) = scores(trial, [goal])
+        found.append(Finalist(trial.number, trial.values, score if math.isfinite(score) else None, tuple(own), lost))
     return sorted(found, key=lambda one: (-one.mean_score, one.trial))
 
 

@@ -44,7 +44,7 @@ ARRIVALS = st.lists(st.floats(0, 1) | st.just(math.nan), min_size=1, max_size=30
 
 @given(ARRIVALS, st.sampled_from([2.0, 3.0, 4.0]))
 def test_the_best_part_of_those_that_have_come_goes_on(arriving: list[float], factor: float) -> None:
-    halving, seen = Halving(Rungs(5, factor, 6), GOAL), []
+    halving, seen = Halving(Rungs(5, factor, 6), [GOAL]), []
     for number, score in enumerate(arriving):
         seen.append(-math.inf if math.isnan(score) else score)
         places = max(1, int(len(seen) / factor))
@@ -53,7 +53,7 @@ def test_the_best_part_of_those_that_have_come_goes_on(arriving: list[float], fa
 
 
 def test_nobody_is_judged_before_the_first_rung_or_at_the_end() -> None:
-    halving = Halving(Rungs(5, 2, 8), GOAL)
+    halving = Halving(Rungs(5, 2, 8), [GOAL])
     assert halving.hear(0, report(5, 1.0)) is None
     assert halving.hear(1, report(4, 0.0)) is None
     assert halving.hear(1, report(8, 0.0)) is None
@@ -61,7 +61,7 @@ def test_nobody_is_judged_before_the_first_rung_or_at_the_end() -> None:
 
 
 def test_brackets_do_not_know_each_other() -> None:
-    halving = Halving(Rungs(2, 2, 8, brackets=2), GOAL)
+    halving = Halving(Rungs(2, 2, 8, brackets=2), [GOAL])
     assert halving.hear(0, report(2, 0.9)) is None
     assert halving.hear(1, report(2, 0.1)) is None  # its first rung is 4
     assert halving.hear(1, report(4, 0.1)) is None  # nobody else there
@@ -82,16 +82,16 @@ def test_a_second_sitting_decides_as_one_sitting_would(arriving: list[float], da
                 break
         return Trial(number, {}, "stopped" if said[-1] else "finished", reports=tuple(reports)), said
 
-    whole = Halving(rungs, GOAL)
+    whole = Halving(rungs, [GOAL])
     expected = [trial_of(number, whole) for number in range(len(arriving))]
     killed = data.draw(st.integers(0, len(arriving) - 1))
-    again = Halving(rungs, GOAL)
+    again = Halving(rungs, [GOAL])
     again.recall([trial for trial, _ in expected[:killed]])
     assert [trial_of(number, again) for number in range(killed, len(arriving))] == expected[killed:]
 
 
 def test_who_is_heard_again_is_told_the_same() -> None:
-    halving = Halving(Rungs(2, 2, 8), GOAL)
+    halving = Halving(Rungs(2, 2, 8), [GOAL])
     assert halving.hear(0, report(2, 0.5)) is None
     assert halving.hear(1, report(2, 0.4)) is not None
     assert halving.hear(2, report(2, 0.9)) is None
@@ -99,8 +99,15 @@ def test_who_is_heard_again_is_told_the_same() -> None:
     assert halving.hear(1, report(3, 0.4)) is not None
 
 
+def test_the_next_goal_breaks_ties() -> None:
+    halving = Halving(Rungs(2, 2, 8), [GOAL, Goal("token_loss", highest=False)])
+    assert halving.hear(0, report(2, 0.0, token_loss=1.0)) is None
+    assert halving.hear(1, report(2, 0.0, token_loss=1.1)) is not None
+    assert halving.hear(2, report(2, 0.0, token_loss=0.9)) is None
+
+
 def test_the_judge_says_how_a_trial_ends() -> None:
-    judge = Judge(Halving(Rungs(2, 2, 8), GOAL), 2.0)
+    judge = Judge(Halving(Rungs(2, 2, 8), [GOAL]), 2.0)
     assert judge.hear(0, report(1, 0.5, token_loss=1.0)) is None
     assert judge.hear(0, report(2, 0.6, token_loss=0.5)) is None
     assert judge.hear(0, report(1, 0.5, token_loss=1.0)) is None  # told again after a restart

@@ -66,7 +66,7 @@ def test_tune_asks_and_is_told(tmp_path: Path) -> None:
 def test_the_judge_is_heard(tmp_path: Path) -> None:
     trials = Trials(tmp_path)
     queue = Queue(trials, range(2), lambda number, known: Plan(number, {}))
-    ender = _Ender(queue, Judge(Halving(Rungs(2, 2, 8), Goal("score")), None))
+    ender = _Ender(queue, Judge(Halving(Rungs(2, 2, 8), [Goal("score")]), None))
     assert [queue.next(), queue.next()] == [0, 1]
     one, two = (SimpleNamespace(config={"trial": number}) for number in range(2))
     assert ender.on_trial_result(None, one, {"step": 2, "score": 1.0}) == "CONTINUE"

@@ -1,0 +1,86 @@
+"""Who is in the finals, and who wins them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eqr_ray.errors import UserError
+from eqr_ray.search.config import SearchConfig, search_of
+from eqr_ray.search.finals import (
+    Finalist,
+    check_finals,
+    final_numbers,
+    finalists_of,
+    judged,
+    of_trial,
+    recipe_text,
+    whole,
+)
+from eqr_ray.search.folder import Plan, Trials
+from eqr_ray.search.outcome import Report, Trial
+from tests.search.test_proposals import FILE, KNOWN
+
+
+def config(**changes: Any) -> SearchConfig:
+    return search_of({**FILE, **changes})
+
+
+def trial(number: int, score: float, status: str = "finished", step: int = 40, **values: Any) -> Trial:
+    report = Report(step, number, {"validation_exact": score})
+    return Trial(number, {**KNOWN, **values}, status, reports=(report,))  # type: ignore[arg-type]
+
+
+def test_the_best_and_what_was_known_before() -> None:
+    trials = [
+        trial(0, 0.2, status="stopped", step=20),
+        trial(1, 0.9, damping=0.2),
+        trial(2, 0.9, damping=0.2),  # the same again
+        trial(3, 0.8, damping=0.3),
+        trial(4, 1.0, damping=0.4, step=20),  # an earlier leg
+        trial(5, 0.7, damping=0.5),
+    ]
+    assert [one.number for one in whole(config(), trials)] == [1, 2, 3, 5]
+    assert [one.number for one in finalists_of(config(), trials, 2)] == [1, 3]
+    assert [one.number for one in finalists_of(config(first=[KNOWN]), trials, 2)] == [1, 3, 0]
+    assert finalists_of(config(first=[KNOWN]), trials, 0) == []
+
+
+def test_finals_are_numbered_by_trial_and_seed() -> None:
+    numbers = final_numbers([trial(7, 0.5), trial(2, 0.4)], 2)
+    assert numbers == [701, 201, 702, 202]
+    assert [of_trial(number) for number in numbers] == [(7, 1), (2, 1), (7, 2), (2, 2)]
+
+
+def test_the_mean_over_fresh_seeds_decides(tmp_path: Path) -> None:
+    finals = Trials(tmp_path)
+    scores = {101: 0.9, 102: None, 201: 0.6, 202: 0.5}
+    for number, score in scores.items():
+        finals.write_plan(Plan(number, KNOWN))
+        if score is None:
+            finals.write_end(number, "diverged", "the loss became nan", 0)
+        else:
+            finals.write_result(number, Report(40, 0.0, {"validation_exact": score}))
+    finalists = [trial(1, 0.99), trial(2, 0.7, status="collapsed")]
+    found = judged(finalists, finals, 2, config().goals[0])
+    assert [(one.trial, one.scores, one.lost) for one in found] == [(2, (0.6, 0.5), 0), (1, (0.9, 0.0), 1)]
+    assert found[0].search_score is None
+    assert found[0].test_interval is None
+
+
+def test_the_interval_is_over_all_puzzles() -> None:
+    low, high = Finalist(0, KNOWN, 0.5, (0.5,), 0, test_right=90, test_total=100).test_interval or (0, 0)
+    assert 0.8 < low < 0.9 < high < 0.95
+
+
+def test_finals_that_cannot_be() -> None:
+    for finalists, seeds in ((-1, 3), (3, 0), (3, 100)):
+        with pytest.raises(UserError, match="are not allowed"):
+            check_finals(config(), finalists, seeds)
+
+
+def test_a_recipe_is_yaml_with_its_story() -> None:
+    text = recipe_text({"model": "eqr_small", "learning_rate": 1e-05, "compile": False, "limit": None}, ["Found."])
+    assert text == '# Found.\nmodel: "eqr_small"\nlearning_rate: 1e-05\ncompile: false\nlimit: null\n'
