@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-import shutil
 
 import torch
 
+from eqr_ray.model import gate
 from eqr_ray.model.cell import cell
 from eqr_ray.model.reasoner import CellFn
 
@@ -30,6 +29,7 @@ def cell_function(device: torch.device, wanted: bool = True) -> CellFn:
 @functools.cache
 def _compiled() -> CellFn:
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
+    gate.build()
     compiled: CellFn = torch.compile(cell, dynamic=False)
     return compiled
 
@@ -38,8 +38,7 @@ def _compiled() -> CellFn:
 def _can_compile(device_type: str) -> bool:
     if device_type != "cpu":
         return True  # triton comes with torch's CUDA builds
-    compiler = os.environ.get("CXX", "")
-    if any(shutil.which(name) for name in (compiler, "g++", "clang++", "c++") if name):
+    if gate.cxx() is not None:
         return True
     log.warning("no C++ compiler found (g++ or clang++): torch.compile is off, the network runs eagerly and slower")
     return False

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eqr_ray.model.gate import gate
+
 NORM_EPS = 1e-5
 ROPE_BASE = 10_000.0
 EXPLICIT_TOKENS = 256  # at most, where attention keeps (T, T) weights for its backward pass on CPU: docs/performance.md
@@ -43,8 +45,7 @@ def rms_norm(x: Tensor) -> Tensor:
 def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """x (..., D), gate_up (2F, D) with the gate first, down (D, F)."""
     rows = x.reshape(-1, x.shape[-1])  # one matrix product instead of a batched one
-    gate, up = F.linear(rows, gate_up).chunk(2, dim=-1)
-    return F.linear(F.silu(gate) * up, down).view_as(x)
+    return F.linear(gate(F.linear(rows, gate_up)), down).view_as(x)
 
 
 class Rotary(NamedTuple):

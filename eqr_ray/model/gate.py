@@ -1,0 +1,106 @@
+"""silu(a) * b of a SwiGLU: a kernel of our own for bfloat16 on CPUs that have the instructions, torch elsewhere.
+
+Why here: on such CPUs the gates are a quarter of a segment under torch.compile, and gate.cpp is two to three times as
+fast (docs/performance.md). The kernel is built together with the compiled cell (`build`, called by compiling.py), which
+needs a C++ compiler anyway; until then, and wherever it cannot be built, `gate` is the plain expression.
+
+    R rows, F hidden width
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+SOURCE = Path(__file__).with_suffix(".cpp")
+FLAGS = ("-O3", "-funroll-loops", "-fopenmp", "-shared", "-fPIC")
+INSTRUCTIONS = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16")
+LANES = 16  # the kernel's: it has no code for what is left of a row
+
+_ready = False  # set by `build`; torch.compile takes it as a constant
+
+
+def gate(x: Tensor) -> Tensor:
+    """x (R, 2F), the gate first -> silu(x[:, :F]) * x[:, F:], (R, F)."""
+    if _ready and x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.shape[1] % (2 * LANES) == 0:
+        gated: Tensor = torch.ops.eqr_ray.gate(x)
+        return gated
+    return plain_gate(x)
+
+
+def plain_gate(x: Tensor) -> Tensor:
+    """As `gate`, by torch alone."""
+    gates, up = x.chunk(2, dim=-1)
+    return F.silu(gates) * up
+
+
+def cxx() -> str | None:
+    """The C++ compiler of this machine, if there is one."""
+    names = (os.environ.get("CXX", ""), "g++", "clang++", "c++")
+    return next((name for name in names if name and shutil.which(name)), None)
+
+
+@functools.cache
+def build() -> bool:
+    """Compile the kernel and let `gate` use it, where that is possible; a second or two, once a process."""
+    global _ready
+    compiler = cxx()
+    if compiler is None or not torch.cpu._is_avx512_bf16_supported():
+        return False
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            library = Path(folder) / "gate.so"
+            command = [compiler, *FLAGS, *INSTRUCTIONS, str(SOURCE), "-o", str(library)]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            _register(ctypes.CDLL(str(library)))
+    except (OSError, subprocess.CalledProcessError) as error:
+        log.info("the gate's own kernel was not built, torch's is used: %s", getattr(error, "stderr", None) or error)
+        return False
+    _ready = True
+    return True
+
+
+def _register(kernel: ctypes.CDLL) -> None:
+    """Make torch operators of the kernel's two functions."""
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    kernel.eqr_gate.argtypes = [pointer, pointer, number, number, ctypes.c_int]
+    kernel.eqr_gate_backward.argtypes = [pointer, pointer, pointer, number, number, ctypes.c_int]
+
+    def forward(x: Tensor) -> Tensor:
+        x = x.contiguous()
+        y = x.new_empty(len(x), x.shape[1] // 2)
+        kernel.eqr_gate(x.data_ptr(), y.data_ptr(), *y.shape, torch.get_num_threads())
+        return y
+
+    def backward(x: Tensor, dy: Tensor) -> Tensor:
+        x, dy = x.contiguous(), dy.contiguous()
+        dx = torch.empty_like(x)
+        kernel.eqr_gate_backward(x.data_ptr(), dy.data_ptr(), dx.data_ptr(), *dy.shape, torch.get_num_threads())
+        return dx
+
+    def setup(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    torch.library.define("eqr_ray::gate", "(Tensor x) -> Tensor")
+    torch.library.define("eqr_ray::gate_backward", "(Tensor x, Tensor dy) -> Tensor")
+    torch.library.impl("eqr_ray::gate", "CPU", forward)
+    torch.library.impl("eqr_ray::gate_backward", "CPU", backward)
+    torch.library.register_fake("eqr_ray::gate", lambda x: x.new_empty(x.shape[0], x.shape[1] // 2))
+    torch.library.register_fake("eqr_ray::gate_backward", lambda x, dy: torch.empty_like(x))
+    torch.library.register_autograd(
+        "eqr_ray::gate",
+        lambda ctx, dy: torch.ops.eqr_ray.gate_backward(ctx.saved_tensors[0], dy),
+        setup_context=setup,
+    )
