@@ -17,6 +17,7 @@ SETTINGS = {
     "RAY_DEDUP_LOGS": "0",
     # a dead worker is noticed and a report returns in 0.2 s instead of 2 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",  # a machine that is busy takes minutes
     # actors without a GPU keep the devices that the user made visible
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
