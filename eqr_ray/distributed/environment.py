@@ -23,6 +23,7 @@ SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # the old output is silent at verbose=0, the new one is not
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",  # a machine that is busy takes minutes
     # actors without a GPU keep the devices that the user made visible
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }

@@ -1,0 +1,38 @@
+"""Where Ray jobs are submitted: a cluster's job server, or that of a Ray which is started here for a `with` block.
+
+Why here: Ray is imported after this package's settings for it, so that a Ray that is started listens on loopback only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray.dashboard.utils import get_address_for_submission_client
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobSubmissionClient
+
+from eqr_ray.distributed.cluster import start_ray
+from eqr_ray.errors import UserError
+
+STOP_WAIT_S = 60.0  # a training in one process writes a checkpoint when its job is stopped
+
+
+@contextmanager
+def job_server(address: str | None) -> Iterator[JobSubmissionClient]:
+    """The job server at `address`; None: of a Ray that is started here. UserError: nobody takes jobs there."""
+    if address is not None:
+        yield _client(address)
+        return
+    os.environ.setdefault("RAY_JOB_STOP_WAIT_TIME_S", f"{STOP_WAIT_S:.0f}")
+    with start_ray(dashboard=True, log_to_driver=False):
+        yield _client(get_address_for_submission_client(ray.get_runtime_context().gcs_address))
+
+
+def _client(address: str) -> JobSubmissionClient:
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, AuthenticationError, ValueError, RuntimeError) as error:
+        raise UserError(f"address {address}: no jobs can be submitted there ({str(error).splitlines()[0]})") from error

@@ -1,0 +1,242 @@
+"""The scripts of jobs/ without a cluster: what is shipped, which paths are allowed, what a submission does when."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ray.job_submission import JobStatus
+
+from eqr_ray.errors import UserError
+from jobs import again, pipeline, submission
+from jobs.submission import pack, placed, run_job
+
+ROOT = Path(__file__).parent.parent
+
+
+# ---- what is shipped
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    names = ["eqr_ray/a.py", "eqr_ray/zoo/x/model.json", "jobs/again.py", "pyproject.toml", "LICENSE"]
+    names += ["eqr_ray/__pycache__/a.pyc", "eqr_ray/.secret", ".env", "data/train.arrow", "runs/r/log.jsonl", ".git/x"]
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    (root / "eqr_ray" / "home").symlink_to(tmp_path)
+    (root / "eqr_ray" / "passwd").symlink_to("/etc/passwd")
+    return root
+
+
+def test_the_package_alone_is_shipped(tree: Path, tmp_path: Path) -> None:
+    package = pack(tree, tmp_path / "store")
+    wanted = {"eqr_ray/a.py", "eqr_ray/zoo/x/model.json", "jobs/again.py", "pyproject.toml", "LICENSE"}
+    shipped = {path.relative_to(package.folder).as_posix() for path in package.folder.rglob("*") if path.is_file()}
+    assert shipped == wanted == set(package.sizes)
+    assert package.sizes["LICENSE"] == len("LICENSE")
+    assert str(package).startswith(f"package {package.hash[:12]}: 5 files, 0.00 MB; eqr_ray/zoo/x/model.json (0.00 MB)")
+
+
+def test_a_package_is_named_by_its_content(tree: Path, tmp_path: Path) -> None:
+    first = pack(tree, tmp_path / "store")
+    (tree / "data" / "more").touch()
+    assert pack(tree, tmp_path / "store") == first
+    (tree / "eqr_ray" / "a.py").write_text("changed")
+    second = pack(tree, tmp_path / "store")
+    assert second.folder != first.folder
+    (tree / "eqr_ray" / "a.py").rename(tree / "eqr_ray" / "b.py")
+    assert pack(tree, tmp_path / "store").hash not in (first.hash, second.hash)
+    assert sorted(path.name for path in (tmp_path / "store").iterdir() if path.name[0] == ".") == []
+
+
+def test_our_own_package_is_small_and_runs(tmp_path: Path) -> None:
+    package = pack(ROOT, tmp_path / "store")
+    assert sum(package.sizes.values()) < 5e6
+    assert "eqr_ray/conf/train.yaml" in package.sizes
+    assert not [name for name in package.sizes if name.startswith(("tests/", "data/", "runs/", ".git"))]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-m", "jobs.again", "train", "--help"]
+    done = subprocess.run(
+        command, cwd=package.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.startswith("Trains a network")) == (0, True), done.stderr
+
+
+# ---- paths
+
+
+def test_relative_paths_are_those_of_the_one_who_submits() -> None:
+    given = ["out=runs/a", "data=/d", "checkpoint=zoo:sudoku6", "weights=null", "steps=3", "source=hub:a/b"]
+    assert placed("train", given, Path("/home/me")) == ["out=/home/me/runs/a", *given[1:]]
+
+
+@pytest.mark.parametrize("key", submission.PATHS)
+def test_relative_paths_mean_nothing_on_a_cluster(key: str) -> None:
+    with pytest.raises(UserError, match=f"{key}=x/y is not allowed on a cluster: an absolute path"):
+        placed("train", ["out=/o", f"{key}=x/y"], None)
+
+
+@pytest.mark.parametrize("door", ["train", "infer", "prepare"])
+def test_results_need_a_place(door: str) -> None:
+    with pytest.raises(UserError, match="out= must be given"):
+        placed(door, ["steps=3"], Path("/"))
+    if door == "train":
+        assert placed(door, ["resume=/run"], None) == ["resume=/run"]
+
+
+# ---- going on
+
+
+def test_a_training_that_is_there_is_resumed(tmp_path: Path) -> None:
+    typed = ["steps=10", f"out={tmp_path}", "zero=2"]
+    assert again.command("train", typed) == typed
+    (tmp_path / "config.json").write_text(json.dumps({"training": {"steps": 10, "minutes": 0.0}}))
+    assert again.command("train", typed) == ["steps=10", "zero=2", f"resume={tmp_path}"]
+    assert again.command("infer", typed) == typed
+    (tmp_path / "summary.json").touch()
+    assert again.command("train", typed) == []
+    assert again.command("train", ["minutes=0", f"out={tmp_path}"]) == []
+    assert again.command("train", ["steps=11", f"out={tmp_path}"]) == ["steps=11", f"resume={tmp_path}"]
+    assert again.command("train", ["steps=ten", f"out={tmp_path}"]) == ["steps=ten", f"resume={tmp_path}"]
+
+
+def test_the_pipeline_is_three_doors(tmp_path: Path) -> None:
+    steps = pipeline.steps_of([f"out={tmp_path}", "steps=5", "actors=1"])
+    assert [door for door, _ in steps] == ["prepare", "train", "infer"]
+    (_, prepare), (_, train), (_, infer) = steps
+    assert {"task=sudoku6", f"out={tmp_path}/data"} < set(prepare)
+    assert {"steps=5", "workers=2", f"data={tmp_path}/data", f"out={tmp_path}/train"} < set(train)
+    assert {"actors=1", f"checkpoint={tmp_path}/train", f"data={tmp_path}/data/test.arrow"} < set(infer)
+    with pytest.raises(UserError, match=r"unknown key 'stepz'; did you mean 'steps'\?"):
+        pipeline.steps_of(["out=/x", "stepz=3"])
+    with pytest.raises(UserError, match="out= must be given"):
+        pipeline.steps_of([])
+
+
+@pytest.mark.parametrize("failing", ["prepare", "train", None])
+def test_the_pipeline_ends_with_what_fails(monkeypatch: pytest.MonkeyPatch, failing: str | None) -> None:
+    ran: list[str] = []
+
+    def run(client: object, package: object, door: str, arguments: list[str], **_: object) -> int:
+        ran.append(door)
+        return 2 if door == failing else 0
+
+    monkeypatch.setattr(submission, "run_job", run)
+    monkeypatch.setattr(submission, "job_server", lambda address: nullcontext())
+    monkeypatch.setattr(submission, "pack", lambda root, store: None)
+    assert submission.submit(pipeline.steps_of(["out=/x"])) == (2 if failing else 0)
+    assert ran == ["prepare", "train", "infer"][: ["prepare", "train", None].index(failing) + 1]
+
+
+# ---- following a job
+
+
+class Client:
+    """A cluster's job server: the job ends with `end` after some looks, having said more at each."""
+
+    def __init__(self, end: JobStatus, exit_code: int | None, interrupted: bool = False) -> None:
+        self.end, self.exit_code, self.interrupted = end, exit_code, interrupted
+        self.looks, self.stopped = 0, False
+        self.submitted: dict = {}
+
+    def submit_job(self, **job: object) -> str:
+        self.submitted = job
+        return str(job["submission_id"])
+
+    def get_job_status(self, job: str) -> JobStatus:
+        self.looks += 1
+        if self.interrupted and not self.stopped and self.looks == 2:
+            raise KeyboardInterrupt
+        return self.end if self.looks > 3 or self.stopped else JobStatus.RUNNING
+
+    def get_job_logs(self, job: str) -> str:
+        return "".join(f"line {i}\n" for i in range(self.looks))
+
+    def get_job_info(self, job: str) -> SimpleNamespace:
+        return SimpleNamespace(driver_exit_code=self.exit_code, message="no node for it")
+
+    def stop_job(self, job: str) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+def package(tree: Path, tmp_path: Path) -> Iterator[submission.Package]:
+    return pack(tree, tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("end", "exit_code", "status"),
+    [
+        (JobStatus.SUCCEEDED, 0, 0),
+        (JobStatus.FAILED, 2, 2),
+        (JobStatus.FAILED, 1, 1),
+        (JobStatus.FAILED, None, 1),
+        (JobStatus.FAILED, -9, 1),
+        (JobStatus.FAILED, 137, 1),
+        (JobStatus.FAILED, 130, 130),
+        (JobStatus.STOPPED, None, 130),
+    ],
+)
+def test_the_exit_status_is_the_doors(package, capsys, end: JobStatus, exit_code: int | None, status: int) -> None:
+    client = Client(end, exit_code)
+    assert run_job(client, package, "train", ["data=/a b"], python="python", detach=True) == status
+    out, err = capsys.readouterr()
+    assert out == "".join(f"line {i}\n" for i in range(client.looks - 1))[: len(out)]
+    assert out.count("line 0\n") == 1
+    assert "to stop: ray job stop eqr-train-" in err
+    assert ("no node for it" in err) == (end == JobStatus.FAILED and exit_code not in (1, 2, 130))
+    assert client.submitted["entrypoint"] == "python -m jobs.again train 'data=/a b'"
+    assert client.submitted["runtime_env"] == {"working_dir": str(package.folder)}
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_control_c_leaves_or_stops_the_job(package, detach: bool) -> None:
+    client = Client(JobStatus.STOPPED, None, interrupted=True)
+    assert run_job(client, package, "train", [], python="python", detach=detach) == 130
+    assert client.stopped != detach
+
+
+def test_no_secret_is_told_to_ray(package, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "canary-0123")
+    client = Client(JobStatus.SUCCEEDED, 0)
+    run_job(client, package, "train", ["wandb=online"], python="python", detach=True)
+    assert "canary" not in json.dumps(client.submitted)
+    assert not [path for path in package.folder.rglob("*") if path.is_file() and b"canary-0123" in path.read_bytes()]
+
+
+def test_a_ray_that_is_started_for_a_job_stays_on_loopback() -> None:
+    """Ray reads its settings when it is imported: ours must come first."""
+    code = "import jobs.submission; from ray._private import ray_constants; print(ray_constants.ENABLE_RAY_CLUSTER)"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stdout == "False\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "words"),
+    [
+        ("train", ["data=d"], "out= must be given"),
+        ("infer", ["data=d", "out=/o"], "data=d is not allowed on a cluster"),
+        ("pipeline", [], "out= must be given"),
+        ("train", ["data=/d", "out=/o"], "no jobs can be submitted there"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(script: str, arguments: list[str], words: str) -> None:
+    environment = {**os.environ, "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", f"jobs.{script}", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    *before, said = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert [line.split()[0] for line in before] == (["package"] if "submitted" in words else [])
+    assert said.startswith(f"jobs.{script}: ")
+    assert words in said
