@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 from ray.job_submission import JobStatus
 
+from eqr_ray.distributed.job_server import job_server
 from eqr_ray.errors import UserError
 from jobs import again, pipeline, submission
 from jobs.submission import pack, placed, run_job
@@ -240,3 +242,10 @@ def test_mistakes_are_one_line_and_status_2(script: str, arguments: list[str], w
     assert [line.split()[0] for line in before] == (["package"] if "submitted" in words else [])
     assert said.startswith(f"jobs.{script}: ")
     assert words in said
+
+
+def test_no_cluster_is_started_beside_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        monkeypatch.setattr("eqr_ray.distributed.job_server.AGENT_PORT", other.getsockname()[1])
+        with pytest.raises(UserError, match="another Ray on this machine"), job_server(None):
+            pass

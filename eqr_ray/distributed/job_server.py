@@ -6,6 +6,7 @@ Why here: Ray is imported after this package's settings for it, so that a Ray th
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,7 @@ from ray.job_submission import JobSubmissionClient
 from eqr_ray.distributed.cluster import start_ray
 from eqr_ray.errors import UserError
 
+AGENT_PORT = 52365  # where Ray's agent waits for jobs, on every node; `ray.init` has no other for it
 STOP_WAIT_S = 60.0  # a training in one process writes a checkpoint when its job is stopped
 
 
@@ -26,9 +28,23 @@ def job_server(address: str | None) -> Iterator[JobSubmissionClient]:
     if address is not None:
         yield _client(address)
         return
+    _check_port()
     os.environ.setdefault("RAY_JOB_STOP_WAIT_TIME_S", f"{STOP_WAIT_S:.0f}")
     with start_ray(dashboard=True, log_to_driver=False):
         yield _client(get_address_for_submission_client(ray.get_runtime_context().gcs_address))
+
+
+def _check_port() -> None:
+    """UserError where another Ray of this machine has the port; Ray itself would start, and take no job."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", AGENT_PORT))
+        except OSError as error:
+            raise UserError(
+                f"port {AGENT_PORT} is taken ({error.strerror}), as by another Ray on this machine: "
+                "RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265 submits to that one if it has a dashboard"
+            ) from error
 
 
 def _client(address: str) -> JobSubmissionClient:

@@ -94,6 +94,17 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted((out / "checkpoints").glob("*[0-9]/state.json"))
 
 
+def test_answers_without_a_cluster_and_relative_paths(tmp_path: Path) -> None:
+    """First in this file: before there is a cluster on this machine."""
+    save_tiny(tmp_path / "tiny")
+    write_csv(tmp_path / "puzzles.csv", sudokus(8))
+    typed = ["checkpoint=tiny", "data=puzzles.csv", "out=answers", "depth=2", "breadth=2", "actors=1", "device=cpu"]
+    status, said = run("infer", *typed, cwd=tmp_path)
+    assert status == 0, said
+    assert "no cluster is named" in said
+    assert json.loads((tmp_path / "answers" / "summary.json").read_text())["actors"] == 1
+
+
 def test_a_mistake_in_a_job_is_status_2(server: Server, tmp_path: Path) -> None:
     status, said = run("train", f"data={tmp_path}/none", f"out={tmp_path}/run", address=server.address)
     assert status == 2, said
@@ -140,16 +151,6 @@ def stop(server: Server) -> None:
     code += "print([client.stop_job(name) for name in names if name])"
     environment = {**os.environ, "RAY_API_SERVER_ADDRESS": server.address}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
-
-
-def test_answers_without_a_cluster_and_relative_paths(tmp_path: Path) -> None:
-    save_tiny(tmp_path / "tiny")
-    write_csv(tmp_path / "puzzles.csv", sudokus(8))
-    typed = ["checkpoint=tiny", "data=puzzles.csv", "out=answers", "depth=2", "breadth=2", "actors=1", "device=cpu"]
-    status, said = run("infer", *typed, cwd=tmp_path)
-    assert status == 0, said
-    assert "no cluster is named" in said
-    assert json.loads((tmp_path / "answers" / "summary.json").read_text())["actors"] == 1
 
 
 def test_the_pipeline_is_run_and_run_again(server: Server, tmp_path: Path) -> None:
