@@ -2,8 +2,8 @@
 
     python -m jobs.again train data=/mnt/eqr/data/sudoku6 workers=2 out=/mnt/eqr/runs/sudoku6
 
-The other doors continue by their own command; training asks for the word `resume`, which is put in here. A training
-that is finished is left as it is, so that a pipeline may be submitted again.
+The other doors continue by their own command; `train` and `sweep` ask for the word `resume`, which is put in here. A
+training that is finished is left as it is, so that a pipeline may be submitted again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+MADE = {"train": "config.json", "sweep": "manifest.json"}  # by this one knows a folder of these doors
 LIMITS = ("steps", "minutes")  # raised, they make a finished training go on
 
 
@@ -22,9 +23,9 @@ def command(door: str, arguments: Sequence[str]) -> list[str]:
     """The arguments of the door; empty where nothing is to do."""
     given = dict(argument.partition("=")[::2] for argument in arguments)
     run = Path(given.get("out", ""))
-    if door != "train" or "out" not in given or not (run / "config.json").is_file():
+    if door not in MADE or "out" not in given or not (run / MADE[door]).is_file():
         return [*arguments]
-    if (run / "summary.json").is_file() and not _raised(run, given):
+    if door == "train" and (run / "summary.json").is_file() and not _raised(run, given):
         return []
     return [*(argument for argument in arguments if not argument.startswith("out=")), f"resume={run}"]
 

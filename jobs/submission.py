@@ -29,11 +29,12 @@ from eqr_ray.distributed.job_server import STOP_WAIT_S, JobSubmissionClient, job
 from eqr_ray.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-SHIPPED = ("eqr_ray/**/*", "jobs/again.py", "pyproject.toml", "LICENSE")
+SHIPPED = ("eqr_ray/**/*", "tune/*.yaml", "jobs/again.py", "pyproject.toml", "LICENSE")
 LARGEST = 3  # files named when a package is shown
 API = "RAY_API_SERVER_ADDRESS"
-PATHS = ("out", "data", "resume", "checkpoint", "weights", "calibration")  # keys of doors that name files
-NO_PATH = ("zoo:", "hub:", "null")  # what such a key may say instead
+# Keys of doors that name files, and what they may say instead: nothing else, or something that is shipped.
+PATHS = ("out", "data", "resume", "checkpoint", "weights", "calibration", "space", "recipe")
+NO_PATH = ("zoo:", "hub:", "null", "tune/")
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def placed(door: str, arguments: Sequence[str], here: Path | None) -> list[str]:
     such a path, or results without a place.
     """
     given = dict(argument.partition("=")[::2] for argument in arguments)
-    if "out" not in given and not (door == "train" and "resume" in given):
+    if "out" not in given and not (door in ("train", "sweep") and "resume" in given):
         raise UserError(f"out= must be given: without it {door} would leave its results in Ray's copy of the package")
     return [_placed(argument, here) for argument in arguments]
 

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     root = tmp_path / "tree"
-    names = ["eqr_ray/a.py", "eqr_ray/zoo/x/model.json", "jobs/again.py", "pyproject.toml", "LICENSE"]
+    names = ["eqr_ray/a.py", "eqr_ray/zoo/x/model.json", "jobs/again.py", "tune/s.yaml", "pyproject.toml", "LICENSE"]
     names += ["eqr_ray/__pycache__/a.pyc", "eqr_ray/.secret", ".env", "data/train.arrow", "runs/r/log.jsonl", ".git/x"]
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -41,11 +41,11 @@ def tree(tmp_path: Path) -> Path:
 
 def test_the_package_alone_is_shipped(tree: Path, tmp_path: Path) -> None:
     package = pack(tree, tmp_path / "store")
-    wanted = {"eqr_ray/a.py", "eqr_ray/zoo/x/model.json", "jobs/again.py", "pyproject.toml", "LICENSE"}
+    wanted = {"eqr_ray/a.py", "eqr_ray/zoo/x/model.json", "jobs/again.py", "tune/s.yaml", "pyproject.toml", "LICENSE"}
     shipped = {path.relative_to(package.folder).as_posix() for path in package.folder.rglob("*") if path.is_file()}
     assert shipped == wanted == set(package.sizes)
     assert package.sizes["LICENSE"] == len("LICENSE")
-    assert str(package).startswith(f"package {package.hash[:12]}: 5 files, 0.00 MB; eqr_ray/zoo/x/model.json (0.00 MB)")
+    assert str(package).startswith(f"package {package.hash[:12]}: 6 files, 0.00 MB; eqr_ray/zoo/x/model.json (0.00 MB)")
 
 
 def test_a_package_is_named_by_its_content(tree: Path, tmp_path: Path) -> None:
@@ -109,6 +109,14 @@ def test_a_training_that_is_there_is_resumed(tmp_path: Path) -> None:
     assert again.command("train", ["minutes=0", f"out={tmp_path}"]) == []
     assert again.command("train", ["steps=11", f"out={tmp_path}"]) == ["steps=11", f"resume={tmp_path}"]
     assert again.command("train", ["steps=ten", f"out={tmp_path}"]) == ["steps=ten", f"resume={tmp_path}"]
+
+
+def test_a_sweep_that_is_there_is_resumed(tmp_path: Path) -> None:
+    typed = ["space=tune/smoke.yaml", f"out={tmp_path}", "trials=3"]
+    assert again.command("sweep", typed) == typed
+    (tmp_path / "manifest.json").touch()
+    (tmp_path / "summary.json").touch()
+    assert again.command("sweep", typed) == ["space=tune/smoke.yaml", "trials=3", f"resume={tmp_path}"]
 
 
 def test_the_pipeline_is_three_doors(tmp_path: Path) -> None:

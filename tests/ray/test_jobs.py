@@ -25,6 +25,16 @@ CANARY = "canary-5f0e9d"  # in place of a W&B key
 TINY = ["model=eqr_small", "model.width=8", "model.hidden_multiple=8", "model.h_cycles=2", "model.l_cycles=1"]
 TINY += ["batch=4", "learning_rate=1e-3", "warmup=2", "compile=false", "dtype=float32", "log_every=2", "workers=1"]
 TINY += ["checkpoint_every=5", "validate_every=0", "validate_puzzles=4", "validate_depth=2", "device=cpu"]
+SPACE = """
+door: train
+space: {damping: {uniform: [0.0, 0.5]}}
+keys: {model: eqr_small, model.width: 8, model.hidden_multiple: 8, batch: 4, steps: 4, validate_puzzles: 4,
+       validate_depth: 2, compile: false}
+objective: [highest validation_exact]
+algorithm: {name: random}
+report_every: 2
+trials: 1
+"""
 SERVER = """if True:
     import sys
     from eqr_ray.distributed.job_server import job_server, ray
@@ -161,6 +171,16 @@ def test_the_pipeline_is_run_and_run_again(server: Server, tmp_path: Path) -> No
     status, said = run("pipeline", f"out={tmp_path}/story", *typed, address=server.address)
     assert status == 0, said
     assert "finished already" in said
+
+
+def test_a_sweep_is_run_and_extended(server: Server, data: Path, tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text(SPACE)
+    typed = [f"space={space}", f"data={data}", f"out={tmp_path}/sweep", "finalists=0", "device=cpu"]
+    for trials in (1, 2):
+        status, said = run("sweep", *typed, f"trials={trials}", address=server.address)
+        assert status == 0, said
+        assert json.loads((tmp_path / "sweep" / "summary.json").read_text())["configurations_tried"] == trials
 
 
 def test_nothing_listens_to_the_network(server: Server) -> None:
