@@ -1,0 +1,163 @@
+"""Sweeps through the door on a real Ray, with real kills: what is left is what would have been anyway.
+
+One trial at a time, so that early ends are a matter of the trials and not of who came first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from eqr_ray.tasks import task_named
+from eqr_ray.tasks.store import write_split
+
+ROOT = Path(__file__).parents[2]
+SPACE = """
+door: train
+space:
+  damping: {uniform: [0.0, 0.3]}
+  learning_rate: {log: [1.0e-4, 1.0e-2]}
+keys:
+  model: eqr_small
+  model.width: 8
+  model.hidden_multiple: 8
+  model.h_cycles: 2
+  model.l_cycles: 1
+  batch: 4
+  steps: 40
+  warmup: 4
+  max_segments: 2
+  validate_puzzles: 8
+  dtype: float32
+  compile: false
+objective: [highest validation_token_accuracy, lowest token_loss]
+scheduler: {name: asha, first: 10, factor: 2}
+report_every: 5
+trials: 4
+"""
+SLOW = ("time", "elapsed_s", "left_s", "rows_per_s", "segments_per_s")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    task, folder = task_named("sudoku4"), tmp_path_factory.mktemp("sudoku4")
+    puzzles = task.generate(40, 0)
+    for name, rows in (("train", (0, 16)), ("validation", (16, 24)), ("test", (24, 40))):
+        write_split(folder / f"{name}.arrow", task, puzzles.take(np.arange(*rows)), source="generate", seed=0)
+    (folder / "space.yaml").write_text(SPACE)
+    return folder
+
+
+def start(*keys: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "eqr_ray.sweep", *keys],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
+    """Wait, while the sweep goes on."""
+    end_s = time.monotonic() + 180
+    while not ready():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+
+
+def reported(out: Path, trial: int) -> int:
+    """How many validations a trial has behind it."""
+    log = out / "trials" / f"{trial:05d}" / "log.jsonl"
+    return log.read_text().count('"kind": "validation"') if log.exists() else 0
+
+
+def trainers(out: Path) -> list[psutil.Process]:
+    """The process that is training the trial at hand: the one that holds its lock."""
+    found = []
+    for lock in out.glob("*/*/lock.json"):
+        try:
+            found.append(psutil.Process(json.loads(lock.read_text())["pid"]))
+        except (psutil.NoSuchProcess, ValueError, FileNotFoundError):
+            continue
+    return found
+
+
+def rows(out: Path) -> dict[str, Any]:
+    """What the trials came to, without the time of day."""
+    table = pq.read_table(out / "trials.parquet").to_pylist()
+    return {f"{row['trial']}@{row['step']}": {k: v for k, v in row.items() if k not in SLOW} for row in table}
+
+
+def test_a_killed_trial_and_a_killed_driver_change_nothing(data: Path, tmp_path: Path) -> None:
+    keys = [f"space={data / 'space.yaml'}", f"data={data}", "at_once=1", "finalists=1", "seeds=1"]
+    output = ended(start(*keys, f"out={tmp_path / 'whole'}"))
+    assert "4 configurations tried" in output
+    assert "Traceback" not in output
+    whole = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert not (tmp_path / "whole" / "ray").exists()
+
+    out = tmp_path / "killed"
+    driver = start(*keys, f"out={out}")
+    when(driver, lambda: reported(out, 0) >= 2 and bool(trainers(out)))
+    trainers(out)[0].kill()
+    when(driver, lambda: (out / "trials" / "00001").exists())
+    when(driver, lambda: reported(out, 1) >= 1 and bool(trainers(out)))
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    assert not (out / "summary.json").exists()
+    ended(start(f"resume={out}"))
+    assert rows(out) == rows(tmp_path / "whole")
+    found = json.loads((out / "summary.json").read_text())
+    for key in ("winner", "ends", "finalists"):
+        assert found[key] == whole[key]
+
+
+def test_trials_of_ray_train_workers(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "workers"
+    keys = ["workers=2", "trials=1", "finalists=0"]
+    ended(start(f"space={data / 'space.yaml'}", f"data={data}", *keys, f"out={out}"))
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["ends"]["finished"] == 1
+    trial = json.loads((out / "trials" / "00000" / "summary.json").read_text())
+    assert (trial["workers"], trial["step"]) == (2, 40)
+
+
+def test_control_c_keeps_what_there_is(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    driver = start(f"space={data / 'space.yaml'}", f"data={data}", "finalists=0", f"out={out}")
+    when(driver, lambda: reported(out, 0) >= 1)
+    driver.send_signal(signal.SIGINT)
+    output, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 130, output
+    assert "Traceback" not in output
+    assert output.splitlines()[-1] == f"eqr-sweep: interrupted; resume={out} goes on from the trials that are there"
+
+
+def test_a_trial_that_never_fits_is_refused_at_once(data: Path, tmp_path: Path) -> None:
+    keys = [f"space={data / 'space.yaml'}", f"data={data}", "workers=1000"]
+    process = start(*(key for key in keys), f"out={tmp_path / 'run'}")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    assert "batch=4 cannot be dealt out to workers=1000" in output or "has no place" in output
+    assert not (tmp_path / "run").exists()
