@@ -17,6 +17,7 @@ from eqr_ray.inference.records import Records
 from eqr_ray.inference.scores import Scores
 
 Clock = Callable[[], float]
+FEW = 0.1  # of all puzzles
 
 
 class Progress:
@@ -44,11 +45,15 @@ class Progress:
         return self._clock() - self._started_s
 
     def seconds_left(self) -> float | None:
-        """From the segments that a puzzle has taken so far, at most depth x breadth; None before the first step."""
+        """From the segments that a puzzle has taken so far, at most depth x breadth. None before the first step; and
+        while only a few are done that took less, for the easy ones end first."""
         scores, spent_s = self.scores, self.seconds
         if not self.row_segments or spent_s <= 0:
             return None
-        per_puzzle = scores.segments / scores.puzzles if scores.puzzles else float(scores.depth * scores.breadth)
+        most = float(scores.depth * scores.breadth)
+        per_puzzle = scores.segments / scores.puzzles if scores.puzzles else most
+        if per_puzzle < most and scores.puzzles < FEW * self.puzzles:
+            return None
         here = self.puzzles - self._puzzles_before
         return max(0.0, per_puzzle * here - self.row_segments) * spent_s / self.row_segments
 

@@ -29,6 +29,17 @@ def test_speed_accuracy_and_time_left() -> None:
     assert line.endswith("  0:06 left")
 
 
+def test_the_first_to_end_early_tell_nothing_of_the_time_left() -> None:
+    now = [0.0]
+    progress = Progress(50, Scores(depth=8, breadth=4), clock=lambda: now[0])
+    answers = labels(0, 50)
+    for first, last, known in ((0, 2, False), (2, 6, True)):
+        now[0] += 1.0
+        progress.report(Report(64, [(Unit(first, last, 0, 4), records(first, last, 4, 8))]), answers)
+        assert (progress.seconds_left() is not None) == known
+        assert ("left" in progress.line()) == known
+
+
 def test_earlier_sittings_count_for_accuracy_and_not_for_speed() -> None:
     now = [0.0]
     progress = Progress(10, Scores(depth=8, breadth=4), clock=lambda: now[0])
