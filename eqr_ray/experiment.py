@@ -88,6 +88,11 @@ def kept(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in values.items() if key not in FREE}, "training": training}
 
 
+def placed(weights: str | None) -> str | None:
+    """The name of a trained network, as a run keeps it: of the zoo, or an absolute path."""
+    return weights if weights is None or weights.startswith("zoo:") else str(Path(weights).resolve())
+
+
 def experiment_of(values: Mapping[str, Any], task: Task, data: Path, data_hash: str) -> Experiment:
     """From the flat keys of a door (`steps`, `damping`, `model.width`, ...) and what `describe_data` says of `data`.
 
@@ -100,8 +105,7 @@ def experiment_of(values: Mapping[str, Any], task: Task, data: Path, data_hash: 
     if training.get("validate_depth") is None:
         training["validate_depth"] = training["max_segments"]
     rest = {key: value for key, value in values.items() if key not in (*TRAINING_KEYS, *KNOBS, "task", "data", "model")}
-    if isinstance(weights := rest.get("weights"), str) and not weights.startswith("zoo:"):
-        rest["weights"] = str(Path(weights).resolve())
+    rest["weights"] = placed(rest.get("weights"))
     fixed = {
         "task": task.name,
         "data": str(data.resolve()),

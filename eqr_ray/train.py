@@ -30,6 +30,7 @@ from eqr_ray.experiment import (
     describe_data,
     experiment_of,
     open_splits,
+    placed,
     train_here,
 )
 from eqr_ray.strict import from_dict
@@ -139,7 +140,8 @@ def check_kept(values: Mapping[str, Any], keys: Iterable[str], config: Mapping[s
         elif key in KNOBS:
             pairs = [(key, values[key], model[name]) for name in KNOBS[key]]
         else:
-            pairs = [(key, values[key], config[key] if key == "task" else config["training"][key])]
+            value = placed(values[key]) if key == "weights" else values[key]
+            pairs = [(key, value, config[key] if key in config else config["training"][key])]
         for name, value, there in pairs:
             if value is not None and value != there:
                 raise UserError(

@@ -27,7 +27,8 @@ def command(door: str, arguments: Sequence[str]) -> list[str]:
         return [*arguments]
     if door == "train" and (run / "summary.json").is_file() and not _raised(run, given):
         return []
-    return [*(argument for argument in arguments if not argument.startswith("out=")), f"resume={run}"]
+    kept = [argument for argument in arguments if not argument.startswith(("out=", "recipe="))]  # the run has both
+    return [*kept, f"resume={run}"]
 
 
 def _raised(run: Path, given: dict[str, str]) -> bool:

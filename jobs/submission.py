@@ -32,9 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ("eqr_ray/**/*", "tune/*.yaml", "jobs/again.py", "pyproject.toml", "LICENSE")
 LARGEST = 3  # files named when a package is shown
 API = "RAY_API_SERVER_ADDRESS"
-# Keys of doors that name files, and what they may say instead: nothing else, or something that is shipped.
-PATHS = ("out", "data", "resume", "checkpoint", "weights", "calibration", "space", "recipe")
-NO_PATH = ("zoo:", "hub:", "null", "tune/")
+# Keys of doors that name files, and how what is none of the user's begins: the same everywhere, or shipped.
+PATHS = {"out": (), "resume": (), "data": (), "calibration": (), "recipe": ("tune/",), "space": ("tune/",)}
+PATHS |= {"checkpoint": ("zoo:",), "weights": ("zoo:",), "source": ("hub:",)}
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,9 @@ def placed(door: str, arguments: Sequence[str], here: Path | None) -> list[str]:
 
 def _placed(argument: str, here: Path | None) -> str:
     key, _, value = argument.partition("=")
-    if key not in PATHS or value.startswith(NO_PATH) or Path(value).is_absolute():
+    if key == "out" and value == "null":
+        raise UserError("out=null is not allowed: a job's results need a place")
+    if key not in PATHS or value == "null" or value.startswith(PATHS[key] or "/") or Path(value).is_absolute():
         return argument
     if here is None:
         raise UserError(f"{argument} is not allowed on a cluster: an absolute path that every node sees, or zoo:NAME")

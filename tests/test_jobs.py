@@ -111,6 +111,22 @@ def test_a_training_that_is_there_is_resumed(tmp_path: Path) -> None:
     assert again.command("train", ["steps=ten", f"out={tmp_path}"]) == ["steps=ten", f"resume={tmp_path}"]
 
 
+def test_a_run_that_is_there_has_its_recipe(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert again.command("train", ["recipe=best.yaml", f"out={tmp_path}"]) == [f"resume={tmp_path}"]
+
+
+def test_results_are_never_left_in_the_package(tmp_path: Path) -> None:
+    for value in ("tune/first", "nullmodel", "hub:x", "zoo:x"):
+        assert placed("sweep", [f"out={value}"], tmp_path) == [f"out={tmp_path / value}"]
+        with pytest.raises(UserError, match="is not allowed on a cluster"):
+            placed("sweep", [f"out={value}"], None)
+    with pytest.raises(UserError, match="out=null is not allowed"):
+        placed("sweep", ["out=null"], tmp_path)
+    shipped = ["space=tune/smoke.yaml", "checkpoint=zoo:sudoku6", "out=/x"]
+    assert placed("sweep", shipped, None) == shipped
+
+
 def test_a_sweep_that_is_there_is_resumed(tmp_path: Path) -> None:
     typed = ["space=tune/smoke.yaml", f"out={tmp_path}", "trials=3"]
     assert again.command("sweep", typed) == typed

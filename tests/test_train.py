@@ -201,6 +201,7 @@ def test_resume_takes_the_runs_own_configuration(run: Path, data: Path, tmp_path
         ("damping=0.5", "damping=0.5 does not go with resume=: the run has damping=0.05"),
         ("task=sudoku9", "task=sudoku9 does not go with resume=: the run has task=sudoku4"),
         ("seed=3", "seed=3"),
+        ("weights=zoo:sudoku6", "weights=zoo:sudoku6 does not go with resume=: the run has weights=None"),
         ("out=elsewhere", "the run stays in"),
     ],
 )

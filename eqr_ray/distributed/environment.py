@@ -6,7 +6,6 @@ Why here: local mode must listen on loopback only, and a run's output should be 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 SETTINGS = {
     # 0 makes Ray keep 127.0.0.1 as the node's address on Linux too, instead of the network card's
@@ -32,7 +31,9 @@ SETTINGS = {
 for name, value in SETTINGS.items():
     os.environ.setdefault(name, value)
 
-# Where there is a token it is shown: `ray.init` does so by itself, the client that submits jobs does not.
-token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-if os.environ.get("RAY_AUTH_TOKEN") or token.is_file():
+# Where there is a token it is shown: `ray.init` does so by itself, the client that submits jobs does not. (Not by Path,
+# which raises where nobody may look.)
+if os.environ.get("RAY_AUTH_TOKEN") or os.path.isfile(
+    os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+):
     os.environ.setdefault("RAY_AUTH_MODE", "token")

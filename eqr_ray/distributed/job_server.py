@@ -6,6 +6,7 @@ Why here: Ray is imported after this package's settings for it, so that a Ray th
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,9 @@ def job_server(address: str | None) -> Iterator[JobSubmissionClient]:
         return
     _check_port()
     os.environ.setdefault("RAY_JOB_STOP_WAIT_TIME_S", f"{STOP_WAIT_S:.0f}")
+    before = signal.getsignal(signal.SIGTERM)
     with start_ray(dashboard=True, log_to_driver=False):
+        signal.signal(signal.SIGTERM, before)  # Ray's own handler would take the cluster away at once
         yield _client(get_address_for_submission_client(ray.get_runtime_context().gcs_address))
 
 
@@ -51,4 +54,4 @@ def _client(address: str) -> JobSubmissionClient:
     try:
         return JobSubmissionClient(address)
     except (ConnectionError, AuthenticationError, ValueError, RuntimeError) as error:
-        raise UserError(f"address {address}: no jobs can be submitted there ({str(error).splitlines()[0]})") from error
+        raise UserError(f"address {address}: no jobs can be submitted there ({error})") from error

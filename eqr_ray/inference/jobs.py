@@ -1,8 +1,8 @@
 """Jobs: which trajectory starts, pauses, goes on or is given up next.
 
 Why here: the scheduling half of a policy, plain classes that know neither tensors nor devices. The engine `take`s jobs
-as slots come free, and tells of every end. A record must not depend on timing, so what is offered depends on the ends
-of *the same puzzle's* trajectories only, and not on their order.
+as slots come free, and tells of every end. A record must not depend on timing, so what is needed depends on the ends of
+*the same puzzle's* trajectories only, and not on their order; what idle slots run ahead of that leaves no record.
 
 A job runs `until` a number of segments. One that reaches them below the depth asked for is paused: its puzzle's plan
 offers it again with a greater `until`, or gives it up (`outdone`).

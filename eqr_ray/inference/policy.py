@@ -94,7 +94,7 @@ class Settle(Full):
 
 
 class Sequential(Settle):
-    """A further restart starts only while none of its puzzle has settled and the puzzle's budget lasts."""
+    """A further restart counts only while none of its puzzle has settled and the puzzle's budget lasts."""
 
     name, whole, in_turn = "sequential", True, True
 

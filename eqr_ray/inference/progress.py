@@ -46,7 +46,8 @@ class Progress:
 
     def seconds_left(self) -> float | None:
         """From the segments that a puzzle has taken so far, at most depth x breadth. None before the first step; and
-        while only a few are done that took less, for the easy ones end first."""
+        where puzzles take less than that, while only a few are done (the easy ones end first) and after more segments
+        than were expected (some may have been run ahead in vain)."""
         scores, spent_s = self.scores, self.seconds
         if not self.row_segments or spent_s <= 0:
             return None
@@ -54,8 +55,10 @@ class Progress:
         per_puzzle = scores.segments / scores.puzzles if scores.puzzles else most
         if per_puzzle < most and scores.puzzles < FEW * self.puzzles:
             return None
-        here = self.puzzles - self._puzzles_before
-        return max(0.0, per_puzzle * here - self.row_segments) * spent_s / self.row_segments
+        left = per_puzzle * (self.puzzles - self._puzzles_before) - self.row_segments
+        if left <= 0 and scores.puzzles < self.puzzles:
+            return None
+        return max(0.0, left) * spent_s / self.row_segments
 
     def figures(self) -> dict[str, Any]:
         """What the log keeps: of all sittings, over the puzzles finished so far; but for the time left."""

@@ -23,13 +23,16 @@ def cell_function(device: torch.device, wanted: bool = True) -> CellFn:
     """The compiled cell where it is wanted and can be built for `device`, else the eager one."""
     if not wanted:
         return cell
-    return _compiled() if _can_compile(device.type) else cell
+    if not _can_compile(device.type):
+        return cell
+    if device.type == "cpu":
+        gate.build()
+    return _compiled()
 
 
 @functools.cache
 def _compiled() -> CellFn:
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
-    gate.build()
     compiled: CellFn = torch.compile(cell, dynamic=False)
     return compiled
 

@@ -1,8 +1,8 @@
 // silu(a) * b over rows [a | b] of bfloat16, and its gradient, for CPUs with AVX-512 BF16 (gate.py builds and calls it).
 //
 // Why here: this is most of what lies between the matrix products of a cell, and torch.compile's own code for it waits
-// on a library call for the exponential and on a division. The sigmoid below is within 1e-4 of the true one, relatively;
-// bfloat16 keeps 4e-3.
+// on a library call for the exponential and on a division. The sigmoid below is within 1.2e-4 of the true one, relatively
+// (6e-5 each of the series and of the reciprocal's estimate); bfloat16 keeps 4e-3.
 #include <immintrin.h>
 
 #include <cstdint>
@@ -43,7 +43,7 @@ extern "C" void eqr_gate(const uint16_t* x, uint16_t* y, int64_t rows, int64_t w
     uint16_t* out = y + width * row;
     for (int64_t i = 0; i < width; i += LANES) {
       const __m512 gate = load(a + i);
-      store(out + i, _mm512_mul_ps(_mm512_mul_ps(gate, load(b + i)), sigmoid(gate)));
+      store(out + i, _mm512_mul_ps(_mm512_mul_ps(gate, sigmoid(gate)), load(b + i)));
     }
   }
 }
@@ -59,7 +59,7 @@ extern "C" void eqr_gate_backward(const uint16_t* x, const uint16_t* dy, uint16_
     for (int64_t i = 0; i < width; i += LANES) {
       const __m512 gate = load(a + i), grad = load(d + i), sigma = sigmoid(gate), silu = _mm512_mul_ps(gate, sigma);
       const __m512 slope = _mm512_fmadd_ps(silu, _mm512_sub_ps(one, sigma), sigma);  // of silu
-      store(da + i, _mm512_mul_ps(_mm512_mul_ps(grad, load(b + i)), slope));
+      store(da + i, _mm512_mul_ps(grad, _mm512_mul_ps(load(b + i), slope)));
       store(db + i, _mm512_mul_ps(grad, silu));
     }
   }

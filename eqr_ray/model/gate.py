@@ -1,8 +1,9 @@
 """silu(a) * b of a SwiGLU: a kernel of our own for bfloat16 on CPUs that have the instructions, torch elsewhere.
 
-Why here: on such CPUs the gates are a quarter of a segment under torch.compile, and gate.cpp is two to three times as
-fast (docs/performance.md). The kernel is built together with the compiled cell (`build`, called by compiling.py), which
-needs a C++ compiler anyway; until then, and wherever it cannot be built, `gate` is the plain expression.
+Why here: torch.compile takes two to three times as long for it, which is an eighth of all inference and training on
+such CPUs (docs/performance.md). The kernel is built together with the first compiled cell of a process (`build`, called
+by compiling.py), which needs a C++ compiler anyway; until then, and wherever it cannot be built, `gate` is the plain
+expression, whose last bits differ.
 
     R rows, F hidden width
 """
@@ -66,10 +67,14 @@ def build() -> bool:
             subprocess.run(command, check=True, capture_output=True, text=True)
             _register(ctypes.CDLL(str(library)))
     except (OSError, subprocess.CalledProcessError) as error:
-        log.info("the gate's own kernel was not built, torch's is used: %s", getattr(error, "stderr", None) or error)
+        log.warning("the gate's own kernel was not built, torch's is used: %s", getattr(error, "stderr", None) or error)
         return False
     _ready = True
     return True
+
+
+def _like_contiguous(x: Tensor, dy: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _register(kernel: ctypes.CDLL) -> None:
@@ -86,7 +91,7 @@ def _register(kernel: ctypes.CDLL) -> None:
 
     def backward(x: Tensor, dy: Tensor) -> Tensor:
         x, dy = x.contiguous(), dy.contiguous()
-        dx = torch.empty_like(x)
+        dx = torch.empty_like(x, memory_format=torch.contiguous_format)
         kernel.eqr_gate_backward(x.data_ptr(), dy.data_ptr(), dx.data_ptr(), *dy.shape, torch.get_num_threads())
         return dx
 
@@ -98,7 +103,7 @@ def _register(kernel: ctypes.CDLL) -> None:
     torch.library.impl("eqr_ray::gate", "CPU", forward)
     torch.library.impl("eqr_ray::gate_backward", "CPU", backward)
     torch.library.register_fake("eqr_ray::gate", lambda x: x.new_empty(x.shape[0], x.shape[1] // 2))
-    torch.library.register_fake("eqr_ray::gate_backward", lambda x, dy: torch.empty_like(x))
+    torch.library.register_fake("eqr_ray::gate_backward", _like_contiguous)
     torch.library.register_autograd(
         "eqr_ray::gate",
         lambda ctx, dy: torch.ops.eqr_ray.gate_backward(ctx.saved_tensors[0], dy),
