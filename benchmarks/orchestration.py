@@ -140,7 +140,7 @@ class RealWork:
 
 
 def real_work(seconds: float) -> RealWork:
-    """Units of a few seconds, in all about so many `seconds` of two workers."""
+    """Units as a run has them, in all about so many `seconds` of two workers."""
     torch.manual_seed(0)
     reasoner = Reasoner(ModelConfig(vocab_size=11, length=81, grid=(9, 9), width=64, layers=1))
     factory = NetworkFactory(reasoner, reasoner.config.noise_scale, None, "bfloat16", compile=False, device="cpu")
@@ -154,7 +154,7 @@ def real_work(seconds: float) -> RealWork:
         engine.step()
     unit_s = (time.monotonic() - started_s) / 4 / slots * block * settings.breadth * settings.depth
     puzzles = block * max(4, 2 * round(seconds / unit_s))
-    units = [Unit(first, first + block, 0, settings.breadth) for first in range(0, puzzles, block)]
+    units = plan(puzzles, settings.breadth, settings.depth, whole=False)
     inputs = np.random.default_rng(0).integers(1, 11, (puzzles, 81), dtype=np.uint8)
     return RealWork(units, inputs, settings, slots, factory)
 

@@ -150,14 +150,18 @@ def check_kept(values: Mapping[str, Any], keys: Iterable[str], config: Mapping[s
                 )
 
 
+class Finished(UserError):
+    """There is nothing left to train."""
+
+
 def check_unfinished(folder: Path, experiment: Experiment) -> None:
-    """UserError where the run is finished and its limits are not raised."""
+    """Finished where the run is and its limits are not raised."""
     summary, limits = read_summary(folder), experiment.training
     if summary is None:
         return
     spent = limits.minutes > 0 and summary["seconds"] >= limits.minutes * 60
     if summary["step"] >= limits.steps or spent:
-        raise UserError(
+        raise Finished(
             f"resume={folder}: the run is finished ({summary['step']:,} steps, {duration(summary['seconds'])}); "
             f"raise {'minutes=' if spent else 'steps='} to train on"
         )

@@ -8,15 +8,14 @@ training that is finished is left as it is, so that a pipeline may be submitted 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from eqr_ray.errors import UserError
 
 MADE = {"train": "config.json", "sweep": "manifest.json"}  # by this one knows a folder of these doors
-LIMITS = ("steps", "minutes")  # raised, they make a finished training go on
 
 
 def command(door: str, arguments: Sequence[str]) -> list[str]:
@@ -25,19 +24,25 @@ def command(door: str, arguments: Sequence[str]) -> list[str]:
     run = Path(given.get("out", ""))
     if door not in MADE or "out" not in given or not (run / MADE[door]).is_file():
         return [*arguments]
-    if door == "train" and (run / "summary.json").is_file() and not _raised(run, given):
-        return []
     kept = [argument for argument in arguments if not argument.startswith(("out=", "recipe="))]  # the run has both
-    return [*kept, f"resume={run}"]
+    words = [*kept, f"resume={run}"]
+    return [] if door == "train" and (run / "summary.json").is_file() and is_finished(words, run) else words
 
 
-def _raised(run: Path, given: dict[str, str]) -> bool:
-    """Whether a limit was typed that is not the run's own."""
+def is_finished(words: Sequence[str], run: Path) -> bool:
+    """Whether these arguments of `train` ask for nothing more than there is. What is wrong with them, the door says."""
+    # lazy: the doors import torch, and most commands need no second look
+    from eqr_ray.door import door_config  # noqa: PLC0415
+    from eqr_ray.train import Finished, resumed  # noqa: PLC0415
+
     try:
-        config: dict[str, Any] = json.loads((run / "config.json").read_text())["training"]
-        return any(float(given[limit]) != float(config[limit]) for limit in LIMITS if limit in given)
-    except (ValueError, KeyError, TypeError):
-        return True  # the door says what is wrong
+        typed = [word.partition("=")[0] for word in words]
+        resumed(door_config("train", words), typed, run, check_only=True)
+    except Finished:
+        return True
+    except UserError:
+        return False
+    return False
 
 
 def main() -> None:

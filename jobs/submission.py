@@ -23,13 +23,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from eqr_ray.distributed.job_server import STOP_WAIT_S, JobSubmissionClient, job_server
 from eqr_ray.errors import UserError
 
+T = TypeVar("T")
+
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ("eqr_ray/**/*", "tune/*.yaml", "jobs/again.py", "pyproject.toml", "LICENSE")
+PATIENCE_S, PAUSE_S = 300.0, 2.0  # for a job server that does not answer
 LARGEST = 3  # files named when a package is shown
 API = "RAY_API_SERVER_ADDRESS"
 # Keys of doors that name files, and how what is none of the user's begins: the same everywhere, or shipped.
@@ -112,12 +115,15 @@ def run_job(
     """
     entrypoint = shlex.join([python, "-m", "jobs.again", door, *arguments])
     name = f"eqr-{door}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    job = client.submit_job(
-        entrypoint=entrypoint,
-        submission_id=name,
-        runtime_env={"working_dir": str(package.folder)},
-        metadata={"package": package.hash, "door": door},
-    )
+    try:
+        job = client.submit_job(
+            entrypoint=entrypoint,
+            submission_id=name,
+            runtime_env={"working_dir": str(package.folder)},
+            metadata={"package": package.hash, "door": door},
+        )
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"the cluster does not take the job ({error})") from error
     print(f"job {job}; to follow: ray job logs -f {job}; to stop: ray job stop {job}", file=sys.stderr)
     try:
         _follow(client, job)
@@ -128,6 +134,9 @@ def run_job(
             client.stop_job(job)
             _ended(client, job, time.monotonic() + STOP_WAIT_S + 10)
         return 130
+    except ConnectionError as error:
+        print(f"job {job} cannot be followed any more ({error}); it may go on: ray job logs -f {job}", file=sys.stderr)
+        return 1
     status, details = client.get_job_status(job), client.get_job_info(job)
     if status == "SUCCEEDED":
         return 0
@@ -149,17 +158,29 @@ def _follow(client: JobSubmissionClient, job: str) -> None:
 
 
 def _show(client: JobSubmissionClient, job: str, shown: int) -> int:
-    logs = client.get_job_logs(job)
+    logs = _answer(lambda: client.get_job_logs(job))
     print(logs[shown:], end="", flush=True)
     return len(logs)
 
 
 def _ended(client: JobSubmissionClient, job: str, until_s: float) -> bool:
-    while not client.get_job_status(job).is_terminal():
+    while not _answer(lambda: client.get_job_status(job)).is_terminal():
         if time.monotonic() >= until_s:
             return False
         time.sleep(0.2)
     return True
+
+
+def _answer(ask: Callable[[], T]) -> T:
+    """What the job server says. It may be out of reach for a while, as when a tunnel breaks; ConnectionError then."""
+    end_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except (OSError, RuntimeError) as error:
+            if time.monotonic() >= end_s:
+                raise ConnectionError(str(error)) from error
+            time.sleep(PAUSE_S)
 
 
 def submit(steps: Sequence[tuple[str, Sequence[str]]]) -> int:
@@ -185,6 +206,9 @@ def submit(steps: Sequence[tuple[str, Sequence[str]]]) -> int:
 def main(name: str, work: Callable[[list[str]], int]) -> NoReturn:
     """Run a script of jobs/ on the arguments of this process and exit with its status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if "--help" in sys.argv:
+        print(sys.modules["__main__"].__doc__)
+        sys.exit(0)
     try:
         sys.exit(work(sys.argv[1:]))
     except UserError as error:

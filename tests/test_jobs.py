@@ -16,7 +16,11 @@ import pytest
 from ray.job_submission import JobStatus
 
 from eqr_ray.distributed.job_server import job_server
+from eqr_ray.door import door_config
 from eqr_ray.errors import UserError
+from eqr_ray.experiment import experiment_of
+from eqr_ray.strict import to_dict
+from eqr_ray.tasks import task_named
 from jobs import again, pipeline, submission
 from jobs.submission import pack, placed, run_job
 
@@ -99,16 +103,21 @@ def test_results_need_a_place(door: str) -> None:
 
 
 def test_a_training_that_is_there_is_resumed(tmp_path: Path) -> None:
-    typed = ["steps=10", f"out={tmp_path}", "zero=2"]
+    own = ["task=sudoku4", "model=eqr_small", "steps=10", "batch=4"]
+    typed = [*own, f"out={tmp_path}", "zero=2"]
     assert again.command("train", typed) == typed
-    (tmp_path / "config.json").write_text(json.dumps({"training": {"steps": 10, "minutes": 0.0}}))
-    assert again.command("train", typed) == ["steps=10", "zero=2", f"resume={tmp_path}"]
+    keys = {key: value for key, value in door_config("train", own).items() if key not in ("out", "resume")}
+    experiment = experiment_of(keys, task_named("sudoku4"), tmp_path, "")
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(experiment)))
+    resumed = [*own, "zero=2", f"resume={tmp_path}"]
+    assert again.command("train", typed) == resumed
     assert again.command("infer", typed) == typed
-    (tmp_path / "summary.json").touch()
+    (tmp_path / "summary.json").write_text('{"step": 10, "seconds": 1.0}')
     assert again.command("train", typed) == []
-    assert again.command("train", ["minutes=0", f"out={tmp_path}"]) == []
-    assert again.command("train", ["steps=11", f"out={tmp_path}"]) == ["steps=11", f"resume={tmp_path}"]
-    assert again.command("train", ["steps=ten", f"out={tmp_path}"]) == ["steps=ten", f"resume={tmp_path}"]
+    assert again.command("train", [*own, "minutes=0", f"out={tmp_path}"]) == []
+    # What is more, or something else, the door hears of, and refuses what it must.
+    for more in ("steps=11", "steps=ten", "batch=8"):
+        assert again.command("train", [*own, more, f"out={tmp_path}"]) == [*own, more, f"resume={tmp_path}"]
 
 
 def test_a_run_that_is_there_has_its_recipe(tmp_path: Path) -> None:
@@ -222,6 +231,26 @@ def test_the_exit_status_is_the_doors(package, capsys, end: JobStatus, exit_code
     assert ("no node for it" in err) == (end == JobStatus.FAILED and exit_code not in (1, 2, 130))
     assert client.submitted["entrypoint"] == "python -m jobs.again train 'data=/a b'"
     assert client.submitted["runtime_env"] == {"working_dir": str(package.folder)}
+
+
+def test_a_server_out_of_reach_is_waited_for(package, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(submission, "PAUSE_S", 0.0)
+    client, failures = Client(JobStatus.SUCCEEDED, 0), iter([OSError("no route"), RuntimeError("bad gateway")])
+    logs = client.get_job_logs
+
+    def broken(job: str) -> str:
+        for failure in failures:
+            raise failure
+        return logs(job)
+
+    client.get_job_logs = broken
+    assert run_job(client, package, "train", [], python="python", detach=True) == 0
+    assert "line 0\n" in capsys.readouterr().out
+    monkeypatch.setattr(submission, "PATIENCE_S", 0.0)
+    client, failures = Client(JobStatus.SUCCEEDED, 0), iter([OSError("no route")])
+    client.get_job_logs = broken
+    assert run_job(client, package, "train", [], python="python", detach=True) == 1
+    assert "cannot be followed any more (no route); it may go on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("detach", [True, False])
