@@ -104,12 +104,12 @@ def test_results_need_a_place(door: str) -> None:
 
 def test_a_training_that_is_there_is_resumed(tmp_path: Path) -> None:
     own = ["task=sudoku4", "model=eqr_small", "steps=10", "batch=4"]
-    typed = [*own, f"out={tmp_path}", "zero=2"]
+    typed = [*own, f"out={tmp_path}", "max_failures=2"]
     assert again.command("train", typed) == typed
     keys = {key: value for key, value in door_config("train", own).items() if key not in ("out", "resume")}
     experiment = experiment_of(keys, task_named("sudoku4"), tmp_path, "")
     (tmp_path / "config.json").write_text(json.dumps(to_dict(experiment)))
-    resumed = [*own, "zero=2", f"resume={tmp_path}"]
+    resumed = [*own, "max_failures=2", f"resume={tmp_path}"]
     assert again.command("train", typed) == resumed
     assert again.command("infer", typed) == typed
     (tmp_path / "summary.json").write_text('{"step": 10, "seconds": 1.0}')
