@@ -277,6 +277,20 @@ def test_a_ray_that_is_started_for_a_job_stays_on_loopback() -> None:
     assert done.stdout == "False\n", done.stderr
 
 
+@pytest.mark.parametrize(("first", "mode"), [("", "token"), ("import ray; ", "None")])
+def test_a_token_that_is_there_is_shown(tmp_path: Path, first: str, mode: str) -> None:
+    """Unless Ray was imported before us, which has made up its mind by then."""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0123")
+    code = f"import os; {first}import eqr_ray.distributed; print(os.environ.get('RAY_AUTH_MODE'))"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment["HOME"] = str(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.stdout == f"{mode}\n", done.stderr
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "words"),
     [

@@ -6,6 +6,7 @@ Why here: local mode must listen on loopback only, and a run's output should be 
 from __future__ import annotations
 
 import os
+import sys
 
 SETTINGS = {
     # 0 makes Ray keep 127.0.0.1 as the node's address on Linux too, instead of the network card's
@@ -31,9 +32,8 @@ SETTINGS = {
 for name, value in SETTINGS.items():
     os.environ.setdefault(name, value)
 
-# Where there is a token it is shown: `ray.init` does so by itself, the client that submits jobs does not. (Not by Path,
-# which raises where nobody may look.)
-if os.environ.get("RAY_AUTH_TOKEN") or os.path.isfile(
-    os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
-):
+# Where there is a token it is shown: `ray.init` does so by itself, the client that submits jobs does not. Not where Ray
+# has been imported before: it has looked by then. (Not by Path, which raises where nobody may look.)
+TOKEN = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+if "ray" not in sys.modules and (os.environ.get("RAY_AUTH_TOKEN") or os.path.isfile(TOKEN)):
     os.environ.setdefault("RAY_AUTH_MODE", "token")
