@@ -2,8 +2,8 @@
 
 Why here: torch.compile takes two to three times as long for it, which is an eighth of all inference and training on
 such CPUs (docs/performance.md). The kernel is built together with the first compiled cell of a process (`build`, called
-by compiling.py), which needs a C++ compiler anyway; until then, and wherever it cannot be built, `gate` is the plain
-expression, whose last bits differ.
+by compiling.py), which needs a C++ compiler anyway. Where it cannot be built, and in an eager cell, `gate` is the plain
+expression, whose last bits differ: what a cell computes does not depend on what else its process has done.
 
     R rows, F hidden width
 """
@@ -35,7 +35,8 @@ _ready = False  # set by `build`; torch.compile takes it as a constant
 
 def gate(x: Tensor) -> Tensor:
     """x (R, 2F), the gate first -> silu(x[:, :F]) * x[:, F:], (R, F)."""
-    if _ready and x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.shape[1] % (2 * LANES) == 0:
+    fits = x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.shape[1] % (2 * LANES) == 0
+    if _ready and fits and torch.compiler.is_compiling():
         gated: Tensor = torch.ops.eqr_ray.gate(x)
         return gated
     return plain_gate(x)

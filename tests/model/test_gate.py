@@ -19,6 +19,11 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gates, "_ready", True)
 
 
+def kernel_gate(x: Tensor) -> Tensor:
+    gated: Tensor = torch.ops.eqr_ray.gate(x)
+    return gated
+
+
 def with_gradient(function: object, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     x = x.clone().requires_grad_()
     y = function(x)  # type: ignore[operator]
@@ -34,7 +39,7 @@ def test_is_as_near_as_bfloat16_allows(scale: float, rows: int, width: int) -> N
     generator = torch.Generator().manual_seed(rows)
     x = (scale * torch.randn(rows, 2 * width, generator=generator)).bfloat16()
     dy = torch.randn(rows, width, generator=generator).bfloat16()
-    for ours, true in zip(with_gradient(gate, x, dy), with_gradient(plain_gate, x.double(), dy), strict=True):
+    for ours, true in zip(with_gradient(kernel_gate, x, dy), with_gradient(plain_gate, x.double(), dy), strict=True):
         assert ours.dtype == torch.bfloat16
         torch.testing.assert_close(ours.double(), true, rtol=TOLERANCE, atol=1e-4 * scale)
 
@@ -43,7 +48,7 @@ def test_is_as_near_as_bfloat16_allows(scale: float, rows: int, width: int) -> N
 def test_ends_of_the_range() -> None:
     ends = torch.tensor([0.0, 300.0, -300.0, torch.inf, -torch.inf, torch.nan, 88.0, -88.0] * 2)
     x = torch.stack([torch.cat([ends, torch.full((16,), up)]) for up in (1.0, 1e30)]).bfloat16()
-    torch.testing.assert_close(gate(x), plain_gate(x), equal_nan=True)
+    torch.testing.assert_close(kernel_gate(x), plain_gate(x), equal_nan=True)
 
 
 @pytest.mark.usefixtures("kernel")
@@ -52,10 +57,10 @@ def test_rows_do_not_depend_on_each_other_or_on_the_threads() -> None:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        alone = torch.cat([gate(row[None]) for row in x])
+        alone = torch.cat([kernel_gate(row[None]) for row in x])
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(gate(x), alone)
+    assert torch.equal(kernel_gate(x), alone)
 
 
 @pytest.mark.usefixtures("kernel")
@@ -64,6 +69,15 @@ def test_is_an_operator_that_torch_can_trace() -> None:
     tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_static")
     for argument in (x, x.clone().t()):
         torch.library.opcheck(torch.ops.eqr_ray.gate.default, (argument.requires_grad_(),), test_utils=tests)
+
+
+@pytest.mark.filterwarnings(r"ignore:.torch\.jit\.script_method. is deprecated:DeprecationWarning")  # torch's own
+@pytest.mark.usefixtures("kernel")
+def test_a_compiled_cell_has_it_and_an_eager_one_has_not() -> None:
+    x = torch.randn(100, 128).bfloat16()
+    assert not torch.equal(kernel_gate(x), plain_gate(x))
+    assert torch.equal(gate(x), plain_gate(x))
+    assert torch.equal(torch.compile(gate, dynamic=False)(x), kernel_gate(x))
 
 
 @pytest.mark.usefixtures("kernel")
