@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from eqr_ray.tasks import task_named
+from eqr_ray.tasks.store import write_split
 
 # Ray reads these at import, and this file is imported before any test. The reasons are in docs of Ray:
 # loopback only on Linux; no usage reports; no metrics exporter, preemption watcher or patched print in Ray Train;
@@ -35,3 +39,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(RAY_TIMEOUT_S))
     # Stable: within each half the order stays. A plain mistake is then seen before any cluster is started.
     items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set of 4x4 Sudoku, to be read only: 16 puzzles to train on and 8 to validate with."""
+    task, folder = task_named("sudoku4"), tmp_path_factory.mktemp("sudoku4")
+    puzzles = task.generate(24, 0)
+    for name, rows in (("train", np.arange(16)), ("validation", np.arange(16, 24))):
+        write_split(folder / f"{name}.arrow", task, puzzles.take(rows), source="generate", seed=0)
+    return folder

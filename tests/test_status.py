@@ -12,7 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import torch
@@ -23,8 +22,6 @@ from eqr_ray import infer
 from eqr_ray.door import door_config
 from eqr_ray.errors import UserError
 from eqr_ray.status import printable, report
-from eqr_ray.tasks import task_named
-from eqr_ray.tasks.store import write_split
 from eqr_ray.train import main as train_main
 from eqr_ray.training.run_folder import LOCK, locked
 from tests.inference.tiny import save_tiny, sudokus, write_csv
@@ -45,15 +42,6 @@ def told(path: Path) -> dict[str, list[str]]:
 
 def train(*typed: str) -> int:
     return train_main(door_config("train", typed), {key.partition("=")[0] for key in typed})
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    task, folder = task_named("sudoku4"), tmp_path_factory.mktemp("sudoku4")
-    puzzles = task.generate(24, 0)
-    for name, rows in (("train", np.arange(16)), ("validation", np.arange(16, 24))):
-        write_split(folder / f"{name}.arrow", task, puzzles.take(rows), source="generate", seed=0)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import torch
@@ -30,15 +29,6 @@ torch.set_num_threads(1)
 TINY = ["model=eqr_small", "model.width=8", "model.hidden_multiple=8", "model.h_cycles=2", "model.l_cycles=1"]
 TINY += ["batch=4", "steps=6", "learning_rate=1e-3", "warmup=2", "compile=false", "dtype=float32", "log_every=2"]
 TINY += ["checkpoint_every=3", "validate_puzzles=4", "validate_depth=2"]
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    task, folder = task_named("sudoku4"), tmp_path_factory.mktemp("sudoku4")
-    puzzles = task.generate(24, 0)
-    for name, rows in (("train", np.arange(16)), ("validation", np.arange(16, 24))):
-        write_split(folder / f"{name}.arrow", task, puzzles.take(rows), source="generate", seed=0)
-    return folder
 
 
 def train(*typed: str) -> int:

@@ -12,12 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import psutil
 import pytest
 
-from eqr_ray.tasks import task_named
-from eqr_ray.tasks.store import write_split
 from tests.inference.tiny import save_tiny, sudokus, write_csv
 
 ROOT = Path(__file__).parents[2]
@@ -63,15 +60,6 @@ def server() -> Iterator[Server]:
         address, session = process.stdout.readline().split()
         yield Server(address, Path(session), process)
         process.communicate(timeout=60)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    task, folder = task_named("sudoku4"), tmp_path_factory.mktemp("sudoku4")
-    puzzles = task.generate(24, 0)
-    for name, rows in (("train", np.arange(16)), ("validation", np.arange(16, 24))):
-        write_split(folder / f"{name}.arrow", task, puzzles.take(rows), source="generate", seed=0)
-    return folder
 
 
 def start(script: str, *arguments: str, address: str | None = None, cwd: Path = ROOT) -> subprocess.Popen[str]:

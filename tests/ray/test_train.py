@@ -18,7 +18,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 import ray
@@ -29,8 +28,6 @@ from eqr_ray.distributed.trainer import environment, place, scaling, train_on_ra
 from eqr_ray.door import door_config
 from eqr_ray.errors import UserError
 from eqr_ray.experiment import Experiment, describe_data, experiment_of
-from eqr_ray.tasks import task_named
-from eqr_ray.tasks.store import write_split
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 100, 5
@@ -38,15 +35,6 @@ SHAPE = ["model=eqr_small", "model.width=16", "model.hidden_multiple=16", "model
 KEYS = [*SHAPE, "batch=8", f"steps={STEPS}", "learning_rate=1e-3", "warmup=10", "weight_decay=0.1", "max_segments=4"]
 KEYS += ["dtype=float32", "compile=false", f"checkpoint_every={EVERY}", "keep_checkpoints=100", "log_every=1"]
 KEYS += ["validate_every=0", "validate_puzzles=8"]
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    task, folder = task_named("sudoku4"), tmp_path_factory.mktemp("sudoku4")
-    puzzles = task.generate(24, 0)
-    for name, rows in (("train", np.arange(16)), ("validation", np.arange(16, 24))):
-        write_split(folder / f"{name}.arrow", task, puzzles.take(rows), source="generate", seed=0)
-    return folder
 
 
 def start(*keys: str) -> subprocess.Popen[str]:
