@@ -21,7 +21,7 @@ TORCH ?= torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?= $(if $(filter Linux,$(shell uname -s)),$(if $(shell command -v nvidia-smi),,$(CPU_INDEX)))
 
-.PHONY: help setup check test run clean
+.PHONY: help setup check test run audit clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -42,6 +42,10 @@ test: $(READY) ## lint, format, types and every test, Ray's too: under 20 minute
 
 run: $(READY) ## the demo: data, training on 2 Ray workers, answers of 2 actors, a table and a picture
 	@$(PY) jobs/demo.py
+
+audit: $(READY) ## known holes in the dependencies, by PyPI's advisories (asks the network)
+	@$(PIP) install "pip-audit>=2.10"
+	@$(PY) -m pip_audit --local --skip-editable --progress-spinner off
 
 clean: ## caches and build products; leaves .venv, data/ and runs/ alone
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

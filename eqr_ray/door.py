@@ -35,12 +35,25 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from eqr_ray.door_help import help_text
-from eqr_ray.errors import UserError, nearest
+from eqr_ray.errors import Failure, UserError, nearest
 
 CONF = Path(__file__).parent / "conf"
 # Keys whose values are names, in every door: `out=1` is the folder 1, and `out=1e3` the folder 1e3. null is null.
 NAMES = frozenset(
-    {"address", "calibration", "checkpoint", "data", "out", "recipe", "resume", "run", "source", "space", "task"}
+    {
+        "address",
+        "calibration",
+        "checkpoint",
+        "data",
+        "mirror",
+        "out",
+        "recipe",
+        "resume",
+        "run",
+        "source",
+        "space",
+        "task",
+    }
 )
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What the disk answers to a path that the user chose badly.
@@ -75,6 +88,8 @@ def run_door(
         sys.exit(main(door_config(name, arguments, positional=positional, conf=conf)) or 0)
     except UserError as error:
         _leave(name, str(error), 2)
+    except Failure as error:
+        _leave(name, str(error), 1)
     except KeyboardInterrupt as interrupt:
         _leave(name, f"interrupted; {str(interrupt) or 'everything that was finished is kept'}", 130)
     except OSError as error:

@@ -22,7 +22,7 @@ _LINE = re.compile(
     re.VERBOSE,
 )
 _COLUMN = 30  # where the comments start
-_WIDTH = 110
+_WIDTH = 120
 
 
 def help_text(name: str, conf: Path) -> str:

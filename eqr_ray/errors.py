@@ -1,7 +1,8 @@
 """The user's mistakes, told apart from ours.
 
 Any layer raises `UserError` for input that the user can mend; a door prints its message as one line and exits with
-status 2. Everything else that escapes is a fault of ours or of the machine.
+status 2. A `Failure` is one line too, with status 1: the machines did not last. Everything else that escapes is a fault
+of ours.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from collections.abc import Iterable
 
 class UserError(Exception):
     """One line that names the bad value and what is allowed."""
+
+
+class Failure(Exception):
+    """One line that says what gave way, and how to go on."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -41,7 +41,18 @@ FREE_TRAINING = (
     *("steps", "minutes", "accumulation", "compile", "log_every", "checkpoint_every", "keep_checkpoints"),
     *("validate_every", "validate_puzzles", "validate_depth"),
 )
-FREE = ("data", "workers", "zero", "device", "wandb", "address", "max_failures")
+FREE = (
+    "mirror",
+    "data",
+    "workers",
+    "workers_min",
+    "wait_minutes",
+    "zero",
+    "device",
+    "wandb",
+    "address",
+    "max_failures",
+)
 
 
 @dataclass(frozen=True)
@@ -54,12 +65,15 @@ class Experiment:
     model: ModelConfig
     training: TrainingConfig = field(default_factory=TrainingConfig)
     workers: int = 0  # Ray Train workers; 0: this process, no Ray
+    workers_min: int | None = None  # go on with so few where there are no more; None: all of them or none
+    wait_minutes: float = 0.0  # for nodes of a cluster that was joined; once begun, at least 10
     weights: str | None = None  # a trained network to start from (`load_model`); None: random weights
     zero: Literal[0, 1, 2, 3] = 0  # stage of DeepSpeed's ZeRO
     device: Literal["auto", "cpu", "cuda"] = "auto"
     wandb: WandbMode = "disabled"
     address: str | None = None  # of a Ray cluster
-    max_failures: int = 3  # restarts of the worker group after a death
+    mirror: str | None = None  # an object store that has a copy of the run's folder
+    max_failures: int = 3  # new starts in a row without a new checkpoint
 
     def __post_init__(self) -> None:
         for name in ("workers", "max_failures"):
@@ -67,14 +81,29 @@ class Experiment:
                 raise UserError(f"{name}={getattr(self, name)} is not allowed: 0 or more")
         if self.zero and not self.workers:
             raise UserError(f"zero={self.zero} divides the training state among Ray workers: workers=1 or more")
-        rows = len(rows_of(0, max(self.workers, 1), self.training.batch))
-        if rows % self.training.accumulation:
-            raise UserError(f"accumulation={self.training.accumulation} does not divide the {rows} rows of a worker")
+        if not 0 <= self.wait_minutes < float("inf"):
+            raise UserError(f"wait_minutes={self.wait_minutes} is not allowed: 0 or more")
+        if self.workers_min is not None and not 1 <= self.workers_min <= self.workers:
+            raise UserError(f"workers_min={self.workers_min} is not allowed: 1 to workers={self.workers}")
+        for workers in {max(self.workers, 1), max(self.least_workers, 1)}:
+            rows = len(rows_of(0, workers, self.training.batch))
+            if rows % self.training.accumulation:
+                words = f"accumulation={self.training.accumulation} does not divide the {rows} rows of a worker"
+                raise UserError(words)
         if self.model.weights == "distinct" and self.model.grad_cycles != self.model.h_cycles:
             raise UserError(
                 f"model.grad_cycles={self.model.grad_cycles} is not allowed with model.weights=distinct: "
                 f"h_cycles={self.model.h_cycles}, or some weights would never learn"
             )
+
+    @property
+    def least_workers(self) -> int:
+        """Fewer do not go on."""
+        return self.workers if self.workers_min is None else self.workers_min
+
+    def can_use(self, workers: int) -> bool:
+        """Whether the batch can be dealt out to so many."""
+        return self.training.batch % (workers * self.training.accumulation) == 0
 
     @property
     def identity(self) -> str:
@@ -127,8 +156,9 @@ def describe_data(data: Path, task: str | None) -> tuple[Task, str]:
 
 
 def open_splits(data: Path) -> tuple[Split, Split]:
-    """The training and the validation puzzles of a dataset folder."""
-    return Split.open(data / "train.arrow"), Split.open(data / "validation.arrow")
+    """The training and the validation puzzles of a dataset folder, all of them read once and compared with their hash
+    (a second for 4 million). UserError: missing or damaged."""
+    return Split.open(data / "train.arrow", verify=True), Split.open(data / "validation.arrow", verify=True)
 
 
 def model_of(task: Task, values: Mapping[str, Any]) -> ModelConfig:

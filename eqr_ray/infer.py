@@ -23,14 +23,27 @@ from rich.console import Console
 from rich.table import Table
 
 from eqr_ray.distributed.actors import Actors
-from eqr_ray.distributed.cluster import nodes, start_ray
-from eqr_ray.distributed.placement import Node, Team, places, share, this_machine, uses_gpus
+from eqr_ray.distributed.cluster import ask_for, in_time, start_ray
+from eqr_ray.distributed.metrics import Figures
+from eqr_ray.distributed.placement import (
+    Node,
+    Team,
+    TooFew,
+    gpu_share,
+    in_words,
+    places,
+    share,
+    this_machine,
+    uses_gpus,
+)
 from eqr_ray.door import run_door
 from eqr_ray.inference.engine import Engine, Report, run_units
+from eqr_ray.inference.folder import MANIFEST
 from eqr_ray.inference.job import InferConfig, Job, begin, carry_out, finish, prepare, started
 from eqr_ray.inference.placement import device_named
 from eqr_ray.inference.scores import TOP
 from eqr_ray.inference.work import Unit
+from eqr_ray.mirror import mirrored
 from eqr_ray.strict import from_dict
 from eqr_ray.training.run_folder import locked
 from eqr_ray.warned import warnings_told
@@ -64,9 +77,12 @@ class ProgressLine:
 
 def team_of(config: InferConfig, there: Sequence[Node], joined: bool) -> Team | None:
     """Who works: a team of actors, or None for this process."""
+    gpu_share(config.gpus_each)
     use_gpus, actors = uses_gpus(config.device, there), config.actors
     if actors is None:
         most = places(there, use_gpus, config.gpus_each)
+        if joined and most == 0:
+            raise TooFew(f"the cluster has no place for an actor; there are {in_words(there)}; actors=0 works here")
         actors = most if joined or (use_gpus and most > 1) else 0
     return share(there, actors, use_gpus, gpus_each=config.gpus_each) if actors else None
 
@@ -75,6 +91,12 @@ def work(job: Job, team: Team | None, joined: bool) -> None:
     """Run what is missing, on actors or here; nothing is started where nothing is missing."""
     progress, line = started(job), ProgressLine()
     run: Run | None = None
+    figures = Figures(job.folder.path.name) if team else None
+
+    def show(words: str) -> None:
+        line(words)
+        if figures is not None:
+            figures.show(progress.measures())
 
     def warn(words: str) -> None:
         job.folder.log("warning", message=words)
@@ -86,15 +108,15 @@ def work(job: Job, team: Team | None, joined: bool) -> None:
         for _, inputs in job.stages():
             missing = job.folder.missing()
             if missing:
-                run = run or stack.enter_context(runner(job, team, joined))
-                carry_out(job, run(missing, inputs), progress, line)
+                run = run or stack.enter_context(runner(job, team, joined, figures))
+                carry_out(job, run(missing, inputs), progress, show)
 
 
 Run = Callable[[Sequence[Unit], npt.NDArray[np.uint8]], Iterator[Report]]
 
 
 @contextmanager
-def runner(job: Job, team: Team | None, joined: bool) -> Iterator[Run]:
+def runner(job: Job, team: Team | None, joined: bool, figures: Figures | None = None) -> Iterator[Run]:
     """Who runs units: an engine in this process, or a team of actors, for which Ray is started if none was joined."""
     if team is None:
         engine = Engine(job.factory(), job.settings, job.slots)
@@ -106,7 +128,7 @@ def runner(job: Job, team: Team | None, joined: bool) -> Iterator[Run]:
             gpus = int(here["GPU"]) if team.gpus_each else 0
             stack.enter_context(start_ray(num_cpus=int(here["CPU"]), num_gpus=gpus))
         elastic = joined and job.config.actors is None
-        yield stack.enter_context(Actors(team, job.factory, job.settings, job.slots, elastic)).run
+        yield stack.enter_context(Actors(team, job.factory, job.settings, job.slots, elastic, figures)).run
 
 
 def run(values: dict[str, Any]) -> None:
@@ -120,11 +142,17 @@ def answer(config: InferConfig, check: Callable[[Job], None] | None = None) -> t
     the job before anything is made."""
     address = config.address or os.environ.get("RAY_ADDRESS")
     with ExitStack() as stack:
+        if config.out is not None:
+            stack.enter_context(mirrored(Path(config.out), config.mirror, MANIFEST))
         joined = address is not None and config.actors != 0
         if joined:
             stack.enter_context(start_ray(address))
-        there = nodes() if joined else this_machine()
-        team = team_of(config, there, joined)
+            if config.wait_minutes:  # so that an autoscaler brings machines
+                ask_for([{"GPU" if config.device == "cuda" else "CPU": 1}] * (config.actors or 1))
+                stack.callback(ask_for, [])
+            team = in_time(lambda there: team_of(config, there, joined), config.wait_minutes * 60)
+        else:
+            team = team_of(config, this_machine(), joined)
         job = prepare(config, device_named(config.device).type if team is None else team.device_type)
         if check is not None:
             check(job)

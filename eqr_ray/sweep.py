@@ -27,10 +27,11 @@ from eqr_ray.door import read_yaml, run_door
 from eqr_ray.errors import UserError
 from eqr_ray.figures.search import draw_search
 from eqr_ray.inference.frontier import Point
+from eqr_ray.mirror import mirror_of, mirrored
 from eqr_ray.search.answering import values_of
 from eqr_ray.search.config import SearchConfig, search_of
 from eqr_ray.search.finals import Finalist, recipe_text, whole
-from eqr_ray.search.folder import TRIALS, Trials, begin, check, stored
+from eqr_ray.search.folder import MANIFEST, TRIALS, Trials, begin, check, stored
 from eqr_ray.search.job import FREE, SweepConfig, counts, identity, reasons, trials_of
 from eqr_ray.search.outcome import Trial, front, ranked
 from eqr_ray.search.table import write_trials
@@ -45,10 +46,12 @@ TABLE, BEST = "trials.parquet", "best.yaml"
 
 def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
     """`values` are the door's keys, `given` those that were typed: a resume takes the others from the sweep."""
-    config = from_dict(SweepConfig, continued(values, given) if values["resume"] else values)
-    space = search_read(config, given)
-    folder = config.folder
     with ExitStack() as stack:
+        if place := values["resume"] or values["out"]:
+            stack.enter_context(mirrored(Path(place), mirror_of(values["mirror"], Path(place)), MANIFEST))
+        config = from_dict(SweepConfig, continued(values, given) if values["resume"] else values)
+        space = search_read(config, given)
+        folder = config.folder
         if space.door == "train":
             sweep: TrainingSweep | AnsweringSweep = TrainingSweep.of(space, config)
             content = {"task": sweep.task.name, "data_hash": sweep.data_hash}  # type: ignore[union-attr]

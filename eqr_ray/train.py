@@ -9,11 +9,12 @@ Leaves config.json, log.jsonl, checkpoints/, and at the end model.safetensors, m
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -33,6 +34,7 @@ from eqr_ray.experiment import (
     placed,
     train_here,
 )
+from eqr_ray.mirror import mirror_of, mirrored
 from eqr_ray.strict import from_dict
 from eqr_ray.tasks import Task, task_named
 from eqr_ray.tasks.dataset import PrepareConfig, prepare
@@ -41,6 +43,7 @@ from eqr_ray.training.loop import TrainingDiverged
 from eqr_ray.training.progress import duration, followed
 from eqr_ray.training.run_folder import (
     CHECKPOINTS,
+    CONFIG,
     LOG,
     check_new,
     locked,
@@ -59,8 +62,12 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> int:
     else:
         folder = Path(values["out"] or f"runs/{task_of(values)}-{time.strftime('%Y%m%d-%H%M%S')}")
         make = partial(begun, values, folder)
-    make(check_only=True)  # a mistake leaves nothing behind, and no folder that is no run is made to look like one
-    with locked(folder):
+    if values["mirror"] is not None and values["resume"] is None and values["out"] is None:
+        raise UserError("mirror= needs out=: the folder that is copied")
+    with ExitStack() as stack:
+        stack.enter_context(mirrored(folder, mirror_of(values["mirror"], folder), CONFIG))
+        make(check_only=True)  # a mistake leaves nothing behind, and no folder that is no run is made to look like one
+        stack.enter_context(locked(folder))
         experiment = make(check_only=False)
         try:
             with followed(folder / LOG, experiment.training.steps, sys.stderr):
@@ -168,20 +175,15 @@ def check_unfinished(folder: Path, experiment: Experiment) -> None:
 
 
 def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    """Train here or on Ray's workers."""
-    if experiment.workers == 0:
-        return run_here(experiment, folder)
-    print(f"starting Ray and {experiment.workers} workers, some 20 s", file=sys.stderr)
-    # lazy: Ray and DeepSpeed take seconds to import, and a run in this process needs neither
-    from eqr_ray.distributed.trainer import train_on_ray  # noqa: PLC0415
-
-    return train_on_ray(experiment, folder)
-
-
-def run_here(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    """Train in this process, without Ray."""
+    """Train in this process or on Ray's workers."""
     with interrupt_between_steps() as interrupted:
-        return train_here(experiment, folder, lambda figures: None, interrupted)
+        if experiment.workers == 0:
+            return train_here(experiment, folder, lambda figures: None, interrupted)
+        print(f"starting Ray and {experiment.workers} workers, some 20 s", file=sys.stderr)
+        # lazy: Ray and DeepSpeed take seconds to import, and a run in this process needs neither
+        from eqr_ray.distributed.trainer import train_on_ray  # noqa: PLC0415
+
+        return train_on_ray(experiment, folder, interrupted=interrupted)
 
 
 @contextmanager
@@ -194,6 +196,7 @@ def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
         if wishes:
             raise KeyboardInterrupt
         wishes.append(number)
+        os.write(2, b"\nending with a checkpoint after this step; once more: at once\n")  # print may be busy
 
     before = {number: signal.signal(number, wish) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

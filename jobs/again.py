@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eqr_ray.errors import UserError
+from eqr_ray.mirror import fetched
 
 MADE = {"train": "config.json", "sweep": "manifest.json"}  # by this one knows a folder of these doors
 
@@ -22,6 +23,8 @@ def command(door: str, arguments: Sequence[str]) -> list[str]:
     """The arguments of the door; empty where nothing is to do."""
     given = dict(argument.partition("=")[::2] for argument in arguments)
     run = Path(given.get("out", ""))
+    if door in MADE and "out" in given and given.get("mirror", "null") != "null":
+        fetched(run, given["mirror"], MADE[door])
     if door not in MADE or "out" not in given or not (run / MADE[door]).is_file():
         return [*arguments]
     kept = [argument for argument in arguments if not argument.startswith(("out=", "recipe="))]  # the run has both
@@ -48,7 +51,11 @@ def is_finished(words: Sequence[str], run: Path) -> bool:
 def main() -> None:
     """Become the door."""
     door, *arguments = sys.argv[1:]
-    words = command(door, arguments)
+    try:
+        words = command(door, arguments)
+    except UserError as error:
+        print(f"eqr-{door}: {error}", file=sys.stderr)
+        sys.exit(2)
     if not words and arguments:
         print(f"{door}: finished already, {' '.join(arguments)}")
         return

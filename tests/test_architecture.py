@@ -1,7 +1,7 @@
 """The arrows of the house, read from the imports: they point left only, and each heavy library has one room.
 
-    atomic, errors, logbook, strict, warned | tasks, model -> dynamics -> inference -> training -> experiment -> search
-        -> distributed, figures -> doors
+    atomic, errors, logbook, mirror, strict, warned | tasks, model -> dynamics -> inference -> training -> experiment
+        -> search -> distributed, figures -> doors
 
 The checker itself is tested first, on small made-up trees.
 """
@@ -20,7 +20,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "eqr_ray"
 
 LEVELS: dict[str, int] = {
-    **dict.fromkeys(["atomic", "errors", "logbook", "strict", "warned"], 0),
+    **dict.fromkeys(["atomic", "errors", "logbook", "mirror", "strict", "warned"], 0),
     **dict.fromkeys(["tasks", "model"], 1),
     "dynamics": 2,
     "inference": 3,
@@ -42,7 +42,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "hydra": ("door.py",),
     "omegaconf": ("door.py",),
     "wandb": ("training/tracking.py",),
-    "pyarrow": ("tasks/store.py", "inference/records.py"),
+    "pyarrow": ("mirror.py", "tasks/store.py", "inference/records.py"),
     "numba": ("tasks/",),
     "matplotlib": ("figures/",),
     "torch.optim": ("training/",),  # inference never imports an optimizer
@@ -152,7 +152,11 @@ def _arrow_faults(room: str, target: str) -> Iterator[str]:
         ("search/a.py", "import optuna", "optuna is for search/tpe.py only"),
         ("train.py", "from omegaconf import OmegaConf", "omegaconf is for door.py only"),
         ("training/loop.py", "import wandb", "wandb is for training/tracking.py only"),
-        ("training/loop.py", "import pyarrow as pa", "pyarrow is for tasks/store.py, inference/records.py only"),
+        (
+            "training/loop.py",
+            "import pyarrow as pa",
+            "pyarrow is for mirror.py, tasks/store.py, inference/records.py only",
+        ),
         ("dynamics/a.py", "import numba", "numba is for tasks/ only"),
         ("tasks/store.py", "import torch", "torch is for tasks/batch.py only there"),
         ("training/a.py", "def f():\n    import json", "inside a function"),

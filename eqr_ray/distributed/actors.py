@@ -28,7 +28,8 @@ import torch
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from eqr_ray.distributed.cluster import nodes
+from eqr_ray.distributed.cluster import free, nodes
+from eqr_ray.distributed.metrics import Figures
 from eqr_ray.distributed.placement import Team, room
 from eqr_ray.errors import UserError
 from eqr_ray.inference.dispatch import CALL_S, Dispatcher, call_s
@@ -128,7 +129,9 @@ class Actors:
         settings: Settings,
         slots: int,
         elastic: bool = False,
+        figures: Figures | None = None,
     ) -> None:
+        self._figures = figures
         self._team, self._settings, self._slots, self._elastic = team, settings, slots, elastic
         self._factory = ray.put(factory)
         self._hands: list[Hand] = []
@@ -171,10 +174,10 @@ class Actors:
         return Hand(f"actor {self._started}", handle, handle.build.remote(), time.monotonic() + START_TIMEOUT_S)
 
     def _not_placed(self) -> str:
-        team, free = self._team, ray.available_resources()  # type: ignore[no-untyped-call]
+        team, unused = self._team, free()
         return (
             f"{team.gpus_each:g} GPUs and {team.cpus_each:g} CPUs each were not placed within {START_TIMEOUT_S:g} s; "
-            f"free in the cluster: {free.get('GPU', 0):g} GPUs, {free.get('CPU', 0):g} CPUs"
+            f"free in the cluster: {unused.get('GPU', 0):g} GPUs, {unused.get('CPU', 0):g} CPUs"
         )
 
     def run(self, units: Iterable[Unit], inputs_NL: npt.NDArray[np.uint8]) -> Iterator[Report]:
@@ -223,6 +226,8 @@ class Actors:
         self._deaths += 1
         again = self._dispatcher.leave(hand)
         log.warning("%s died: replacing it, %d units again (%s)", hand, len(again), _first_line(error))
+        if self._figures is not None:
+            self._figures.count("retries", len(again))
         if self._deaths > max(DEATHS_IN_A_ROW, len(self._hands)):
             raise error
         self._hands[self._hands.index(hand)] = self._start()
@@ -244,10 +249,10 @@ class Actors:
         if not self._elastic or time.monotonic() - self._looked_s < LOOK_EVERY_S:
             return
         self._looked_s = time.monotonic()
-        there, free = room(nodes(), self._team), room([ray.available_resources()], self._team)  # type: ignore[no-untyped-call]
-        new = min(there - len(self._hands), free)
+        there, unused = room(nodes(), self._team), room([free()], self._team)
+        new = min(there - len(self._hands), unused)
         if new > 0:
-            log.info("%d places for %d actors, %d of them free: %d more", there, len(self._hands), free, new)
+            log.info("%d places for %d actors, %d of them free: %d more", there, len(self._hands), unused, new)
             self._hands += [self._start() for _ in range(new)]
 
     def _give_work(self, inputs_NL: npt.NDArray[np.uint8], starved: Collection[Hand]) -> None:

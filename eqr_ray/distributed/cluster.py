@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
+from ray._private.state import state as ray_state  # of nodes that drain nothing public tells
+from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError
 
-from eqr_ray.distributed.placement import Node
+from eqr_ray.distributed.placement import Node, TooFew
 from eqr_ray.errors import UserError
 
 OBJECT_STORE_BYTES = 200_000_000  # weights, blocks of puzzles and records; no data set goes through it
 
 CONNECT_TIMEOUT_S = 10.0
+LOOK_EVERY_S, SAY_EVERY_S = 2.0, 60.0  # while nodes are waited for
 TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"  # warns at every start that tokens are on
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -48,6 +57,7 @@ def start_ray(
     logging.getLogger(TOKEN_LOGGER).setLevel(logging.ERROR)
     if address:
         _check_reachable(address)
+    before = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=log_to_driver)
@@ -64,16 +74,51 @@ def start_ray(
             )
     except (ConnectionError, RayError) as error:
         raise UserError(f"address={address}: no Ray cluster there ({str(error).splitlines()[0]})") from error
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # Ray has set one that ends this process
     try:
         yield _resources()
     finally:
         ray.shutdown()
 
 
+def is_joined(address: str | None) -> bool:
+    """Whether `start_ray(address)` joins a cluster, whose nodes come and go, rather than start Ray here."""
+    return bool(address or os.environ.get("RAY_ADDRESS")) or ray.is_initialized()
+
+
 def nodes() -> list[Node]:
-    """What each living node of the cluster has, busy or free."""
+    """What each node of the cluster has, busy or free; of those that live and will not be taken away soon."""
     all_nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"] for node in all_nodes if node["Alive"]]
+    going = ray_state.get_draining_nodes()
+    return [node["Resources"] for node in all_nodes if node["Alive"] and node["NodeID"] not in going]
+
+
+def free() -> Node:
+    """What is unused in the whole cluster."""
+    resources: Node = ray.available_resources()  # type: ignore[no-untyped-call]
+    return resources
+
+
+def ask_for(bundles: Sequence[Mapping[str, float]]) -> None:
+    """Let an autoscaler, where there is one, keep room for these bundles, instead of those asked for before."""
+    request_resources(bundles=[dict(bundle) for bundle in bundles])
+
+
+def in_time(place: Callable[[Sequence[Node]], T], wait_s: float) -> T:
+    """`place` on the nodes that are there, as soon as it is possible. TooFew: it was not within `wait_s`."""
+    end_s, said_s = time.monotonic() + wait_s, -SAY_EVERY_S
+    while True:
+        try:
+            return place(nodes())
+        except TooFew as error:
+            now_s = time.monotonic()
+            if now_s >= end_s:
+                raise
+            if now_s - said_s >= SAY_EVERY_S:
+                said_s = now_s
+                log.warning("waiting %.0f s at most: %s", end_s - now_s, error)
+        time.sleep(LOOK_EVERY_S)
 
 
 def _check_reachable(address: str) -> None:

@@ -20,6 +20,10 @@ RAY_PRECISION = 10_000  # Ray counts resources in these parts of one, rounded: 6
 Node = Mapping[str, float]  # what one node has, in Ray's words: {"CPU": 8.0, "GPU": 1.0, ...}
 
 
+class TooFew(UserError):
+    """The nodes have no room for the workers; others may come."""
+
+
 @dataclass(frozen=True)
 class Team:
     """How many workers, and what each is given of one node."""
@@ -82,12 +86,12 @@ def share(nodes: Sequence[Node], workers: int, use_gpus: bool, key: str = "actor
     node has per such share (none where there are fewer CPUs than shares), or with the most whole CPUs of which there
     are `workers` times so many.
 
-    `key` is what the user calls the number. UserError: fewer GPUs or CPUs than workers; it says what is there.
+    `key` is what the user calls the number. TooFew: fewer GPUs or CPUs than workers; it says what is there.
     """
     if workers < 1:
         raise UserError(f"{key}={workers} is not allowed: at least 1, or 0 to work without Ray")
     if workers > places(nodes, use_gpus, gpus_each):
-        raise UserError(_too_many(nodes, workers, use_gpus, key, gpus_each))
+        raise TooFew(_too_many(nodes, workers, use_gpus, key, gpus_each))
     if use_gpus:
         each = gpu_share(gpus_each)
         shares = [(node.get("CPU", 0), fitting(node, {"GPU": each})) for node in nodes]

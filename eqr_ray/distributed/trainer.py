@@ -7,35 +7,42 @@ run folder/ray    Ray Train's own record of one launch, under a name of its own:
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from eqr_ray.distributed.cluster import nodes, start_ray
-from eqr_ray.distributed.placement import Node, Team, in_words, share, uses_gpus
-from eqr_ray.errors import UserError
+from eqr_ray.distributed.attempts import LOOK_EVERY_S, Patience, could_grow, place
+from eqr_ray.distributed.cluster import ask_for, free, in_time, is_joined, nodes, start_ray
+from eqr_ray.distributed.placement import Team, in_words
+from eqr_ray.distributed.wish import AGAIN, STOP, Wish
+from eqr_ray.errors import Failure, UserError
 from eqr_ray.experiment import Experiment
 from eqr_ray.strict import to_dict
+from eqr_ray.training.checkpoint import complete_checkpoints
 from eqr_ray.training.loop import TrainingDiverged
+from eqr_ray.training.run_folder import CHECKPOINTS
 
-UNPLACED = 2  # attempts to place the workers, a minute each, before the run gives up
+UNPLACED = 2  # times that workers are placed in vain, a minute each, before an attempt has failed
+LOST_S = 600.0  # at least so long a run that has begun waits for nodes, where it has too few left
+WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"  # Ray Train's own: one more process, of no use on one machine
 
-
-def place(experiment: Experiment, there: Sequence[Node]) -> Team:
-    """The workers on the nodes that are `there`. UserError: fewer GPUs or CPUs than workers; it says what there is."""
-    return share(there, experiment.workers, uses_gpus(experiment.device, there), "workers")
+log = logging.getLogger(__name__)
 
 
 def scaling(team: Team) -> ScalingConfig:
@@ -53,49 +60,147 @@ def environment(team: Team) -> dict[str, str]:
 
 
 def train_on_ray(
-    experiment: Experiment, folder: Path, callbacks: Sequence[UserCallback] = (), team: Team | None = None
+    experiment: Experiment,
+    folder: Path,
+    callbacks: Sequence[UserCallback] = (),
+    team: Team | None = None,
+    interrupted: Callable[[], bool] = bool,
 ) -> dict[str, Any]:
-    """Run to the end, through deaths of workers, and return the summary. `team`: who works; None: all the cluster's.
+    """Run to the end, through deaths of workers and changes of the cluster, and return the summary.
 
+    `team`: who works; None: as many of the cluster's as the experiment wants. `interrupted`: a wish to end with a
+    checkpoint after this step, which ends in a KeyboardInterrupt.
     UserError: the cluster is too small, or a worker found a mistake. TrainingDiverged: more of the same would not help.
+    Failure: the workers died too often.
     """
     # What workers have to say comes by log.jsonl and by exceptions; Ray's own actors would fill the screen.
+    joined = is_joined(experiment.address)
     with start_ray(experiment.address, log_to_driver=False):
-        team = team or place(experiment, nodes())
-        storage, name = folder.resolve() / "ray", f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        trainer = TorchTrainer(
-            _work,
-            train_loop_config={
-                "experiment": to_dict(experiment),
-                "folder": str(folder.resolve()),
-                "threads": 0 if team.gpus_each else team.threads,
-            },
-            torch_config=TorchConfig(backend="nccl" if team.gpus_each else "gloo"),
-            scaling_config=scaling(team),
-            run_config=RunConfig(
-                name=name,
-                storage_path=str(storage),
-                failure_config=FailureConfig(
-                    max_failures=experiment.max_failures, controller_failure_limit=UNPLACED - 1
-                ),
-                callbacks=list(callbacks),
-                worker_runtime_env={"env_vars": environment(team)},
-            ),
-        )
+        if joined and team is None:
+            os.environ[WATCHER] = "1"
+        wish, storage = Wish(folder), folder.resolve() / "ray"
         try:
-            with interruptible():
-                result: Any = trainer.fit()
-        except ControllerError as error:
-            each = f"{team.cpus_each:g} CPUs" + (" and a GPU" if team.gpus_each else "")
-            raise UserError(
-                f"{team.workers} workers with {each} each could not be started in the cluster, "
-                f"which has {in_words(nodes())} ({error})"
-            ) from error
-        except WorkerGroupError as error:
-            deaths = f"the workers failed {experiment.max_failures + 1} times"
-            raise RuntimeError(f"{deaths}; resume={folder} goes on from the newest checkpoint") from error
+            returned = _to_the_end(experiment, folder, storage, callbacks, team, joined, interrupted, wish)
+        finally:
+            wish.end()
+            if joined and team is None:
+                ask_for([])
     shutil.rmtree(storage, ignore_errors=True)
-    return _summary(result.return_value)
+    return _summary(returned)
+
+
+def _to_the_end(
+    experiment: Experiment,
+    folder: Path,
+    storage: Path,
+    callbacks: Sequence[UserCallback],
+    team: Team | None,
+    joined: bool,
+    interrupted: Callable[[], bool],
+    wish: Wish,
+) -> dict[str, Any]:
+    """One attempt after the other. Returns what the workers returned at the last."""
+    patience, given, device = Patience(experiment.max_failures), team, None
+    wait_s = experiment.wait_minutes * 60
+    while True:
+        if given is None:
+            if joined:  # so that an autoscaler brings machines, for as long as fewer are there than wanted
+                ask_for([{"GPU" if experiment.device == "cuda" or device == "cuda" else "CPU": 1}] * experiment.workers)
+            team = in_time(partial(place, experiment, device=device), wait_s if joined else 0.0)
+            device, wait_s = team.device_type, max(wait_s, LOST_S)
+        assert team is not None
+        grown = partial(_could_grow, experiment, team) if given is None and joined else bool
+        try:
+            returned = _attempt(_trainer(experiment, folder, storage, callbacks, team), interrupted, grown, wish)
+        except (ControllerError, WorkerGroupError, RayActorError) as error:
+            step = _newest(folder)
+            if isinstance(error, ControllerError) and patience.failures == 0 and step <= patience.step:
+                raise UserError(f"{_unplaced(team)} ({_reason(error)})") from error
+            if not patience.lasts(step):
+                words = f"the workers failed {patience.failures} times in a row ({_reason(error)})"
+                raise Failure(f"{words}; resume={folder} goes on from the newest checkpoint") from error
+            log.warning("%s: starting again from step %d", _reason(error), max(step, 0))
+            continue
+        ended = returned.get("ended")
+        if ended == STOP:
+            raise KeyboardInterrupt
+        if ended != AGAIN:
+            return returned
+        log.warning("workers come or go: starting again from step %d", _newest(folder))
+
+
+def _attempt(
+    trainer: TorchTrainer, interrupted: Callable[[], bool], grown: Callable[[], bool], wish: Wish
+) -> dict[str, Any]:
+    """Run Ray Train in a thread of its own, where it leaves signals alone, and watch."""
+    wish.begin()
+    outcome: Future[Any] = Future()
+
+    def fit() -> None:
+        try:
+            outcome.set_result(trainer.fit())
+        except BaseException as error:  # noqa: BLE001 - it is raised where the outcome is asked for
+            outcome.set_exception(error)
+
+    threading.Thread(target=fit, daemon=True).start()
+    looked_s = time.monotonic()
+    while not wait([outcome], timeout=0.2).done:
+        if interrupted():
+            wish.ask(STOP)
+        elif time.monotonic() - looked_s >= LOOK_EVERY_S:
+            looked_s = time.monotonic()
+            if grown():
+                wish.ask(AGAIN)
+    returned = outcome.result().return_value
+    assert isinstance(returned, dict)
+    return returned
+
+
+def _trainer(
+    experiment: Experiment, folder: Path, storage: Path, callbacks: Sequence[UserCallback], team: Team
+) -> TorchTrainer:
+    return TorchTrainer(
+        _work,
+        train_loop_config={
+            "experiment": to_dict(experiment),
+            "folder": str(folder.resolve()),
+            "threads": 0 if team.gpus_each else team.threads,
+        },
+        torch_config=TorchConfig(backend="nccl" if team.gpus_each else "gloo"),
+        scaling_config=scaling(team),
+        run_config=RunConfig(
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{time.monotonic_ns()}",
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=UNPLACED - 1),
+            callbacks=list(callbacks),
+            worker_runtime_env={"env_vars": environment(team)},
+        ),
+    )
+
+
+def _could_grow(experiment: Experiment, team: Team) -> bool:
+    return could_grow(experiment, team, nodes(), free())
+
+
+def _newest(folder: Path) -> int:
+    """The step of the newest checkpoint; -1 where there is none."""
+    kept = complete_checkpoints(folder / CHECKPOINTS)
+    return int(kept[-1].name) if kept else -1
+
+
+def _unplaced(team: Team) -> str:
+    each = f"{team.cpus_each:g} CPUs" + (" and a GPU" if team.gpus_each else "")
+    there = in_words(nodes())
+    return f"{team.workers} workers with {each} each could not be started in the cluster, which has {there}"
+
+
+def _reason(error: Exception) -> str:
+    """The last line of what a worker, or Ray Train itself, died of."""
+    deaths = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+    said = [
+        f"worker {rank}: {lines[-1]}" for rank, death in deaths.items() if (lines := str(death).strip().splitlines())
+    ]
+    return said[0] if said else str(error).strip().splitlines()[0]
 
 
 @contextmanager
@@ -125,8 +230,7 @@ def _work(task: dict[str, Any]) -> dict[str, Any] | None:
     return work(task)
 
 
-def _summary(returned: Any) -> dict[str, Any]:
-    assert isinstance(returned, dict)
+def _summary(returned: dict[str, Any]) -> dict[str, Any]:
     if "mistake" in returned:
         raise UserError(returned["mistake"])
     if "diverged" in returned:

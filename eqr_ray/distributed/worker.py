@@ -1,13 +1,14 @@
 """What one Ray Train worker does: build its engine, run the loop from the newest checkpoint, hand in the result.
 
-Recovery is here and not in Ray: a restarted group of workers finds the run folder's newest complete checkpoint by
-itself, which is also what a new driver's workers do. A mistake of the user and a loss that diverged are values, not
+Recovery is here and not in Ray: the workers of another attempt find the run folder's newest complete checkpoint by
+themselves, which is also what a new driver's workers do. A mistake of the user and a loss that diverged are values, not
 exceptions: Ray would start the workers again, to the same end.
 """
 
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import ray.train.torch
 import torch
 
 from eqr_ray.distributed.deepspeed_engine import DeepSpeedEngine
+from eqr_ray.distributed.metrics import MeasuredTracker
+from eqr_ray.distributed.wish import Asked
 from eqr_ray.errors import UserError
 from eqr_ray.experiment import Experiment, build_model, finish, training_job
 from eqr_ray.strict import from_dict, to_dict
@@ -27,7 +30,8 @@ from eqr_ray.warned import warnings_told
 
 
 def work(task: dict[str, Any]) -> dict[str, Any] | None:
-    """`task` holds `experiment`, `folder`, `threads`. Returns {"summary": ...}, or {"mistake" or "diverged": words}."""
+    """`task` holds `experiment`, `folder`, `threads`. Returns {"summary": ...}, {"ended": why it has been asked to}, or
+    {"mistake" or "diverged": words}."""
     if task["threads"]:
         torch.set_num_threads(task["threads"])
     experiment, folder = from_dict(Experiment, task["experiment"]), Path(task["folder"])
@@ -36,17 +40,22 @@ def work(task: dict[str, Any]) -> dict[str, Any] | None:
         torch.cuda.set_device(device)  # nccl and DeepSpeed take the current one
     engine = DeepSpeedEngine(build_model(experiment), experiment.training, experiment.zero, device)
     first = engine.rank == 0
+    asked = Asked(engine, folder, lambda: ray.train.get_preemption_info() is not None)
     tracker: Tracker = NoTracker()
     try:
         together(engine, lambda: check_shared(folder))
         if first:
-            tracker = RunTracker(folder, experiment.wandb, to_dict(experiment))
+            tracker = MeasuredTracker(RunTracker(folder, experiment.wandb, to_dict(experiment)), folder.name)
         with warnings_told(kept_warning(tracker)):
             job = together(engine, lambda: training_job(experiment, folder, tracker, ray.train.report))
             if first:
                 write_config(folder, to_dict(experiment))
-            result = train(engine, job)
+            result = train(engine, replace(job, interrupted=asked))
             return {"summary": finish(experiment, folder, result)} if first else None
+    except KeyboardInterrupt:  # raised on every worker, after a checkpoint
+        if not asked.word:
+            raise
+        return {"ended": asked.word}
     except TrainingDiverged as error:  # raised on every worker: it follows from a sum over all of them
         return {"diverged": str(error)}
     except UserError as error:  # likewise: of what they found together

@@ -56,6 +56,10 @@ class FrontierConfig:
         for name in ("policies", "settle_below", "budgets", "records"):
             if getattr(self, name) == ():
                 raise UserError(f"{name}=[] is not allowed: at least one")
+        for below in self.thresholds:
+            Settings(settle_below=below)
+        for budget in self.budgets or ():
+            Settings(policy="sequential", budget=budget)
         if (self.checkpoint is None) == (self.records is None):
             raise UserError("either checkpoint= or records= must be given (--help shows an example)")
         if self.checkpoint is not None and self.data is None:
@@ -66,16 +70,19 @@ class FrontierConfig:
         """The runs in `records`."""
         return (self.records,) if isinstance(self.records, str) else self.records or ()
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Those that were asked for."""
+        below = () if self.settle_below is None else self.settle_below
+        return below if isinstance(below, tuple) else (below,)
+
     def candidates(self, run: RecordedRun) -> list[Settings]:
         """What is compared on the records of a run. UserError: a value that no run could have."""
         given = {name: getattr(self, name) for name in ("depth", "breadth", "settle_for")}
         own = {name: value for name, value in given.items() if value is not None}
         most = dataclasses.replace(run.settings, snapshots=(), **own)
-        below = self.settle_below
-        if below is None:
-            below = tuple(factor * run.settings.settle_below for factor in THRESHOLDS)
-        thresholds = below if isinstance(below, tuple) else (below,)
-        return grid(most, self.policies, thresholds, self.budgets, run.questions.task.name)
+        around = tuple(factor * run.settings.settle_below for factor in THRESHOLDS)
+        return grid(most, self.policies, self.thresholds or around, self.budgets, run.questions.task.name)
 
 
 def points_of(runs: Sequence[RecordedRun], config: FrontierConfig, show: Callable[[str], None]) -> list[Point]:

@@ -60,11 +60,17 @@ class InferConfig:
     device: str
     dtype: str
     compile: bool | None
+    wait_minutes: float = 0.0
+    mirror: str | None = None
 
     def __post_init__(self) -> None:
         policy_named(self.policy)
         check_selection(self.select)
+        if self.mirror is not None and self.out is None:
+            raise UserError("mirror= needs out=: the folder that is copied")
         dtype_named(self.dtype)
+        if not 0 <= self.wait_minutes < float("inf"):
+            raise UserError(f"wait_minutes={self.wait_minutes} is not allowed: 0 or more")
         for name in ("noise_scale", "init_std"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):

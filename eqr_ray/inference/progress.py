@@ -73,6 +73,10 @@ class Progress:
             "left_s": None if left_s is None else round(left_s, 1),
         }
 
+    def measures(self) -> dict[str, Any]:
+        """The figures, and the speed of this sitting."""
+        return {**self.figures(), "row_segments_per_s": self.row_segments / max(self.seconds, 1e-9)}
+
     def line(self) -> str:
         """One line for people."""
         scores, spent_s = self.scores, max(self.seconds, 1e-9)

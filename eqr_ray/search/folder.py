@@ -103,7 +103,8 @@ def reports_of(folder: Path) -> list[Report]:
     validated = set()
     for line in _lines(folder / LOG):
         if line.get("kind") in ("train", "validation"):
-            numbers = {name: value for name, value in line.items() if name not in ("kind", "step", "time")}
+            about = ("kind", "step", "time", "run", "worker")
+            numbers = {name: value for name, value in line.items() if name not in about}
             figures.setdefault(line["step"], {}).update(numbers)
             if line["kind"] == "validation":
                 validated.add(line["step"])

@@ -20,7 +20,7 @@ from eqr_ray.training.tracking import WandbMode
 # What a resume may change: how much of the search, and on what machine.
 FREE = (
     *("trials", "finalists", "seeds", "workers", "cpus_each", "gpus_each", "at_once", "max_failures", "device"),
-    *("address", "wandb", "actors", "data", "checkpoint"),
+    *("address", "wandb", "actors", "data", "checkpoint", "mirror"),
 )
 
 
@@ -47,6 +47,7 @@ class SweepConfig:
     wandb: WandbMode
     limit: int | None
     actors: int | None
+    mirror: str | None = None
 
     def __post_init__(self) -> None:
         if self.trials is not None and self.trials < 1:
@@ -54,6 +55,8 @@ class SweepConfig:
         for name in ("seed", "max_failures"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)} is not allowed: 0 or more")
+        if self.mirror is not None and self.out is None and self.resume is None:
+            raise UserError("mirror= needs out=: the folder that is copied")
         if self.data is None:
             raise UserError("data= must be given: a folder that eqr_ray.prepare made")
 

@@ -7,6 +7,7 @@ belongs to, if any.
 from __future__ import annotations
 
 import json
+import socket
 import time
 import uuid
 from collections.abc import Callable
@@ -43,16 +44,25 @@ def kept_warning(tracker: Tracker) -> Callable[[str], None]:
     return lambda message: tracker.log("warning", 0, {"message": message})
 
 
+def run_name(folder: Path) -> str:
+    """What a run is called in logs."""
+    parts = folder.resolve().parts
+    return "/".join(parts[-3:]) if parts[-2:-1] in (("trials",), ("finals",)) else parts[-1]
+
+
 class RunTracker:
-    """Appends one JSON object a line to `log.jsonl` (kind, step, time, figures), and mirrors figures to W&B."""
+    """Appends one JSON object a line to `log.jsonl` (kind, step, time, run, worker, figures), and mirrors figures to
+    W&B. `run` is SWEEP/trials/NUMBER for a trial, so that lines of many runs can be told apart."""
 
     def __init__(self, folder: Path, mode: WandbMode, config: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / "log.jsonl").open("a", buffering=1)
+        self._who = {"run": run_name(folder), "worker": socket.gethostname()}
         self._wandb = None if mode == "disabled" else _start_wandb(folder, mode, config)
 
     def log(self, kind: str, step: int, figures: dict[str, Any]) -> None:
-        self._file.write(json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **figures}) + "\n")
+        entry = {"kind": kind, "step": step, "time": round(time.time(), 3), **self._who, **figures}
+        self._file.write(json.dumps(entry) + "\n")
         if self._wandb is not None:
             numbers = {f"{kind}/{key}": value for key, value in figures.items() if isinstance(value, int | float)}
             if numbers:

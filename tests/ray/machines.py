@@ -1,0 +1,138 @@
+"""A cluster of several nodes on this machine: `ray start --block` as an operator's service would run it, on loopback.
+
+A node can be killed (as by a power cut), told to go (SIGTERM, upon which Ray drains it), cut off (stopped, so that it
+answers nobody) and replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from urllib.request import urlopen
+
+import psutil
+
+RAY = str(Path(sys.executable).with_name("ray"))
+NOTICE_S = 30  # between SIGTERM and the end of a node
+
+
+class Node:
+    """One `ray start --block` and all that it has started."""
+
+    address: str
+    metrics_port: int  # for Prometheus
+
+    def __init__(self, address: str, arguments: list[str], environment: dict[str, str], log: Path) -> None:
+        with log.open("w") as output:
+            self._process = subprocess.Popen(
+                [RAY, "start", f"--node-ip-address={address}", "--disable-usage-stats", "--block", *arguments],
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        end_s = time.monotonic() + 120
+        while "Ray runtime started" not in (said := log.read_text()):
+            assert self._process.poll() is None, said
+            assert time.monotonic() < end_s, said
+            time.sleep(0.1)
+
+    def family(self) -> list[psutil.Process]:
+        """The processes of the node, those of its workers too."""
+        try:
+            whole = psutil.Process(self._process.pid)
+            return [whole, *whole.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def metrics(self) -> str:
+        """What Prometheus would read."""
+        with urlopen(f"http://{self.address}:{self.metrics_port}/metrics") as page:
+            text: str = page.read().decode()
+        return text
+
+    def kill(self) -> None:
+        """As a power cut."""
+        self._each("kill")
+        self._process.wait()
+
+    def cut_off(self) -> None:
+        """It hangs: alive, and silent."""
+        self._each("suspend")
+
+    def tell_to_go(self) -> None:
+        """As a cloud does before it takes a spot machine back."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def _each(self, what: str) -> None:
+        for process in self.family():
+            with suppress(psutil.NoSuchProcess):
+                getattr(process, what)()
+
+
+class Machines:
+    """A head without CPUs, and nodes with one CPU each. Use as a context."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self.port = _free_port()
+        self.address = f"{_address(0)}:{self.port}"
+        self.environment = {
+            **os.environ,
+            **{"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)},
+            **{"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(NOTICE_S), "RAY_health_check_failure_threshold": "3"},
+            **{"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "2000", "OMP_NUM_THREADS": "1"},
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # else several nodes are refused
+            **{"RAY_metrics_report_interval_ms": "1000"},
+        }
+        self.head: Node | None = None
+        self.nodes: list[Node] = []
+        self.drivers: list[subprocess.Popen[bytes]] = []  # ended with the cluster
+
+    def __enter__(self) -> Machines:
+        self.start_head()
+        return self
+
+    def start_head(self) -> None:
+        """The head, alone."""
+        ports = ["--head", f"--port={self.port}", "--include-dashboard=false", "--num-cpus=0"]
+        agent = f"--dashboard-agent-listen-port={_free_port()}"
+        self.head = Node(_address(0), [*ports, agent], self.environment, self._logs / "head.log")
+
+    def add(self) -> Node:
+        """One more node."""
+        own = {"dashboard-agent-listen-port": _free_port(), "metrics-export-port": _free_port()}
+        ports = [f"--{name}={port}" for name, port in own.items()]
+        rest = [f"--address={self.address}", "--num-cpus=1", "--object-store-memory=100000000"]
+        number = len(self.nodes) + 1
+        node = Node(_address(number), [*rest, *ports], self.environment, self._logs / f"node-{number}.log")
+        node.address = _address(number)
+        node.metrics_port = own["metrics-export-port"]
+        self.nodes.append(node)
+        return node
+
+    def __exit__(self, *_: object) -> None:
+        for driver in self.drivers:
+            driver.kill()
+            driver.wait()
+        for node in [*self.nodes, *([self.head] if self.head else [])]:
+            node.kill()
+
+
+def _address(number: int) -> str:
+    """Each machine has an address of its own, all of them on loopback. (Ray replaces 127.0.0.1 where it can.)"""
+    return f"127.0.0.{number + 2}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,144 @@
+"""A training on several nodes that come and go: killed, told to go, cut off, replaced; the global batch stays.
+
+The nodes are real `ray start` processes on loopback; the measure is the same training in one process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eqr_ray.logbook import read_log
+from eqr_ray.training.checkpoint import complete_checkpoints
+from tests.ray.machines import Machines
+
+ROOT = Path(__file__).parents[2]
+KEYS = ["model=eqr_small", "model.width=16", "model.hidden_multiple=16", "model.h_cycles=2", "model.l_cycles=1"]
+KEYS += ["batch=8", "learning_rate=1e-4", "warmup=10", "weight_decay=0.1", "max_segments=4", "dtype=float32"]
+KEYS += ["compile=false", "log_every=1", "validate_every=0", "validate_puzzles=8", "keep_checkpoints=100"]
+RARELY = "checkpoint_every=100000"  # what is kept then, was written because somebody asked
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Machines]:
+    with Machines(tmp_path) as machines:
+        yield machines
+
+
+class Driver:
+    """`train` on the machines; what it says goes to a file, since nobody reads it as it comes."""
+
+    def __init__(self, machines: Machines, log: Path, *keys: str) -> None:
+        self._log = log
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "eqr_ray.train", *keys, f"address={machines.address}"],
+                cwd=ROOT,
+                env=machines.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        machines.drivers.append(self.process)
+
+    def when(self, ready: Callable[[], bool]) -> None:
+        """Wait, while the run goes on."""
+        end_s = time.monotonic() + 180
+        while not ready():
+            assert self.process.poll() is None, self._log.read_text()[-3000:]
+            assert time.monotonic() < end_s, self._log.read_text()[-3000:]
+            time.sleep(0.05)
+
+    def ended(self) -> str:
+        """All that it said, with its status as the last line."""
+        status = self.process.wait(timeout=300)
+        return f"{self._log.read_text()}status {status}"
+
+
+def entries(run: Path, kind: str) -> list[dict[str, Any]]:
+    return [entry for entry in read_log(run / "log.jsonl").entries if entry["kind"] == kind]
+
+
+def step_of(run: Path) -> int:
+    found = entries(run, "train")
+    return found[-1]["step"] if found else 0
+
+
+def losses(run: Path) -> dict[int, float]:
+    return {entry["step"]: entry["loss"] for entry in entries(run, "train")}
+
+
+def test_two_workers_then_one_then_two(machines: Machines, data: Path, tmp_path: Path) -> None:
+    """A node is told to go, and another comes: nothing is done again, and the curve is that of one process."""
+    run = tmp_path / "run"
+    nodes = [machines.add(), machines.add()]
+    keys = [*KEYS, f"data={data}", RARELY]
+    many = ["steps=100000", "workers=2", "workers_min=1", "zero=1", f"out={run}"]
+    driver = Driver(machines, tmp_path / "said", *keys, *many)
+    driver.when(lambda: step_of(run) >= 30)
+    driver.when(
+        lambda: any("ray_eqr_rows_per_s{" in node.metrics() and 'run="run"' in node.metrics() for node in nodes)
+    )
+    nodes[1].tell_to_go()
+    driver.when(lambda: len(entries(run, "resume")) == 1)
+    assert entries(run, "resume")[0]["workers"] == 1
+    one = entries(run, "resume")[0]["step"]
+    driver.when(lambda: step_of(run) >= one + 30)
+    machines.add()
+    driver.when(lambda: len(entries(run, "resume")) == 2)
+    assert entries(run, "resume")[1]["workers"] == 2
+    two = entries(run, "resume")[1]["step"]
+    driver.when(lambda: step_of(run) >= two + 30)
+    driver.process.send_signal(signal.SIGTERM)
+    output = driver.ended()
+    assert output.endswith("status 130"), output[-3000:]
+    assert "Traceback" not in output
+    last = int(complete_checkpoints(run / "checkpoints")[-1].name)
+    steps = [entry["step"] for entry in entries(run, "train")]
+    assert steps == list(range(1, last + 1))  # every step once
+    whole = tmp_path / "whole"
+    command = [sys.executable, "-m", "eqr_ray.train", *keys, f"steps={last}", f"out={whole}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    expected, found = losses(whole), losses(run)
+    worst = max(abs(found[step] - loss) / loss for step, loss in expected.items())
+    print(f"{last} steps, 2 -> 1 at {one}, 1 -> 2 at {two}; largest relative difference of a loss: {worst:.1e}")
+    assert worst < 1e-2
+
+
+def test_a_node_that_is_killed_costs_the_steps_since_the_last_checkpoint(
+    machines: Machines, data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    nodes = [machines.add(), machines.add()]
+    keys = [*KEYS, f"data={data}", "checkpoint_every=10", "steps=400", "workers=2", "workers_min=1", f"out={run}"]
+    driver = Driver(machines, tmp_path / "said", *keys)
+    driver.when(lambda: step_of(run) >= 30)
+    nodes[0].kill()
+    killed = step_of(run)
+    output = driver.ended()
+    assert output.endswith("status 0"), output[-3000:]
+    (again,) = entries(run, "resume")
+    assert again["workers"] == 1
+    assert killed - 10 <= again["step"] <= killed + 1
+    assert "starting again from step" in output
+
+
+def test_too_few_nodes_are_waited_for(machines: Machines, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    keys = [*KEYS, f"data={data}", RARELY, "steps=3", "workers=1", f"out={run}"]
+    output = Driver(machines, tmp_path / "said", *keys).ended()
+    assert output.endswith("status 2"), output
+    assert "workers=1 needs 1 CPUs; there are 0 GPUs, 0 CPUs" in output
+    driver = Driver(machines, tmp_path / "said", *keys, "wait_minutes=5")
+    time.sleep(8)
+    machines.add()
+    output = driver.ended()
+    assert output.endswith("status 0"), output
+    assert "waiting 300 s at most: workers=1 needs 1 CPUs" in output
