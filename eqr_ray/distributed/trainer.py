@@ -195,12 +195,12 @@ def _unplaced(team: Team) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The last line of what a worker, or Ray Train itself, died of."""
+    """What Ray Train, or a worker, died of. That a worker's process is gone explains what the others say of it."""
     deaths = error.worker_failures if isinstance(error, WorkerGroupError) else {}
-    said = [
-        f"worker {rank}: {lines[-1]}" for rank, death in deaths.items() if (lines := str(death).strip().splitlines())
-    ]
-    return said[0] if said else str(error).strip().splitlines()[0]
+    for rank, death in sorted(deaths.items(), key=lambda item: not isinstance(item[1], RayActorError)):
+        if lines := str(death).strip().splitlines():
+            return f"worker {rank}: {lines[0 if isinstance(death, RayActorError) else -1]}"
+    return str(error).strip().splitlines()[0]
 
 
 @contextmanager

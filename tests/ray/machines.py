@@ -30,6 +30,7 @@ class Node:
     metrics_port: int  # for Prometheus
 
     def __init__(self, address: str, arguments: list[str], environment: dict[str, str], log: Path) -> None:
+        self._going = False
         with log.open("w") as output:
             self._process = subprocess.Popen(
                 [RAY, "start", f"--node-ip-address={address}", "--disable-usage-stats", "--block", *arguments],
@@ -52,6 +53,11 @@ class Node:
         except psutil.NoSuchProcess:
             return []
 
+    def answers(self) -> bool:
+        """Whether it is there, and not about to go."""
+        states = {process.name(): process.status() for process in self.family()}
+        return not self._going and states.get("raylet", "gone") not in ("gone", "stopped", "zombie")
+
     def metrics(self) -> str:
         """What Prometheus would read."""
         with urlopen(f"http://{self.address}:{self.metrics_port}/metrics") as page:
@@ -69,6 +75,7 @@ class Node:
 
     def tell_to_go(self) -> None:
         """As a cloud does before it takes a spot machine back."""
+        self._going = True
         self._process.send_signal(signal.SIGTERM)
 
     def _each(self, what: str) -> None:
@@ -94,24 +101,44 @@ class Machines:
         }
         self.head: Node | None = None
         self.nodes: list[Node] = []
+        self._added = 0
         self.drivers: list[subprocess.Popen[bytes]] = []  # ended with the cluster
 
     def __enter__(self) -> Machines:
-        self.start_head()
+        self.start()
         return self
 
-    def start_head(self) -> None:
-        """The head, alone."""
+    def start(self) -> None:
+        """The head, and as many nodes as there were."""
+        nodes, self.nodes = len(self.nodes), []
         ports = ["--head", f"--port={self.port}", "--include-dashboard=false", "--num-cpus=0"]
         agent = f"--dashboard-agent-listen-port={_free_port()}"
         self.head = Node(_address(0), [*ports, agent], self.environment, self._logs / "head.log")
+        for _ in range(nodes):
+            self.add()
+
+    def heal(self, nodes: int) -> None:
+        """Replace the nodes that are gone or silent."""
+        alive = [node for node in self.nodes if node.answers()]
+        for node in self.nodes:
+            if node not in alive:
+                node.kill()
+        self.nodes = alive
+        while len(self.nodes) < nodes:
+            self.add()
+
+    def stop(self) -> None:
+        """A power cut of everything."""
+        for node in [*self.nodes, *([self.head] if self.head else [])]:
+            node.kill()
 
     def add(self) -> Node:
         """One more node."""
         own = {"dashboard-agent-listen-port": _free_port(), "metrics-export-port": _free_port()}
         ports = [f"--{name}={port}" for name, port in own.items()]
         rest = [f"--address={self.address}", "--num-cpus=1", "--object-store-memory=100000000"]
-        number = len(self.nodes) + 1
+        self._added += 1
+        number = self._added
         node = Node(_address(number), [*rest, *ports], self.environment, self._logs / f"node-{number}.log")
         node.address = _address(number)
         node.metrics_port = own["metrics-export-port"]
@@ -122,8 +149,7 @@ class Machines:
         for driver in self.drivers:
             driver.kill()
             driver.wait()
-        for node in [*self.nodes, *([self.head] if self.head else [])]:
-            node.kill()
+        self.stop()
 
 
 def _address(number: int) -> str:
