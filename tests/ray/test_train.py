@@ -24,7 +24,8 @@ import ray
 import torch
 from safetensors.torch import load_file
 
-from eqr_ray.distributed.trainer import environment, place, scaling, train_on_ray
+from eqr_ray.distributed.attempts import place
+from eqr_ray.distributed.trainer import environment, scaling, train_on_ray
 from eqr_ray.door import door_config
 from eqr_ray.errors import UserError
 from eqr_ray.experiment import Experiment, describe_data, experiment_of
