@@ -21,6 +21,7 @@ from eqr_ray.inference.folder import MANIFEST, stored_manifest
 from eqr_ray.inference.job import InferConfig
 from eqr_ray.inference.status import RunStatus, status_of_inference
 from eqr_ray.logbook import LOG
+from eqr_ray.search.status import is_sweep, status_of_search, what_is_searched
 from eqr_ray.strict import from_dict, to_dict
 from eqr_ray.training.progress import duration
 from eqr_ray.training.run_folder import CONFIG, LOCK, SUMMARY, driver_of, how_to_tell
@@ -44,7 +45,10 @@ def report(path: Path) -> list[tuple[str, str]]:
     """(label, words) line by line. UserError: no run is there, or its files are damaged."""
     _check(path)
     summary = _object(path / SUMMARY) if (path / SUMMARY).is_file() else None
-    if (path / MANIFEST).is_file():
+    if (path / MANIFEST).is_file() and is_sweep(_object(path / MANIFEST)):
+        what, status = what_is_searched(path), status_of_search(path, summary)
+        command = _command("sweep", resume=str(path))
+    elif (path / MANIFEST).is_file():
         config = _configuration(InferConfig, path)
         what, status = _inference(config, path), status_of_inference(path, summary)
         command = _same_command(config, path)
@@ -68,7 +72,7 @@ def _check(path: Path) -> None:
         return
     runs = sorted(inner.name for inner in path.iterdir() if (inner / CONFIG).is_file())
     hint = f"; it holds {len(runs)} folders that do: {', '.join(runs[:5])}{', ...' if runs[5:] else ''}" if runs else ""
-    raise UserError(f"run={path} holds no run of train or infer (no {CONFIG}){hint}")
+    raise UserError(f"run={path} holds no run of train, infer or sweep (no {CONFIG}){hint}")
 
 
 def _object(file: Path) -> dict[str, Any]:

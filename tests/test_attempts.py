@@ -18,7 +18,6 @@ from eqr_ray.errors import UserError
 from eqr_ray.experiment import Experiment, experiment_of
 from eqr_ray.tasks import task_named
 
-
 KEYS = {key: value for key, value in door_config("train", ["batch=24"]).items() if key not in ("out", "resume")}
 
 

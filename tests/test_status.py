@@ -245,7 +245,7 @@ def test_warnings_of_a_run_are_kept_in_its_folder(
     [
         ("none", "is not there"),
         ("file", "is a file, not a folder"),
-        ("empty", "holds no run of train or infer (no config.json)"),
+        ("empty", "holds no run of train, infer or sweep (no config.json)"),
         ("runs", "it holds 1 folders that do: my run"),
     ],
 )

@@ -24,6 +24,7 @@ from eqr_ray.search.early import Judge
 from eqr_ray.search.outcome import Report
 from eqr_ray.search.queue import Queue
 from eqr_ray.search.trial import run_trial
+from eqr_ray.status import report
 from eqr_ray.tasks import task_named
 from eqr_ray.tasks.store import write_split
 from eqr_ray.training.loop import TrainingDiverged
@@ -178,6 +179,25 @@ def test_kills_change_nothing(door: Callable[..., Any], tmp_path: Path) -> None:
     assert trials_of(tmp_path / "out") == trials_of(tmp_path / "whole")
     for key in ("winner", "ends", "front", "finalists"):
         assert summary[key] == whole[key]
+
+
+def test_status_tells_how_far_a_sweep_is(door: Callable[..., Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(Killed):
+        door("finalists=0", here=Here(left=7))
+    told = dict(report(out))
+    assert told["is"] == "sweep of train: damping, learning_rate; tpe"
+    over, wanted = told["how far"].split(" trials are over")[0].split(" of ")
+    assert 0 < int(over) < int(wanted) == 5
+    assert told["does"].startswith("nothing")
+    assert told["needs"] == f"python -m eqr_ray.sweep resume={out}"
+    door(f"resume={out}", space=None)
+    told = dict(report(out))
+    assert told["how far"] == "5 of 5 trials are over, 0 begun"
+    assert told["best"].startswith("trial ")
+    assert (told["lost"], told["needs"]) == ("nothing", "nothing")
+    (out / "trials" / "00002" / "trial.json").write_text("{")
+    assert f"damaged: {out / 'trials' / '00002'}" in [words for label, words in report(out) if label == "lost"]
 
 
 def test_finished_trials_are_not_run_again_and_a_sweep_is_extended(door: Callable[..., Any], tmp_path: Path) -> None:
