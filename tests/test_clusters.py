@@ -6,9 +6,9 @@ import gzip
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -219,9 +219,8 @@ def test_scripts_are_bash(script: Path) -> None:
 
 @pytest.mark.parametrize("script", scripts(), ids=lambda path: path.name)
 def test_scripts_please_shellcheck(script: Path) -> None:
-    if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed")
-    done = subprocess.run(["shellcheck", "--severity=warning", script], capture_output=True, text=True, check=False)
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([shellcheck, "--severity=warning", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -233,6 +232,31 @@ def stand_ins(folder: Path, **programs: str) -> Path:
         (bin_folder / name).write_text(f"#!/bin/sh\n{body}\n")
         (bin_folder / name).chmod(0o755)
     return bin_folder
+
+
+@pytest.mark.parametrize(
+    ("cloud", "curl", "left_s"),
+    [
+        (
+            "aws",
+            'case "$*" in *token*PUT*|*PUT*token) echo key ;; *"key"*instance-action) {asked} ;; *) exit 22 ;; esac',
+            110,
+        ),
+        ("gcp", 'case "$*" in *preempted) {asked} && echo TRUE || echo FALSE ;; *) exit 22 ;; esac', 25),
+    ],
+)
+def test_a_spot_notice_drains_the_node_and_nothing_else_does(
+    cloud: str, curl: str, left_s: int, tmp_path: Path
+) -> None:
+    """The cloud says no three times, and then that the machine goes."""
+    asked = f'{{ echo >>"{tmp_path}/asked"; [ "$(wc -l <"{tmp_path}/asked")" -gt 3 ]; }}'
+    bin_folder = stand_ins(tmp_path, curl=curl.replace("{asked}", asked), ray=f'echo "$@" >"{tmp_path}/ray"')
+    environment = {"PATH": f"{bin_folder}:{os.environ['PATH']}", "EQR_SPOT_EVERY_S": "0.01"}
+    subprocess.run(["bash", CLUSTERS / "spot_notice.sh", cloud], env=environment, check=True, timeout=30)
+    assert len((tmp_path / "asked").read_text()) == 4
+    words = (tmp_path / "ray").read_text()
+    assert words.startswith("drain-node --reason DRAIN_NODE_REASON_PREEMPTION")
+    assert words.endswith(f"--deadline-remaining-seconds {left_s}\n")
 
 
 class Slurm:
