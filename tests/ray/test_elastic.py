@@ -1,6 +1,6 @@
-"""A training on several nodes that come and go: killed, told to go, cut off, replaced; the global batch stays.
+"""Trainings and inference on several nodes that come and go: killed, told to go, replaced; the head is lost.
 
-The nodes are real `ray start` processes on loopback; the measure is the same training in one process.
+The nodes are real `ray start` processes on loopback; the measure is the same run in one process.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eqr_ray import infer
+from eqr_ray.door import door_config
+from eqr_ray.inference.records import concatenate, read_part
 from eqr_ray.logbook import read_log
+from eqr_ray.tasks import Task, task_named
 from eqr_ray.training.checkpoint import complete_checkpoints
 from tests.ray.machines import Machines
 
@@ -34,13 +39,13 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
 
 
 class Driver:
-    """`train` on the machines; what it says goes to a file, since nobody reads it as it comes."""
+    """A door on the machines; what it says goes to a file, since nobody reads it as it comes."""
 
-    def __init__(self, machines: Machines, log: Path, *keys: str) -> None:
+    def __init__(self, machines: Machines, log: Path, door: str, *keys: str) -> None:
         self._log = log
         with log.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "eqr_ray.train", *keys, f"address={machines.address}"],
+                [sys.executable, "-m", f"eqr_ray.{door}", *keys, f"address={machines.address}"],
                 cwd=ROOT,
                 env=machines.environment,
                 stdout=output,
@@ -81,7 +86,7 @@ def test_two_workers_then_one_then_two(machines: Machines, data: Path, tmp_path:
     nodes = [machines.add(), machines.add()]
     keys = [*KEYS, f"data={data}", RARELY]
     many = ["steps=100000", "workers=2", "workers_min=1", "zero=1", f"out={run}"]
-    driver = Driver(machines, tmp_path / "said", *keys, *many)
+    driver = Driver(machines, tmp_path / "said", "train", *keys, *many)
     driver.when(lambda: step_of(run) >= 30)
     driver.when(
         lambda: any("ray_eqr_rows_per_s{" in node.metrics() and 'run="run"' in node.metrics() for node in nodes)
@@ -112,33 +117,62 @@ def test_two_workers_then_one_then_two(machines: Machines, data: Path, tmp_path:
     assert worst < 1e-2
 
 
-def test_a_node_that_is_killed_costs_the_steps_since_the_last_checkpoint(
+def test_nodes_are_waited_for_and_a_power_cut_costs_the_steps_since_the_last_checkpoint(
     machines: Machines, data: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    nodes = [machines.add(), machines.add()]
     keys = [*KEYS, f"data={data}", "checkpoint_every=10", "steps=400", "workers=2", "workers_min=1", f"out={run}"]
-    driver = Driver(machines, tmp_path / "said", *keys)
+    output = Driver(machines, tmp_path / "said", "train", *keys).ended()
+    assert output.endswith("status 2"), output
+    assert "workers_min=1 needs 1 CPUs; there are 0 GPUs, 0 CPUs" in output
+    assert not (run / "config.json").exists()
+    driver = Driver(machines, tmp_path / "said", "train", *keys, "wait_minutes=5")
+    nodes = [machines.add(), machines.add()]
     driver.when(lambda: step_of(run) >= 30)
     nodes[0].kill()
     killed = step_of(run)
     output = driver.ended()
     assert output.endswith("status 0"), output[-3000:]
-    (again,) = entries(run, "resume")
+    assert "waiting 300 s at most: workers_min=1" in output
+    assert "starting again from step" in output
+    again = entries(run, "resume")[-1]
     assert again["workers"] == 1
     assert killed - 10 <= again["step"] <= killed + 1
-    assert "starting again from step" in output
 
 
-def test_too_few_nodes_are_waited_for(machines: Machines, data: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    keys = [*KEYS, f"data={data}", RARELY, "steps=3", "workers=1", f"out={run}"]
-    output = Driver(machines, tmp_path / "said", *keys).ended()
-    assert output.endswith("status 2"), output
-    assert "workers=1 needs 1 CPUs; there are 0 GPUs, 0 CPUs" in output
-    driver = Driver(machines, tmp_path / "said", *keys, "wait_minutes=5")
-    time.sleep(8)
-    machines.add()
-    output = driver.ended()
-    assert output.endswith("status 0"), output
-    assert "waiting 300 s at most: workers=1 needs 1 CPUs" in output
+def test_inference_goes_on_without_a_node_and_after_the_head_is_lost(machines: Machines, tmp_path: Path) -> None:
+    """Records are those of one process that nothing happened to."""
+    puzzles = write_csv(tmp_path / "mine.csv", task_named("sudoku6"), 400)
+    keys = ["checkpoint=zoo:sudoku6", f"data={puzzles}", "depth=24", "breadth=8", "slots=32", "compile=false"]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    infer.run(door_config("infer", [*keys, "actors=0", f"out={whole}"]))
+    parts = len(list(whole.glob("records/*.parquet")))
+    nodes = [machines.add(), machines.add()]
+    driver = Driver(machines, tmp_path / "said", "infer", *keys, f"out={out}")
+    driver.when(lambda: records_in(out) >= parts // 6)
+    nodes[0].kill()
+    driver.when(lambda: records_in(out) >= parts // 3)
+    machines.stop()
+    driver.process.kill()
+    done = records_in(out)
+    assert done < parts
+    machines.start()
+    output = Driver(machines, tmp_path / "said", "infer", *keys, f"out={out}").ended()
+    assert output.endswith("status 0"), output[-3000:]
+    starts = [entry for entry in read_log(out / "log.jsonl").entries if entry["event"] == "start"]
+    assert [entry["missing"] for entry in starts] == [parts, parts - done]
+    assert rows_of(out) == rows_of(whole)
+
+
+def write_csv(path: Path, task: Task, count: int) -> Path:
+    path.write_text("\n".join(task.decode(question) for question in task.generate(count, 0).inputs))
+    return path
+
+
+def records_in(out: Path) -> int:
+    return len(list(out.glob("records/*.parquet")))
+
+
+def rows_of(out: Path) -> dict[str, bytes]:
+    rows = concatenate([read_part(path) for path in sorted(out.glob("records/*.parquet"))]).in_order()
+    return {field.name: getattr(rows, field.name).tobytes() for field in fields(rows)}
