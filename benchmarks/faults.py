@@ -113,8 +113,8 @@ class Infer(Job):
     name = "infer"
 
     def command(self, again: bool) -> list[str]:
-        keys = ["checkpoint=zoo:sudoku6", f"data={self.data / 'test.arrow'}", "policy=full", "depth=24", "breadth=12"]
-        return [*keys, "slots=32", "compile=false", "wait_minutes=2", f"out={self.out}"]
+        keys = ["checkpoint=zoo:sudoku6", f"data={self.data / 'test.arrow'}", "policy=full", "depth=16", "breadth=8"]
+        return [*keys, "limit=100", "slots=32", "compile=false", "wait_minutes=2", f"out={self.out}"]
 
     def _units(self) -> list[dict[str, object]]:
         return [entry for entry in read_log(self.out / "log.jsonl").entries if entry["event"] == "unit"]
