@@ -125,6 +125,18 @@ def test_a_run_that_is_there_has_its_recipe(tmp_path: Path) -> None:
     assert again.command("train", ["recipe=best.yaml", f"out={tmp_path}"]) == [f"resume={tmp_path}"]
 
 
+def test_a_run_that_is_in_a_store_is_fetched_and_resumed(tmp_path: Path) -> None:
+    there, run = tmp_path / "store", tmp_path / "run"
+    typed = [f"mirror=file://{there}", f"out={run}"]
+    assert again.command("sweep", typed) == typed
+    (there / "trials").mkdir(parents=True)
+    (there / "manifest.json").write_text("{}")
+    assert again.command("sweep", typed) == [typed[0], f"resume={run}"]
+    assert (run / "manifest.json").read_text() == "{}"
+    with pytest.raises(UserError, match="mirror=nothing is not allowed"):
+        again.command("train", ["mirror=nothing", f"out={tmp_path / 'new'}"])
+
+
 def test_results_are_never_left_in_the_package(tmp_path: Path) -> None:
     for value in ("tune/first", "nullmodel", "hub:x", "zoo:x"):
         assert placed("sweep", [f"out={value}"], tmp_path) == [f"out={tmp_path / value}"]
