@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from eqr_ray.atomic import write_bytes, write_json
 from eqr_ray.door import read_yaml, run_door
@@ -201,7 +201,8 @@ def table_of(space: SearchConfig, summary: Mapping[str, Any]) -> Table:
     """The finalists over their fresh seeds."""
     goal, seeds = space.goals[0], summary["seeds"]
     title = f"finalists of {summary['configurations_tried']} configurations, trained again with {seeds} fresh seeds"
-    table = Table("trial", *space.space.names, "search", f"{goal.figure}, mean", "each", "test", title=title)
+    heads = ("trial", *space.space.names, "search", f"{goal.figure}, mean", "each", "test")
+    table = Table(*(Column(head, overflow="fold") for head in heads), title=title)
     sign = 1 if goal.highest else -1
     for one in summary["finalists"]:
         mean = "-" if one["mean_score"] is None else f"{sign * one['mean_score']:.4g}"
