@@ -1,6 +1,6 @@
 """What becomes of trainings, inference and sweeps when machines, processes, disks and stores fail.
 
-    python -m benchmarks.faults [--only train] [--repeat 1] [--seed 0] [--out faults.md]
+    python -m benchmarks.faults [--only train] [--repeat 1] [--seed 0] [--out FOLDER]
 
 On a cluster of a head and two nodes with a CPU each (real `ray start` processes on loopback) each door runs once
 undisturbed, and then once for every fault, which comes at a random moment. A driver that ended is started again with

@@ -26,4 +26,5 @@ case "${1:-}" in
 esac
 until "$1_notice"; do sleep "$every_s"; done
 echo "$(date -Is) this machine is taken back: draining it"
-exec ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message "spot notice" --deadline-remaining-seconds "$left_s"
+until ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message "spot notice" \
+    --deadline-remaining-seconds "$left_s"; do sleep 1; done

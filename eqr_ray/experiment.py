@@ -84,7 +84,8 @@ class Experiment:
         if not 0 <= self.wait_minutes < float("inf"):
             raise UserError(f"wait_minutes={self.wait_minutes} is not allowed: 0 or more")
         if self.workers_min is not None and not 1 <= self.workers_min <= self.workers:
-            raise UserError(f"workers_min={self.workers_min} is not allowed: 1 to workers={self.workers}")
+            allowed = f"1 to workers={self.workers}" if self.workers else "it goes with workers=1 or more"
+            raise UserError(f"workers_min={self.workers_min} is not allowed: {allowed}")
         for workers in {max(self.workers, 1), max(self.least_workers, 1)}:
             rows = len(rows_of(0, workers, self.training.batch))
             if rows % self.training.accumulation:

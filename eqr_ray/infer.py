@@ -43,7 +43,7 @@ from eqr_ray.inference.job import InferConfig, Job, begin, carry_out, finish, pr
 from eqr_ray.inference.placement import device_named
 from eqr_ray.inference.scores import TOP
 from eqr_ray.inference.work import Unit
-from eqr_ray.mirror import mirrored
+from eqr_ray.mirror import fetch, mirrored
 from eqr_ray.strict import from_dict
 from eqr_ray.training.run_folder import locked
 from eqr_ray.warned import warnings_told
@@ -91,7 +91,7 @@ def work(job: Job, team: Team | None, joined: bool) -> None:
     """Run what is missing, on actors or here; nothing is started where nothing is missing."""
     progress, line = started(job), ProgressLine()
     run: Run | None = None
-    figures = Figures(job.folder.path.name) if team else None
+    figures: Figures | None = None
 
     def show(words: str) -> None:
         line(words)
@@ -108,7 +108,8 @@ def work(job: Job, team: Team | None, joined: bool) -> None:
         for _, inputs in job.stages():
             missing = job.folder.missing()
             if missing:
-                run = run or stack.enter_context(runner(job, team, joined, figures))
+                if run is None:
+                    run, figures = stack.enter_context(runner(job, team, joined))
                 carry_out(job, run(missing, inputs), progress, show)
 
 
@@ -116,11 +117,12 @@ Run = Callable[[Sequence[Unit], npt.NDArray[np.uint8]], Iterator[Report]]
 
 
 @contextmanager
-def runner(job: Job, team: Team | None, joined: bool, figures: Figures | None = None) -> Iterator[Run]:
-    """Who runs units: an engine in this process, or a team of actors, for which Ray is started if none was joined."""
+def runner(job: Job, team: Team | None, joined: bool) -> Iterator[tuple[Run, Figures | None]]:
+    """Who runs units: an engine in this process, or a team of actors, for which Ray is started if none was joined; and
+    where Ray shows figures."""
     if team is None:
         engine = Engine(job.factory(), job.settings, job.slots)
-        yield lambda units, inputs: run_units(engine, units, inputs)
+        yield lambda units, inputs: run_units(engine, units, inputs), None
         return
     with ExitStack() as stack:
         if not joined:
@@ -128,7 +130,8 @@ def runner(job: Job, team: Team | None, joined: bool, figures: Figures | None = 
             gpus = int(here["GPU"]) if team.gpus_each else 0
             stack.enter_context(start_ray(num_cpus=int(here["CPU"]), num_gpus=gpus))
         elastic = joined and job.config.actors is None
-        yield stack.enter_context(Actors(team, job.factory, job.settings, job.slots, elastic, figures)).run
+        figures = Figures(job.folder.path.name)
+        yield stack.enter_context(Actors(team, job.factory, job.settings, job.slots, elastic, figures)).run, figures
 
 
 def run(values: dict[str, Any]) -> None:
@@ -143,7 +146,7 @@ def answer(config: InferConfig, check: Callable[[Job], None] | None = None) -> t
     address = config.address or os.environ.get("RAY_ADDRESS")
     with ExitStack() as stack:
         if config.out is not None:
-            stack.enter_context(mirrored(Path(config.out), config.mirror, MANIFEST))
+            fetch(Path(config.out), config.mirror, MANIFEST)
         joined = address is not None and config.actors != 0
         if joined:
             stack.enter_context(start_ray(address))
@@ -158,6 +161,7 @@ def answer(config: InferConfig, check: Callable[[Job], None] | None = None) -> t
             check(job)
         stack.enter_context(locked(job.folder.path))
         begin(job)
+        stack.enter_context(mirrored(job.folder.path, config.mirror, MANIFEST))
         work(job, team, joined)
         return finish(job, team.workers if team else 0), job.folder.path
 

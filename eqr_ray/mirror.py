@@ -2,7 +2,8 @@
 
 Why here: a run works in a folder of its own disk, where files can be renamed, locked and appended to; object stores
 know none of that. So the driver copies what is finished there, file by file, while the run goes on, and a driver on
-another machine begins by fetching it. Doors alone know of it.
+another machine begins by fetching it. Doors alone know of it: `fetch` before anything is looked at, `mirrored` once the
+folder is known to be the run's own, and locked.
 
 What makes a folder whole goes last (`state.json` of a checkpoint, `summary.json` of a run) and is removed first, so a
 half-copied checkpoint is never chosen. A file of an object store is there whole or not at all; elsewhere it is written
@@ -13,104 +14,132 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
-from pyarrow import ArrowException, BufferReader
+from pyarrow import ArrowInvalid, ArrowNotImplementedError, BufferReader
 from pyarrow.fs import FileSelector, FileSystem, FileType, FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from eqr_ray.errors import Failure, UserError
 
 EVERY_S = 5.0  # between two looks at the folder
-PATIENCE_S, PAUSE_S = 120.0, 2.0  # for a store that does not answer, at the end of a run
+PATIENCE_S, PAUSE_S = 120.0, 2.0  # for a store that does not answer, at the end of a run ...
+LEAVING_S = 30.0  # ... and of one that was interrupted or failed: somebody waits, and may not wait long
 LAST = ("state.json", "end.json", "config.json", "manifest.json", "summary.json")  # in this order
 LOCAL = frozenset({"lock.json", "ray"})  # of the machine, not of the run
 PARTIAL = ".partial"
+ALLOWED = "s3://bucket/path, gs://bucket/path, ..."
+GONE = (-1, -1)  # size and time of a file that only the store has
 
 log = logging.getLogger(__name__)
 
 
 class Mirror:
-    """A folder and its copy. `sent` holds (size, time of change in ns) of what has been copied, by relative name."""
+    """A folder and its copy. `sign` is the file that every run of its kind has at the top."""
 
-    def __init__(self, folder: Path, url: str) -> None:
-        self.folder, self.url = folder, url
+    def __init__(self, folder: Path, url: str, sign: str) -> None:
+        self.folder, self.url, self.sign = folder, url, sign
         self._store, root = store_of(url)
         self._root = PurePosixPath(root)
-        self.sent: dict[str, tuple[int, int]] = {}
+        self._sent: dict[str, tuple[int, int]] = {}  # what is there: (size, time of change in ns) here, by name
 
     def fetch(self) -> int:
-        """Bring the copy to the folder, which holds no run yet; how many files. UserError: the store does not answer.
+        """Bring the copy to the folder, which holds no run yet; how many files. What makes a folder whole comes last.
 
-        What makes a folder whole comes last here too."""
-        try:
-            names = sorted(self._names(), key=_rank)
-            for name in names:
-                with self._store.open_input_stream(str(self._root / name)) as stream:
-                    content = stream.read()
-                self._put_here(name, content)
-        except (OSError, ArrowException) as error:
-            raise UserError(f"mirror={self.url} cannot be read ({_first_line(error)})") from error
+        UserError: the store does not answer, or names a file outside of the folder."""
+        names = sorted(self._there(), key=_rank)
+        for name in names:
+            path = self.folder / name
+            if not path.resolve().is_relative_to(self.folder.resolve()):
+                raise UserError(f"mirror={self.url} holds {name}, which leads out of the run's folder")
+            content = self._read(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
         return len(names)
 
+    def compare(self) -> None:
+        """Learn what the copy has already. UserError: the store does not answer, or has what the folder lacks."""
+        here, there = self._here(), self._there()
+        if ahead := _ahead(there.keys() - here.keys(), here):
+            raise UserError(
+                f"mirror={self.url} is ahead of {self.folder}: it has {ahead}; "
+                "move the folder away to go on from the copy, or choose another mirror="
+            )
+        for name, size in there.items():
+            if name not in here:
+                self._sent[name] = GONE
+            elif here[name][0] == size and _rank(name)[0] == 0:
+                self._sent[name] = here[name]
+
     def send(self) -> None:
-        """Copy what is new or has changed, remove what is gone. OSError: the store does not answer."""
+        """Copy what is new or has changed, remove what is gone. OSError: the store does not answer, or the folder is
+        not there any more (whose copy is then left alone)."""
         here = self._here()
-        gone = sorted((name for name in self.sent if name not in here), key=_rank, reverse=True)
-        for name in gone:
-            self._remove(name)
+        if self.sign in self._sent and self.sign not in here:
+            raise OSError(f"{self.folder} has lost its {self.sign}")
+        for name in sorted(self._sent.keys() - here.keys(), key=_rank, reverse=True):
+            with _answering():
+                path = str(self._root / name)
+                if self._store.get_file_info(path).type == FileType.File:
+                    self._store.delete_file(path)
+            del self._sent[name]
         missed: set[str] = set()  # folders in which a file went away while it was copied
         for name in sorted(here, key=_rank):
-            whole = PurePosixPath(name).name in LAST
-            if self.sent.get(name) != here[name] and not (whole and str(PurePosixPath(name).parent) in missed):
-                try:
-                    content = (self.folder / name).read_bytes()
-                except FileNotFoundError:
-                    missed.add(str(PurePosixPath(name).parent))
-                    continue
-                if name.endswith(".jsonl"):
-                    content = content[: content.rfind(b"\n") + 1]  # a line that is being written comes next time
-                self._put_there(name, content)
-                self.sent[name] = here[name]
+            parent = str(PurePosixPath(name).parent)
+            if self._sent.get(name) == here[name] or (_rank(name)[0] and parent in missed):
+                continue
+            try:
+                content = (self.folder / name).read_bytes()
+            except FileNotFoundError:
+                missed.add(parent)
+                continue
+            if name.endswith(".jsonl"):
+                content = content[: content.rfind(b"\n") + 1]  # a line that is being written comes next time
+            self._put(name, content)
+            self._sent[name] = here[name]
 
     def _here(self) -> dict[str, tuple[int, int]]:
         found = {}
-        for path in self.folder.rglob("*"):
-            parts = path.relative_to(self.folder).parts
-            private = any(part.startswith(".") or part.endswith(PARTIAL) for part in parts) or not LOCAL.isdisjoint(
-                parts
-            )
-            try:
-                if not private and path.is_file() and not path.is_symlink():
-                    facts = path.stat()
-                    found["/".join(parts)] = (facts.st_size, facts.st_mtime_ns)
-            except FileNotFoundError:  # a file of a checkpoint that has just been removed
-                continue
+        for place, folders, files in os.walk(self.folder):
+            folders[:] = [name for name in folders if _is_shared(name)]
+            for file in filter(_is_shared, files):
+                path = Path(place, file)
+                try:
+                    facts = path.lstat()
+                except FileNotFoundError:  # of a checkpoint that has just been removed
+                    continue
+                if not path.is_symlink():
+                    found[path.relative_to(self.folder).as_posix()] = (facts.st_size, facts.st_mtime_ns)
         return found
 
-    def _names(self) -> Iterator[str]:
-        selector = FileSelector(str(self._root), recursive=True, allow_not_found=True)
-        for info in self._store.get_file_info(selector):
-            name = PurePosixPath(info.path).relative_to(self._root)
-            if info.type == FileType.File and not any(part.startswith(".") for part in name.parts):
-                yield str(name)
-
-    def _put_here(self, name: str, content: bytes) -> None:
-        path = self.folder / name
-        if not path.resolve().is_relative_to(self.folder.resolve()):
-            raise UserError(f"mirror={self.url} holds {name}, which leads out of the run's folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        facts = path.stat()
-        self.sent[name] = (facts.st_size, facts.st_mtime_ns)
-
-    def _put_there(self, name: str, content: bytes) -> None:
-        path = self._root / name
+    def _there(self) -> dict[str, int]:
+        """Sizes by name. UserError: the store does not answer."""
         try:
+            with _answering():
+                selector = FileSelector(str(self._root), recursive=True, allow_not_found=True)
+                infos = [info for info in self._store.get_file_info(selector) if info.type == FileType.File]
+        except OSError as error:
+            raise UserError(f"mirror={self.url} cannot be read ({_first_line(error)})") from error
+        sizes = {str(PurePosixPath(info.path).relative_to(self._root)): info.size for info in infos}
+        return {name: size for name, size in sizes.items() if all(map(_is_shared, name.split("/")))}
+
+    def _read(self, name: str) -> bytes:
+        try:
+            with _answering(), self._store.open_input_stream(str(self._root / name)) as stream:
+                content: bytes = stream.read()
+                return content
+        except OSError as error:
+            raise UserError(f"mirror={self.url} cannot be read ({_first_line(error)})") from error
+
+    def _put(self, name: str, content: bytes) -> None:
+        path = self._root / name
+        with _answering():
             if isinstance(self._store, LocalFileSystem):
                 self._store.create_dir(str(path.parent), recursive=True)
                 temporary = path.with_name(f".{path.name}.tmp")
@@ -118,101 +147,134 @@ class Mirror:
                 self._store.move(str(temporary), str(path))
             else:
                 self._write(path, content)
-        except ArrowException as error:
-            raise OSError(_first_line(error)) from error
 
     def _write(self, path: PurePosixPath, content: bytes) -> None:
         with self._store.open_output_stream(str(path)) as stream:
             stream.upload(BufferReader(content))
 
-    def _remove(self, name: str) -> None:
-        path = str(self._root / name)
-        if self._store.get_file_info(path).type == FileType.File:
-            self._store.delete_file(path)
-        del self.sent[name]
-
 
 def store_of(url: str) -> tuple[FileSystem, str]:
-    """(the file system, the path in it) of an address. UserError: it is none, or names no folder."""
+    """(the file system, the path in it) of an address. UserError: it is none, names no folder, or does not answer."""
     try:
         store, root = FileSystem.from_uri(url)
-    except (ArrowException, ValueError, OSError):
+    except (ArrowInvalid, ArrowNotImplementedError, ValueError):
         try:
             system, root = url_to_fs(url)
         except (ImportError, ValueError) as error:
-            raise UserError(
-                f"mirror={url} is not allowed: s3://bucket/path, gs://bucket/path, ... ({error})"
-            ) from error
+            raise UserError(f"mirror={url} is not allowed: {ALLOWED} ({error})") from error
         store = PyFileSystem(FSSpecHandler(system))
+    except OSError as error:
+        raise UserError(f"mirror={url} cannot be reached ({_first_line(error)})") from error
     if "://" not in url or not root.strip("/"):
-        raise UserError(f"mirror={url} is not allowed: s3://bucket/path, gs://bucket/path, ...")
+        raise UserError(f"mirror={url} is not allowed: {ALLOWED}")
     return store, root
 
 
-def fetched(folder: Path, url: str, sign: str) -> Mirror:
-    """The mirror of `folder`, which is fetched where it has no file `sign`, as every run of its kind has.
+def mirror_of(values: dict[str, Any], given: Collection[str], folder: Path) -> str | None:
+    """The address that was typed, if only to say null; else the one that the run in `folder` has."""
+    typed: str | None = values["mirror"]
+    if typed is not None or "mirror" in given:
+        return typed
+    try:
+        kept = json.loads((folder / "config.json").read_text())["mirror"]
+    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it, the door says
+        return None
+    return kept if isinstance(kept, str) else None
+
+
+def fetch(folder: Path, url: str | None, sign: str) -> None:
+    """Bring a run here that only its copy has. A folder with anything in it is left to the door.
 
     UserError: the store does not answer."""
-    mirror = Mirror(folder, url)
-    if not (folder / sign).exists() and (count := mirror.fetch()):
+    holds = {path.name for path in folder.iterdir() if _is_shared(path.name)} if folder.is_dir() else set()
+    if url is not None and not holds and not folder.is_file() and (count := Mirror(folder, url, sign).fetch()):
         log.warning("%d files fetched from %s", count, url)
-    return mirror
-
-
-def mirror_of(typed: str | None, folder: Path) -> str | None:
-    """The address that was typed, else the one that the run in `folder` has."""
-    try:
-        kept = json.loads((folder / "config.json").read_text())
-        return typed or kept["mirror"]
-    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it, the door says
-        return typed
 
 
 @contextmanager
 def mirrored(folder: Path, url: str | None, sign: str) -> Iterator[None]:
-    """Fetch `folder` where it is missing, keep a copy at `url` while the block runs, and complete it at the end,
-    however that comes. None: nothing is copied.
+    """Keep a copy of `folder` at `url` while the block runs, and complete it at the end. None: nothing is copied.
 
-    UserError: the store does not answer at the start. Failure: it does not at the end.
+    UserError: the store does not answer at the start, or is ahead. Failure: it does not answer at the end; where the
+    block has failed, what it raises counts, and of the store there is a warning.
     """
     if url is None:
         yield
         return
-    mirror = fetched(folder, url, sign)
-    ended = threading.Event()
-    thread = threading.Thread(target=_keep, args=(mirror, ended), daemon=True)
-    thread.start()
+    mirror = Mirror(folder, url, sign)
+    mirror.compare()
+    copier = _Copier(mirror)
+    copier.start()
     try:
         yield
-    finally:
-        ended.set()
-        thread.join()
-        _complete(mirror)
+    except BaseException:
+        if why := copier.finish(LEAVING_S):
+            log.warning("mirror=%s is not complete (%s); the same command completes it", url, why)
+        raise
+    if why := copier.finish(PATIENCE_S):
+        raise Failure(f"mirror={url} does not answer ({why}); all is in {folder}, the same command copies it later")
 
 
-def _keep(mirror: Mirror, ended: threading.Event) -> None:
-    answers = True
-    while not ended.wait(EVERY_S):
-        try:
-            mirror.send()
-            answers = True
-        except OSError as error:
-            if answers:
-                log.warning("mirror=%s does not answer: going on without (%s)", mirror.url, _first_line(error))
-            answers = False
+class _Copier(threading.Thread):
+    """Sends until it is told to finish, and then until it has sent everything once more."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        super().__init__(daemon=True)  # a store that hangs must not hold the process
+        self._mirror, self._why = mirror, ""
+        self._ending, self._done = threading.Event(), threading.Event()
+
+    def run(self) -> None:
+        while not self._done.is_set():
+            ending = self._ending.wait(EVERY_S)
+            try:
+                self._mirror.send()
+                self._why = ""
+            except OSError as error:
+                if not self._why:
+                    log.warning("mirror=%s: going on without a copy (%s)", self._mirror.url, _first_line(error))
+                self._why = _first_line(error)
+                if ending:
+                    time.sleep(PAUSE_S)
+                continue
+            if ending:
+                self._done.set()
+
+    def finish(self, patience_s: float) -> str:
+        """Complete the copy. Returns why not, or nothing."""
+        self._ending.set()
+        if self._done.wait(patience_s):
+            return ""
+        self._done.set()
+        return self._why or f"no answer for {patience_s:g} s"
 
 
-def _complete(mirror: Mirror) -> None:
-    end_s = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            mirror.send()
-            return
-        except OSError as error:
-            if time.monotonic() >= end_s:
-                words = f"mirror={mirror.url} does not answer ({_first_line(error)})"
-                raise Failure(f"{words}; all is in {mirror.folder}, the same command copies it later") from error
-        time.sleep(PAUSE_S)
+def _ahead(only_there: Iterable[str], here: Collection[str]) -> str | None:
+    """A file that only the copy has, and that no run removes: a newer checkpoint, records, the end of a trial."""
+    for name in sorted(only_there):
+        path = PurePosixPath(name)
+        if path.name in ("end.json", "result.json") or path.parent.name == "records":
+            return name
+        if path.name == "state.json":
+            steps = [PurePosixPath(other).parent for other in here if other.endswith("/state.json")]
+            own = [step.name for step in steps if step.parent == path.parent.parent]
+            if path.parent.name > max(own, default=""):
+                return name
+    return None
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Whatever a store's library raises is an OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(_first_line(error)) from error
+
+
+def _is_shared(name: str) -> bool:
+    return name not in LOCAL and not name.startswith(".") and not name.endswith(PARTIAL)
 
 
 def _rank(name: str) -> tuple[int, str]:

@@ -27,7 +27,7 @@ from eqr_ray.door import read_yaml, run_door
 from eqr_ray.errors import UserError
 from eqr_ray.figures.search import draw_search
 from eqr_ray.inference.frontier import Point
-from eqr_ray.mirror import mirror_of, mirrored
+from eqr_ray.mirror import fetch, mirror_of, mirrored
 from eqr_ray.search.answering import values_of
 from eqr_ray.search.config import SearchConfig, search_of
 from eqr_ray.search.finals import Finalist, recipe_text, whole
@@ -48,7 +48,7 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
     """`values` are the door's keys, `given` those that were typed: a resume takes the others from the sweep."""
     with ExitStack() as stack:
         if place := values["resume"] or values["out"]:
-            stack.enter_context(mirrored(Path(place), mirror_of(values["mirror"], Path(place)), MANIFEST))
+            fetch(Path(place), values["mirror"], MANIFEST)
         config = from_dict(SweepConfig, continued(values, given) if values["resume"] else values)
         space = search_read(config, given)
         folder = config.folder
@@ -64,7 +64,9 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
         check(folder, is_what)
         stack.enter_context(locked(folder))
         begin(folder, is_what, count)
+        url = mirror_of(values, given, folder)
         write_json(folder / "config.json", {**to_dict(config), "out": str(folder), "resume": None})
+        stack.enter_context(mirrored(folder, url, MANIFEST))
         try:
             if isinstance(sweep, TrainingSweep):
                 trials = search(sweep, count, run)
@@ -76,7 +78,7 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
                 summary |= answered(sweep, trials, folder)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"resume={folder} goes on from the trials that are there") from None
-    write_json(folder / "summary.json", {**content, **summary})
+        write_json(folder / "summary.json", {**content, **summary})
     show(space, summary, folder)
 
 

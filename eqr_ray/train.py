@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -34,7 +34,7 @@ from eqr_ray.experiment import (
     placed,
     train_here,
 )
-from eqr_ray.mirror import mirror_of, mirrored
+from eqr_ray.mirror import fetch, mirror_of, mirrored
 from eqr_ray.strict import from_dict
 from eqr_ray.tasks import Task, task_named
 from eqr_ray.tasks.dataset import PrepareConfig, prepare
@@ -64,10 +64,14 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> int:
         make = partial(begun, values, folder)
     if values["mirror"] is not None and values["resume"] is None and values["out"] is None:
         raise UserError("mirror= needs out=: the folder that is copied")
-    with ExitStack() as stack:
-        stack.enter_context(mirrored(folder, mirror_of(values["mirror"], folder), CONFIG))
+    url = mirror_of(values, given, folder)
+    fetch(folder, url, CONFIG)
+    try:
         make(check_only=True)  # a mistake leaves nothing behind, and no folder that is no run is made to look like one
-        stack.enter_context(locked(folder))
+    except Finished:
+        with locked(folder), mirrored(folder, url, CONFIG):  # the copy may lack its end
+            raise
+    with locked(folder), mirrored(folder, url, CONFIG):
         experiment = make(check_only=False)
         try:
             with followed(folder / LOG, experiment.training.steps, sys.stderr):

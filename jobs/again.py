@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eqr_ray.errors import UserError
-from eqr_ray.mirror import fetched
+from eqr_ray.mirror import fetch, mirrored
 
 MADE = {"train": "config.json", "sweep": "manifest.json"}  # by this one knows a folder of these doors
 
@@ -23,13 +23,17 @@ def command(door: str, arguments: Sequence[str]) -> list[str]:
     """The arguments of the door; empty where nothing is to do."""
     given = dict(argument.partition("=")[::2] for argument in arguments)
     run = Path(given.get("out", ""))
-    if door in MADE and "out" in given and given.get("mirror", "null") != "null":
-        fetched(run, given["mirror"], MADE[door])
+    url = None if given.get("mirror", "null") == "null" else given["mirror"]
+    if door in MADE and "out" in given:
+        fetch(run, url, MADE[door])
     if door not in MADE or "out" not in given or not (run / MADE[door]).is_file():
         return [*arguments]
     kept = [argument for argument in arguments if not argument.startswith(("out=", "recipe="))]  # the run has both
     words = [*kept, f"resume={run}"]
-    return [] if door == "train" and (run / "summary.json").is_file() and is_finished(words, run) else words
+    if door == "train" and (run / "summary.json").is_file() and is_finished(words, run):
+        with mirrored(run, url, MADE[door]):  # the copy may lack its end
+            return []
+    return words
 
 
 def is_finished(words: Sequence[str], run: Path) -> bool:

@@ -77,21 +77,35 @@ def test_an_attempt_on_gpus_is_not_followed_by_one_on_cpus() -> None:
 @pytest.mark.parametrize(
     ("there", "free", "grows"),
     [
-        (cpus(1, 1, 1), {"CPU": 1.0}, True),
-        (cpus(1, 1, 1), {"CPU": 0.0}, False),  # another job has it
-        (cpus(1, 1), {"CPU": 1.0}, False),
-        (cpus(1, 1, 1, 1, 1), {"CPU": 3.0}, True),
-        (cpus(), {}, False),
+        (cpus(1, 1, 1), cpus(0, 0, 1), True),
+        (cpus(1, 1, 1), cpus(0, 0, 0), False),  # another job has it
+        (cpus(1, 1), cpus(1), False),
+        (cpus(1, 1, 1, 1, 1), cpus(0, 0, 1, 1, 1), True),
+        (cpus(), [], False),
     ],
 )
-def test_growth_wants_a_place_that_is_free(there: list[dict[str, float]], free: dict[str, float], grows: bool) -> None:
+def test_growth_wants_a_place_that_is_free(
+    there: list[dict[str, float]], free: list[dict[str, float]], grows: bool
+) -> None:
     wanted = experiment(workers=4, workers_min=1)
     assert could_grow(wanted, place(wanted, cpus(1, 1)), there, free) is grows
 
 
+def test_growth_onto_nodes_of_another_size() -> None:
+    wanted = experiment(workers=2, workers_min=1)
+    assert could_grow(wanted, place(wanted, cpus(16)[:1], at_most=1), cpus(16, 8), cpus(0, 8))
+    two = experiment(workers=3, workers_min=1)  # 2 + 2 free CPUs are no place for a share of 4
+    assert not could_grow(two, place(two, cpus(4, 4)), cpus(4, 4, 3), cpus(2, 2))
+
+
+def test_workers_that_could_not_be_placed_are_fewer_next_time() -> None:
+    wanted = experiment(workers=3, workers_min=1)
+    assert [place(wanted, cpus(1, 1, 1), at_most=most).workers for most in (None, 3, 2, 1)] == [3, 3, 2, 1]
+
+
 def test_five_places_for_a_batch_that_four_divide_are_no_reason_to_start_again() -> None:
     wanted = experiment(workers=8, workers_min=1)
-    assert not could_grow(wanted, place(wanted, cpus(1, 1, 1, 1)), cpus(*[1] * 5), {"CPU": 1.0})
+    assert not could_grow(wanted, place(wanted, cpus(1, 1, 1, 1)), cpus(*[1] * 5), cpus(1))
 
 
 def test_failures_count_in_a_row_without_a_new_checkpoint() -> None:

@@ -19,8 +19,8 @@ from pyarrow.fs import FileSelector, S3FileSystem
 import eqr_ray.mirror
 from eqr_ray.door import door_config
 from eqr_ray.errors import Failure, UserError
-from eqr_ray.mirror import Mirror, mirror_of, mirrored, store_of
-from eqr_ray.train import main
+from eqr_ray.mirror import Mirror, fetch, mirror_of, mirrored, store_of
+from eqr_ray.train import Finished, main
 from eqr_ray.training.checkpoint import complete_checkpoints
 
 TINY = ["model=eqr_small", "model.width=8", "model.hidden_multiple=8", "model.h_cycles=2", "model.l_cycles=1"]
@@ -53,7 +53,7 @@ def test_a_copy_has_what_is_finished_and_no_more(tmp_path: Path) -> None:
         (run / private).parent.mkdir(parents=True, exist_ok=True)
         (run / private).write_text("no")
     (run / "link").symlink_to(tmp_path)
-    Mirror(run, f"file://{tmp_path}/copy").send()
+    Mirror(run, f"file://{tmp_path}/copy", "config.json").send()
     assert contents(tmp_path / "copy") == {
         "checkpoints/00000005/state.json": b'{"step": 5}',
         "checkpoints/00000005/weights.safetensors": b"weights 5",
@@ -65,7 +65,7 @@ def test_a_copy_has_what_is_finished_and_no_more(tmp_path: Path) -> None:
 def test_a_copy_follows(tmp_path: Path) -> None:
     """What changed is sent again and what went is removed; nothing else is touched."""
     run, copy = run_folder(tmp_path / "run", 5), tmp_path / "copy"
-    mirror = Mirror(run, f"file://{copy}")
+    mirror = Mirror(run, f"file://{copy}", "config.json")
     mirror.send()
     before = (copy / "config.json").stat().st_mtime_ns
     run_folder(run.with_name("newer"), 10)
@@ -83,11 +83,11 @@ def test_a_copy_that_is_cut_short_chooses_the_older_checkpoint(
     when: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, copy = run_folder(tmp_path / "run", 5), tmp_path / "copy"
-    Mirror(run, f"file://{copy}").send()
+    Mirror(run, f"file://{copy}", "config.json").send()
     run_folder(tmp_path / "newer", 10)
     (tmp_path / "newer" / "checkpoints" / "00000010").rename(run / "checkpoints" / "00000010")
-    mirror, written = Mirror(run, f"file://{copy}"), []
-    write = mirror._put_there
+    mirror, written = Mirror(run, f"file://{copy}", "config.json"), []
+    write = mirror._put
 
     def dies(name: str, content: bytes) -> None:
         if len(written) == when:
@@ -95,10 +95,10 @@ def test_a_copy_that_is_cut_short_chooses_the_older_checkpoint(
         written.append(name)
         write(name, content)
 
-    monkeypatch.setattr(mirror, "_put_there", dies)
+    monkeypatch.setattr(mirror, "_put", dies)
     with pytest.raises(OSError, match="the machine is gone"):
         mirror.send()
-    other = Mirror(tmp_path / "other", f"file://{copy}")
+    other = Mirror(tmp_path / "other", f"file://{copy}", "config.json")
     other.fetch()
     names = [path.name for path in complete_checkpoints(tmp_path / "other" / "checkpoints")]
     assert names == ["00000005"]
@@ -108,7 +108,7 @@ def test_a_checkpoint_that_goes_while_it_is_copied_is_not_made_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_folder(tmp_path / "run", 5)
-    mirror = Mirror(run, f"file://{tmp_path}/copy")
+    mirror = Mirror(run, f"file://{tmp_path}/copy", "config.json")
     here = mirror._here()
     (run / "checkpoints" / "00000005" / "weights.safetensors").unlink()
     monkeypatch.setattr(mirror, "_here", lambda: here)
@@ -118,8 +118,8 @@ def test_a_checkpoint_that_goes_while_it_is_copied_is_not_made_whole(
 
 def test_any_fsspec_store_will_do(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", 5)
-    Mirror(run, "memory://bucket/one").send()
-    assert Mirror(tmp_path / "other", "memory://bucket/one").fetch() == 4
+    Mirror(run, "memory://bucket/one", "config.json").send()
+    assert Mirror(tmp_path / "other", "memory://bucket/one", "config.json").fetch() == 4
     assert contents(tmp_path / "other")["checkpoints/00000005/weights.safetensors"] == b"weights 5"
 
 
@@ -130,22 +130,94 @@ def test_what_is_no_address(url: str) -> None:
 
 
 def test_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirror = Mirror(tmp_path / "run", f"file://{tmp_path}/copy")
+    mirror = Mirror(tmp_path / "run", f"file://{tmp_path}/copy", "config.json")
     (tmp_path / "copy").mkdir()
     (tmp_path / "secret").write_text("theirs")
-    monkeypatch.setattr(mirror, "_names", lambda: iter(["../secret"]))
+    monkeypatch.setattr(mirror, "_there", lambda: {"../secret": 1})
     with pytest.raises(UserError, match="leads out of the run's folder"):
         mirror.fetch()
     assert (tmp_path / "secret").read_text() == "theirs"
 
 
 def test_the_address_is_the_runs_own_unless_another_is_typed(tmp_path: Path) -> None:
-    assert mirror_of(None, tmp_path) is None
+    nothing, typed = {"mirror": None}, {"mirror": "s3://c/d"}
+    assert mirror_of(nothing, [], tmp_path) is None
     (tmp_path / "config.json").write_text('{"mirror": "s3://a/b"}')
-    assert mirror_of(None, tmp_path) == "s3://a/b"
-    assert mirror_of("s3://c/d", tmp_path) == "s3://c/d"
-    (tmp_path / "config.json").write_text("{")
-    assert mirror_of(None, tmp_path) is None
+    assert mirror_of(nothing, [], tmp_path) == "s3://a/b"
+    assert mirror_of(nothing, ["mirror"], tmp_path) is None  # mirror=null ends it
+    assert mirror_of(typed, ["mirror"], tmp_path) == "s3://c/d"
+    for damaged in ("{", "[]", '{"mirror": 3}'):
+        (tmp_path / "config.json").write_text(damaged)
+        assert mirror_of(nothing, [], tmp_path) is None
+
+
+def test_a_folder_that_vanishes_takes_no_copy_along(tmp_path: Path) -> None:
+    run, copy = run_folder(tmp_path / "run", 5), tmp_path / "copy"
+    mirror = Mirror(run, f"file://{copy}", "config.json")
+    mirror.send()
+    before = contents(copy)
+    run.rename(tmp_path / "unmounted")
+    with pytest.raises(OSError, match=r"has lost its config.json"):
+        mirror.send()
+    assert contents(copy) == before
+
+
+@pytest.mark.parametrize(
+    "only_there", ["checkpoints/00000010/state.json", "records/one.parquet", "trials/00003/end.json"]
+)
+def test_a_copy_that_is_ahead_is_not_overwritten(only_there: str, tmp_path: Path) -> None:
+    """The run has gone on elsewhere, and somebody comes back to the machine where it began."""
+    run, copy = run_folder(tmp_path / "run", 5), tmp_path / "copy"
+    Mirror(run, f"file://{copy}", "config.json").send()
+    (copy / only_there).parent.mkdir(parents=True, exist_ok=True)
+    (copy / only_there).write_text("{}")
+    before = contents(copy)
+    with (
+        pytest.raises(UserError, match=f"is ahead of {run}: it has {only_there}; move the folder away"),
+        mirrored(run, f"file://{copy}", "config.json"),
+    ):
+        pytest.fail("begun")
+    assert contents(copy) == before
+
+
+def test_what_a_dead_driver_left_in_the_copy_goes(tmp_path: Path) -> None:
+    """An old checkpoint that was removed here while nobody copied; what is there already is not sent again."""
+    run, copy = run_folder(tmp_path / "run", 5, 10), tmp_path / "copy"
+    Mirror(run, f"file://{copy}", "config.json").send()
+    before = (copy / "checkpoints" / "00000010" / "weights.safetensors").stat().st_mtime_ns
+    for path in (run / "checkpoints" / "00000005").iterdir():
+        path.unlink()
+    with mirrored(run, f"file://{copy}", "config.json"):
+        pass
+    assert [path.name for path in complete_checkpoints(copy / "checkpoints")] == ["00000010"]
+    assert (copy / "checkpoints" / "00000010" / "weights.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_mistake_copies_nothing_and_fetches_into_no_folder_of_others(data: Path, tmp_path: Path) -> None:
+    run_folder(tmp_path / "other", 5)
+    Mirror(tmp_path / "other", f"file://{tmp_path}/copy", "config.json").send()
+    home, before = tmp_path / "home", contents(tmp_path / "copy")
+    home.mkdir()
+    (home / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="is not empty and holds no run"):
+        train(*TINY, f"data={data}", f"mirror=file://{tmp_path}/copy", f"out={home}")
+    assert contents(home) == {"letter.txt": b"dear"}
+    assert contents(tmp_path / "copy") == before
+
+
+def test_what_ends_the_block_counts_and_a_store_without_an_answer_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(eqr_ray.mirror, "LEAVING_S", 0.5)
+    run = run_folder(tmp_path / "run", 5)
+
+    def hangs(mirror: Mirror) -> None:
+        time.sleep(30)
+
+    monkeypatch.setattr(Mirror, "send", hangs)
+    with pytest.raises(KeyboardInterrupt), mirrored(run, f"file://{tmp_path}/copy", "config.json"):
+        raise KeyboardInterrupt
+    assert "is not complete (no answer for 0.5 s)" in caplog.text
 
 
 # ---- S3, for real
@@ -216,7 +288,7 @@ def test_a_training_goes_on_from_s3_on_another_machine(data: Path, tmp_path: Pat
 @pytest.mark.usefixtures("s3")
 def test_a_run_that_is_in_the_store_is_not_begun_anew(data: Path, tmp_path: Path) -> None:
     run_folder(tmp_path / "run", 5)
-    Mirror(tmp_path / "run", "s3://bucket/runs/two").send()
+    Mirror(tmp_path / "run", "s3://bucket/runs/two", "config.json").send()
     with pytest.raises(UserError, match="holds a run: resume="):
         train(*TINY, f"data={data}", "mirror=s3://bucket/runs/two", f"out={tmp_path / 'new'}")
 
@@ -230,7 +302,7 @@ def test_a_store_that_stops_and_comes_back_holds_nothing_up(
         until(lambda: "config.json" in names_in("s3://bucket/three"))
         s3.stop()
         (run / "later.txt").write_text("later")
-        until(lambda: "does not answer: going on without" in caplog.text)
+        until(lambda: "going on without a copy" in caplog.text)
         s3.start()  # empty: moto forgets
     assert "later.txt" in names_in("s3://bucket/three")
 
@@ -250,11 +322,17 @@ def test_a_store_that_stays_away_is_said_at_the_end_and_nothing_is_lost(
 
 def test_a_store_that_is_not_there_is_said_at_once(s3: S3, tmp_path: Path) -> None:
     s3.stop()
-    with (
-        pytest.raises(UserError, match="mirror=s3://bucket/five cannot be read"),
-        mirrored(tmp_path / "new", "s3://bucket/five", "config.json"),
-    ):
-        pytest.fail("begun")
+    with pytest.raises(UserError, match="mirror=s3://bucket/five cannot be read"):
+        fetch(tmp_path / "new", "s3://bucket/five", "config.json")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_finished_training_completes_its_copy(s3: S3, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(*TINY, f"data={data}", "steps=3", f"out={run}")
+    with pytest.raises(Finished):
+        train(f"resume={run}", "mirror=s3://bucket/six")
+    assert "summary.json" in names_in("s3://bucket/six")
 
 
 def until(ready: Callable[[], bool]) -> None:

@@ -175,9 +175,10 @@ class Actors:
 
     def _not_placed(self) -> str:
         team, unused = self._team, free()
+        gpus, cpus = (sum(node.get(name, 0) for node in unused) for name in ("GPU", "CPU"))
         return (
             f"{team.gpus_each:g} GPUs and {team.cpus_each:g} CPUs each were not placed within {START_TIMEOUT_S:g} s; "
-            f"free in the cluster: {unused.get('GPU', 0):g} GPUs, {unused.get('CPU', 0):g} CPUs"
+            f"free in the cluster: {gpus:g} GPUs, {cpus:g} CPUs"
         )
 
     def run(self, units: Iterable[Unit], inputs_NL: npt.NDArray[np.uint8]) -> Iterator[Report]:
@@ -249,7 +250,7 @@ class Actors:
         if not self._elastic or time.monotonic() - self._looked_s < LOOK_EVERY_S:
             return
         self._looked_s = time.monotonic()
-        there, unused = room(nodes(), self._team), room([free()], self._team)
+        there, unused = room(nodes(), self._team), room(free(), self._team)
         new = min(there - len(self._hands), unused)
         if new > 0:
             log.info("%d places for %d actors, %d of them free: %d more", there, len(self._hands), unused, new)

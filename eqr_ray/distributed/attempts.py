@@ -16,24 +16,24 @@ from eqr_ray.experiment import Experiment
 LOOK_EVERY_S = 5.0  # at the nodes of the cluster
 
 
-def place(experiment: Experiment, there: Sequence[Node], device: str | None = None) -> Team:
+def place(experiment: Experiment, there: Sequence[Node], device: str | None = None, at_most: int | None = None) -> Team:
     """As many workers as the nodes that are `there` have room for, from `workers_min` to `workers`, so that the batch
-    can be dealt out evenly. `device`: the one of an earlier attempt. TooFew: not even the least; it says what there is.
-    """
+    can be dealt out evenly. `device`: the one of an earlier attempt; `at_most`: fewer, for more were not placed.
+    TooFew: not even the least; it says what there is."""
     use_gpus = uses_gpus(device or experiment.device, there)
     least = experiment.least_workers
-    most = max(min(experiment.workers, places(there, use_gpus)), least)
+    most = max(min(at_most or experiment.workers, places(there, use_gpus)), least)
     count = next(number for number in range(most, least - 1, -1) if number == least or experiment.can_use(number))
     return share(there, count, use_gpus, "workers" if least == experiment.workers else "workers_min")
 
 
-def could_grow(experiment: Experiment, team: Team, there: Sequence[Node], free: Node) -> bool:
-    """Whether another attempt would have more workers than `team`; `free`: what is unused in the whole cluster."""
+def could_grow(experiment: Experiment, team: Team, there: Sequence[Node], free: Sequence[Node]) -> bool:
+    """Whether another attempt would have more workers than `team`; `free`: what is unused on each node."""
     try:
         wanted = place(experiment, there, team.device_type)
     except TooFew:
         return False
-    return wanted.workers > team.workers and room([free], team) >= wanted.workers - team.workers
+    return wanted.workers > team.workers and room(free, wanted) >= wanted.workers - team.workers
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Patience:
     """How often in a row an attempt may fail without a new checkpoint: then more of the same would not help."""
 
     max_failures: int
-    step: int = -1  # of the newest checkpoint at the last failure
+    step: int = -1  # of the newest checkpoint, -1 where there is none: at the beginning, then at the last failure
     failures: int = 0
 
     def lasts(self, step: int) -> bool:

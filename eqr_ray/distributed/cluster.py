@@ -94,10 +94,10 @@ def nodes() -> list[Node]:
     return [node["Resources"] for node in all_nodes if node["Alive"] and node["NodeID"] not in going]
 
 
-def free() -> Node:
-    """What is unused in the whole cluster."""
-    resources: Node = ray.available_resources()  # type: ignore[no-untyped-call]
-    return resources
+def free() -> list[Node]:
+    """What is unused on each node."""
+    by_node: dict[str, Node] = ray_state.available_resources_per_node()  # type: ignore[no-untyped-call]
+    return list(by_node.values())
 
 
 def ask_for(bundles: Sequence[Mapping[str, float]]) -> None:
@@ -105,8 +105,9 @@ def ask_for(bundles: Sequence[Mapping[str, float]]) -> None:
     request_resources(bundles=[dict(bundle) for bundle in bundles])
 
 
-def in_time(place: Callable[[Sequence[Node]], T], wait_s: float) -> T:
-    """`place` on the nodes that are there, as soon as it is possible. TooFew: it was not within `wait_s`."""
+def in_time(place: Callable[[Sequence[Node]], T], wait_s: float, interrupted: Callable[[], bool] = bool) -> T:
+    """`place` on the nodes that are there, as soon as it is possible. TooFew: it was not within `wait_s`.
+    KeyboardInterrupt: somebody does not want to wait."""
     end_s, said_s = time.monotonic() + wait_s, -SAY_EVERY_S
     while True:
         try:
@@ -115,6 +116,8 @@ def in_time(place: Callable[[Sequence[Node]], T], wait_s: float) -> T:
             now_s = time.monotonic()
             if now_s >= end_s:
                 raise
+            if interrupted():
+                raise KeyboardInterrupt from None
             if now_s - said_s >= SAY_EVERY_S:
                 said_s = now_s
                 log.warning("waiting %.0f s at most: %s", end_s - now_s, error)

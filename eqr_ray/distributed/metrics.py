@@ -60,8 +60,6 @@ class MeasuredTracker:
     def log(self, kind: str, step: int, figures: dict[str, Any]) -> None:
         self._tracker.log(kind, step, figures)
         self._figures.show(figures)
-        if kind == "resume":
-            self._figures.count("restarts")
 
     def close(self) -> None:
         self._tracker.close()

@@ -13,8 +13,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from eqr_ray.distributed.placement import Node, Team, gpu_share, in_words, room, uses_gpus
-from eqr_ray.distributed.trainer import interruptible, train_on_ray
+from eqr_ray.distributed.trainer import train_on_ray
 from eqr_ray.errors import UserError
 from eqr_ray.experiment import Experiment, train_here
 from eqr_ray.search.early import Judge
@@ -97,9 +100,28 @@ def run_trials(
         ),
     )
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses its own files of figures, which are not wanted
-    with interruptible():
+    with _interruptible():
         tuner.fit()
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block as KeyboardInterrupt.
+
+    Ray answers SIGTERM by `sys.exit(15)`, at which its own threads abort the process.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals do not come here
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
 
 
 def _name(trial: TuneTrial) -> str:

@@ -10,17 +10,16 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
@@ -29,7 +28,8 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from eqr_ray.distributed.attempts import LOOK_EVERY_S, Patience, could_grow, place
 from eqr_ray.distributed.cluster import ask_for, free, in_time, is_joined, nodes, start_ray
-from eqr_ray.distributed.placement import Team, in_words
+from eqr_ray.distributed.metrics import Figures
+from eqr_ray.distributed.placement import Team, TooFew, in_words
 from eqr_ray.distributed.wish import AGAIN, STOP, Wish
 from eqr_ray.errors import Failure, UserError
 from eqr_ray.experiment import Experiment
@@ -84,7 +84,8 @@ def train_on_ray(
         finally:
             wish.end()
             if joined and team is None:
-                ask_for([])
+                with suppress(RayError, OSError, RuntimeError):  # what ended the block counts
+                    ask_for([])
     shutil.rmtree(storage, ignore_errors=True)
     return _summary(returned)
 
@@ -100,33 +101,57 @@ def _to_the_end(
     wish: Wish,
 ) -> dict[str, Any]:
     """One attempt after the other. Returns what the workers returned at the last."""
-    patience, given, device = Patience(experiment.max_failures), team, None
-    wait_s = experiment.wait_minutes * 60
+    patience, given, device, most = Patience(experiment.max_failures, _newest(folder)), team, None, None
+    figures = Figures(folder.name)
+    wait_s = experiment.wait_minutes * 60 if joined else 0.0
     while True:
+        if interrupted():
+            raise KeyboardInterrupt
         if given is None:
             if joined:  # so that an autoscaler brings machines, for as long as fewer are there than wanted
-                ask_for([{"GPU" if experiment.device == "cuda" or device == "cuda" else "CPU": 1}] * experiment.workers)
-            team = in_time(partial(place, experiment, device=device), wait_s if joined else 0.0)
-            device, wait_s = team.device_type, max(wait_s, LOST_S)
+                ask_for([{"GPU" if "cuda" in (experiment.device, device) else "CPU": 1}] * experiment.workers)
+            team = _team(experiment, folder, device, most, wait_s, interrupted)
+            device, wait_s = team.device_type, max(wait_s, LOST_S) if joined else 0.0
         assert team is not None
         grown = partial(_could_grow, experiment, team) if given is None and joined else bool
         try:
             returned = _attempt(_trainer(experiment, folder, storage, callbacks, team), interrupted, grown, wish)
         except (ControllerError, WorkerGroupError, RayActorError) as error:
-            step = _newest(folder)
-            if isinstance(error, ControllerError) and patience.failures == 0 and step <= patience.step:
+            step, unplaced = _newest(folder), isinstance(error, ControllerError)
+            begun = patience.failures > 0 or step > patience.step
+            if unplaced and not begun and team.workers == experiment.least_workers:
                 raise UserError(f"{_unplaced(team)} ({_reason(error)})") from error
             if not patience.lasts(step):
                 words = f"the workers failed {patience.failures} times in a row ({_reason(error)})"
                 raise Failure(f"{words}; resume={folder} goes on from the newest checkpoint") from error
             log.warning("%s: starting again from step %d", _reason(error), max(step, 0))
+            most = max(team.workers - 1, experiment.least_workers) if unplaced else None
+            figures.count("restarts")
             continue
-        ended = returned.get("ended")
+        ended, most = returned.get("ended"), None
         if ended == STOP:
             raise KeyboardInterrupt
         if ended != AGAIN:
             return returned
         log.warning("workers come or go: starting again from step %d", _newest(folder))
+        figures.count("restarts")
+
+
+def _team(
+    experiment: Experiment,
+    folder: Path,
+    device: str | None,
+    most: int | None,
+    wait_s: float,
+    interrupted: Callable[[], bool],
+) -> Team:
+    """Who works at the next attempt. TooFew at the first, Failure at a later one: not enough within `wait_s`."""
+    try:
+        return in_time(partial(place, experiment, device=device, at_most=most), wait_s, interrupted)
+    except TooFew as error:
+        if device is None:
+            raise
+        raise Failure(f"{error}; resume={folder} goes on from the newest checkpoint") from error
 
 
 def _attempt(
@@ -179,7 +204,11 @@ def _trainer(
 
 
 def _could_grow(experiment: Experiment, team: Team) -> bool:
-    return could_grow(experiment, team, nodes(), free())
+    try:
+        return could_grow(experiment, team, nodes(), free())
+    except (RayError, OSError, RuntimeError) as error:  # the head is busy, or away for a while
+        log.info("the cluster does not say what it has (%s)", error)
+        return False
 
 
 def _newest(folder: Path) -> int:
@@ -201,26 +230,6 @@ def _reason(error: Exception) -> str:
         if lines := str(death).strip().splitlines():
             return f"worker {rank}: {lines[0 if isinstance(death, RayActorError) else -1]}"
     return str(error).strip().splitlines()[0]
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block as KeyboardInterrupt.
-
-    Ray Train answers Ctrl-C by `sys.exit(0)` and leaves its handler behind; Ray answers SIGTERM by `sys.exit(15)`, at
-    which its own threads abort the process.
-    """
-    if threading.current_thread() is not threading.main_thread():  # signals do not come here
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])
 
 
 def _work(task: dict[str, Any]) -> dict[str, Any] | None:

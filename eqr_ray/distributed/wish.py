@@ -25,14 +25,17 @@ class Wish:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / FILE
+        self._word = ""
 
     def begin(self) -> None:
         """Another attempt: nothing is asked of it yet."""
+        self._word = ""
         self._file.write_text("")
 
     def ask(self, word: str) -> None:
         """Ask, once or more often; STOP is never taken back."""
-        if self._file.read_text() != STOP:
+        if self._word not in (word, STOP):
+            self._word = word
             self._file.write_text(word)
 
     def end(self) -> None:
@@ -54,8 +57,8 @@ class Asked:
         self._read = ""
 
     def __call__(self) -> bool:
-        mine = AGAIN if self._leaving() else self._look()
-        votes = torch.tensor([mine == word for word in WORDS], dtype=torch.float32, device=self._engine.device)
+        mine = {self._look(), AGAIN if self._leaving() else ""}
+        votes = torch.tensor([word in mine for word in WORDS], dtype=torch.float32, device=self._engine.device)
         heard = self._engine.sum(votes).tolist()
         self.word = next((word for word, count in zip(WORDS, heard, strict=True) if count), "")
         return bool(self.word)

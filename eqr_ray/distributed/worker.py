@@ -15,6 +15,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
+from ray.train.v2._internal.execution.context import get_train_context
 
 from eqr_ray.distributed.deepspeed_engine import DeepSpeedEngine
 from eqr_ray.distributed.metrics import MeasuredTracker
@@ -40,7 +41,7 @@ def work(task: dict[str, Any]) -> dict[str, Any] | None:
         torch.cuda.set_device(device)  # nccl and DeepSpeed take the current one
     engine = DeepSpeedEngine(build_model(experiment), experiment.training, experiment.zero, device)
     first = engine.rank == 0
-    asked = Asked(engine, folder, lambda: ray.train.get_preemption_info() is not None)
+    asked = Asked(engine, folder, node_is_going)
     tracker: Tracker = NoTracker()
     try:
         together(engine, lambda: check_shared(folder))
@@ -62,6 +63,12 @@ def work(task: dict[str, Any]) -> dict[str, Any] | None:
         return {"mistake": str(error)}
     finally:
         tracker.close()
+
+
+def node_is_going() -> bool:
+    """Whether Ray Train's watcher has said that a node of the workers is about to be taken away. The public
+    `ray.train.get_preemption_info` asks all workers through an actor, which is too much for every step."""
+    return get_train_context().preemption_context.preemption_info is not None
 
 
 def check_shared(folder: Path) -> None:

@@ -49,7 +49,7 @@ class TrainingJob:
     experiment: str
     tracker: Tracker
     report: Callable[[dict[str, Any]], None]
-    interrupted: Callable[[], bool] = bool  # a wish to stop after this step; only where one process is the whole run
+    interrupted: Callable[[], bool] = bool  # a wish to end after this step; all workers' together
 
 
 @dataclass
