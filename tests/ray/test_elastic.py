@@ -63,10 +63,14 @@ class Driver:
             assert time.monotonic() < end_s, self._log.read_text()[-3000:]
             time.sleep(0.05)
 
+    def said(self) -> str:
+        """All so far."""
+        return self._log.read_text()
+
     def ended(self) -> str:
         """All that it said, with its status as the last line."""
         status = self.process.wait(timeout=300)
-        return f"{self._log.read_text()}status {status}"
+        return f"{self.said()}status {status}"
 
 
 def entries(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -129,15 +133,16 @@ def test_nodes_are_waited_for_and_a_power_cut_costs_the_steps_since_the_last_che
     assert "workers_min=1 needs 1 CPUs; there are 0 GPUs, 0 CPUs" in output
     assert not (run / "config.json").exists()
     driver = Driver(machines, tmp_path / "said", "train", *keys, "wait_minutes=5")
+    driver.when(lambda: "waiting 300 s at most: workers_min=1" in driver.said())
     nodes = [machines.add(), machines.add()]
-    driver.when(lambda: step_of(run) >= 30)
+    driver.when(lambda: entries(run, "resume") != [] and step_of(run) >= 30)  # it began when the first node was there
     nodes[0].kill()
     killed = step_of(run)
     output = driver.ended()
     assert output.endswith("status 0"), output[-3000:]
-    assert "waiting 300 s at most: workers_min=1" in output
     assert "starting again from step" in output
-    again = entries(run, "resume")[-1]
+    grown, again = entries(run, "resume")
+    assert grown["workers"] == 2
     assert again["workers"] == 1
     assert killed - 10 <= again["step"] <= killed + 1
 
