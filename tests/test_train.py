@@ -48,6 +48,24 @@ def run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     return out
 
 
+def test_a_driver_that_nobody_has_buried_is_dead(tmp_path: Path) -> None:
+    """A process that was killed stays in the table until its parent asks for its status."""
+    code = f"from eqr_ray.training.run_folder import *; l = locked(Path({str(tmp_path)!r})); l.__enter__(); input()"
+    driver = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    end_s = time.monotonic() + 60
+    while not (tmp_path / LOCK).exists():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
+    with pytest.raises(UserError, match="is being trained by process"), locked(tmp_path):
+        pass
+    driver.kill()
+    while psutil.Process(driver.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.05)
+    with locked(tmp_path):
+        pass
+    driver.communicate()
+
+
 def test_a_run_leaves_what_the_interface_says(run: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     assert config["training"]["steps"] == 6

@@ -82,7 +82,9 @@ class Driver:
         if self.host != socket.gethostname():
             return None
         try:
-            return bool(psutil.Process(self.pid).create_time() == self.started)
+            process = psutil.Process(self.pid)
+            dead = process.status() == psutil.STATUS_ZOMBIE  # its parent, as in many containers, does not look after it
+            return bool(process.create_time() == self.started) and not dead
         except (psutil.NoSuchProcess, ValueError, OverflowError):
             return False
 
