@@ -47,8 +47,9 @@ class Figures:
                 self._gauges[name].set(float(value), self._tags)
 
     def count(self, name: str, times: int = 1) -> None:
-        """So many more."""
-        self._counters[name].inc(times, self._tags)
+        """So many more; Ray refuses to count nothing."""
+        if times:
+            self._counters[name].inc(times, self._tags)
 
 
 class MeasuredTracker:
