@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -227,12 +226,6 @@ def said_or_done(door: str, arguments: list[str], capsys: pytest.CaptureFixture[
     if said.status == 2:
         lines = [line for line in said.err.splitlines() if line.startswith(f"eqr-{door}: ")]
         assert len(lines) == 1, said.err
-
-
-def spoiled(file: Path, content: bytes, what: tuple[str, int, bytes]) -> Iterator[None]:
-    file.write_bytes(damaged(content, what))
-    yield
-    file.write_bytes(content)
 
 
 @FUZZ
