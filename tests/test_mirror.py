@@ -6,15 +6,12 @@ Against a local folder, a store in memory, and moto's S3 on loopback, stopped an
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pyarrow.fs import FileSelector, S3FileSystem
+from pyarrow.fs import FileSelector
 
 import eqr_ray.mirror
 from eqr_ray.door import door_config
@@ -22,6 +19,7 @@ from eqr_ray.errors import Failure, UserError
 from eqr_ray.mirror import Mirror, fetch, mirror_of, mirrored, store_of
 from eqr_ray.train import Finished, main
 from eqr_ray.training.checkpoint import complete_checkpoints
+from tests.object_store import S3
 
 TINY = ["model=eqr_small", "model.width=8", "model.hidden_multiple=8", "model.h_cycles=2", "model.l_cycles=1"]
 TINY += ["batch=4", "learning_rate=1e-3", "compile=false", "dtype=float32", "log_every=2", "checkpoint_every=3"]
@@ -223,39 +221,11 @@ def test_what_ends_the_block_counts_and_a_store_without_an_answer_is_a_warning(
 # ---- S3, for real
 
 
-class S3:
-    """moto's server in a process of its own; what it holds goes with it."""
-
-    def __init__(self, port: int) -> None:
-        self.port, self.url = port, f"http://127.0.0.1:{port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        end_s = time.monotonic() + 60
-        while time.monotonic() < end_s:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    break
-            time.sleep(0.1)
-        S3FileSystem(endpoint_override=self.url, allow_bucket_creation=True).create_dir("bucket")
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        server = S3(probe.getsockname()[1])
-    for key, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{key}", value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+    server = S3()
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
     try:
         server.start()
         yield server

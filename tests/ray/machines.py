@@ -1,7 +1,8 @@
 """A cluster of several nodes on this machine: `ray start --block` as an operator's service would run it, on loopback.
 
-A node can be killed (as by a power cut), told to go (SIGTERM, upon which Ray drains it), cut off (stopped, so that it
-answers nobody) and replaced.
+A node can be killed (as by a power cut), told to go (SIGTERM, upon which Ray drains it), frozen (stopped, so that it
+answers nobody) and replaced. With cables each node lives in a network namespace of its own, whose cable can be pulled:
+it then runs on, and nobody hears it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,34 @@ import psutil
 
 RAY = str(Path(sys.executable).with_name("ray"))
 NOTICE_S = 30  # between SIGTERM and the end of a node
+BRIDGE = "eqr-bridge"
+
+
+class Cable:
+    """From the bridge to a network namespace, which it makes. Needs root and iproute2."""
+
+    def __init__(self, number: int, address: str) -> None:
+        self.namespace, self._device = f"eqr-{number}", f"eqr-cable-{number}"
+        self.inside = ["ip", "netns", "exec", self.namespace]
+        _ip("netns", "add", self.namespace)
+        _ip("link", "add", self._device, "type", "veth", "peer", "name", "eth0", "netns", self.namespace)
+        _ip("link", "set", self._device, "master", BRIDGE, "up")
+        for command in (["addr", "add", f"{address}/24", "dev", "eth0"], ["link", "set", "eth0", "up"]):
+            _ip("-n", self.namespace, *command)
+        _ip("-n", self.namespace, "link", "set", "lo", "up")
+
+    def pull(self) -> None:
+        """Nothing goes through."""
+        _ip("link", "set", self._device, "down")
+
+    def plug(self) -> None:
+        """All goes through again."""
+        _ip("link", "set", self._device, "up")
+
+    def remove(self) -> None:
+        """With its namespace, whose processes have ended."""
+        _ip("link", "del", self._device)
+        _ip("netns", "del", self.namespace)
 
 
 class Node:
@@ -29,11 +58,15 @@ class Node:
     address: str
     metrics_port: int  # for Prometheus
 
-    def __init__(self, address: str, arguments: list[str], environment: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, address: str, arguments: list[str], environment: dict[str, str], log: Path, cable: Cable | None = None
+    ) -> None:
         self._going = False
+        self.cable = cable
+        inside = cable.inside if cable else []
         with log.open("w") as output:
             self._process = subprocess.Popen(
-                [RAY, "start", f"--node-ip-address={address}", "--disable-usage-stats", "--block", *arguments],
+                [*inside, RAY, "start", f"--node-ip-address={address}", "--disable-usage-stats", "--block", *arguments],
                 env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -68,8 +101,11 @@ class Node:
         """As a power cut."""
         self._each("kill")
         self._process.wait()
+        if self.cable:
+            self.cable.remove()
+            self.cable = None
 
-    def cut_off(self) -> None:
+    def freeze(self) -> None:
         """It hangs: alive, and silent."""
         self._each("suspend")
 
@@ -85,12 +121,12 @@ class Node:
 
 
 class Machines:
-    """A head without CPUs, and nodes with one CPU each. Use as a context."""
+    """A head without CPUs, and nodes with one CPU each. Use as a context. `cables`: on a bridge, not on loopback."""
 
-    def __init__(self, logs: Path) -> None:
-        self._logs = logs
+    def __init__(self, logs: Path, cables: bool = False) -> None:
+        self._logs, self._cables = logs, cables
         self.port = _free_port()
-        self.address = f"{_address(0)}:{self.port}"
+        self.address = f"{self._address(0)}:{self.port}"
         self.environment = {
             **os.environ,
             **{"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)},
@@ -98,6 +134,7 @@ class Machines:
             **{"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "2000", "OMP_NUM_THREADS": "1"},
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # else several nodes are refused
             **{"RAY_metrics_report_interval_ms": "1000"},
+            **({"GLOO_SOCKET_IFNAME": "eth0"} if cables else {}),  # all nodes here have the same host name
         }
         self.head: Node | None = None
         self.nodes: list[Node] = []
@@ -105,6 +142,10 @@ class Machines:
         self.drivers: list[subprocess.Popen[bytes]] = []  # ended with the cluster
 
     def __enter__(self) -> Machines:
+        if self._cables:
+            _ip("link", "add", BRIDGE, "type", "bridge")
+            _ip("addr", "add", f"{self._address(0)}/24", "dev", BRIDGE)
+            _ip("link", "set", BRIDGE, "up")
         self.start()
         return self
 
@@ -113,7 +154,7 @@ class Machines:
         nodes, self.nodes = len(self.nodes), []
         ports = ["--head", f"--port={self.port}", "--include-dashboard=false", "--num-cpus=0"]
         agent = f"--dashboard-agent-listen-port={_free_port()}"
-        self.head = Node(_address(0), [*ports, agent], self.environment, self._logs / "head.log")
+        self.head = Node(self._address(0), [*ports, agent], self.environment, self._logs / "head.log")
         for _ in range(nodes):
             self.add()
 
@@ -139,8 +180,10 @@ class Machines:
         rest = [f"--address={self.address}", "--num-cpus=1", "--object-store-memory=100000000"]
         self._added += 1
         number = self._added
-        node = Node(_address(number), [*rest, *ports], self.environment, self._logs / f"node-{number}.log")
-        node.address = _address(number)
+        address = self._address(number)
+        cable = Cable(number, address) if self._cables else None
+        node = Node(address, [*rest, *ports], self.environment, self._logs / f"node-{number}.log", cable)
+        node.address = address
         node.metrics_port = own["metrics-export-port"]
         self.nodes.append(node)
         return node
@@ -150,11 +193,26 @@ class Machines:
             driver.kill()
             driver.wait()
         self.stop()
+        if self._cables:
+            _ip("link", "del", BRIDGE)
+
+    def _address(self, number: int) -> str:
+        """Each machine has an address of its own. (Ray replaces 127.0.0.1 where it can.)"""
+        return f"{'10.77.0' if self._cables else '127.0.0'}.{number + 2}"
 
 
-def _address(number: int) -> str:
-    """Each machine has an address of its own, all of them on loopback. (Ray replaces 127.0.0.1 where it can.)"""
-    return f"127.0.0.{number + 2}"
+def cables_possible() -> bool:
+    """Whether this machine lets us make network namespaces."""
+    try:
+        _ip("netns", "add", "eqr-probe")
+        _ip("netns", "del", "eqr-probe")
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return True
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
 def _free_port() -> int:
