@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -228,88 +230,54 @@ def said_or_done(door: str, arguments: list[str], capsys: pytest.CaptureFixture[
         assert len(lines) == 1, said.err
 
 
-@FUZZ
-@given(what=damage())
-def test_damaged_puzzles(
-    what: tuple[str, int, bytes], base: dict[str, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source, bad, out = Path(base["infer"][1].partition("=")[2]), tmp_path / "bad.csv", tmp_path / "out"
-    bad.write_bytes(damaged(source.read_bytes(), what))
-    kept = [argument for argument in base["infer"] if not argument.startswith("data=")]
-    said_or_done("infer", [*kept, f"data={bad}", f"out={out}"], capsys)
-    shutil.rmtree(out, ignore_errors=True)
+@dataclass
+class Victim:
+    """A file or a folder, of which a copy is damaged, and the commands that then read the copy."""
+
+    source: Path
+    commands: Callable[[Path], list[tuple[str, list[str]]]]
 
 
-@FUZZ
-@given(what=damage(), name=st.sampled_from(["model.json", "model.safetensors"]))
-def test_damaged_models(
-    what: tuple[str, int, bytes],
-    name: str,
-    base: dict[str, list[str]],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    network, out = tmp_path / "net", tmp_path / "out"
-    shutil.copytree(base["infer"][0].partition("=")[2], network, dirs_exist_ok=True)
-    (network / name).write_bytes(damaged((network / name).read_bytes(), what))
-    kept = [argument for argument in base["infer"] if not argument.startswith("checkpoint=")]
-    said_or_done("infer", [*kept, f"checkpoint={network}", f"out={out}"], capsys)
-    shutil.rmtree(out, ignore_errors=True)
+@pytest.fixture(params=["puzzles", "network", "answers", "training", "dataset"])
+def victim(request: pytest.FixtureRequest, base: dict[str, list[str]], data: Path, tmp_path: Path) -> Victim:
+    (network, puzzles, *asked), (*tiny, _) = base["infer"], base["train"]
+    out = f"out={tmp_path / 'out'}"
+    if request.param == "puzzles":
+        return Victim(Path(value(puzzles)), lambda copy: [("infer", [network, f"data={copy}", *asked, out])])
+    if request.param == "network":
+        return Victim(Path(value(network)), lambda copy: [("infer", [f"checkpoint={copy}", puzzles, *asked, out])])
+    if request.param == "dataset":
+        return Victim(data, lambda copy: [("train", [*tiny, f"data={copy}", out])])
+    if request.param == "answers":  # refused, or repaired by running again
+        again = [network, puzzles, *asked]
+        found = request.getfixturevalue("answered")
+        return Victim(found, lambda copy: [("infer", [*again, f"out={copy}"]), ("status", [str(copy)])])
+    found = request.getfixturevalue("trained")
+    return Victim(found, lambda copy: [("train", [f"resume={copy}", "steps=2"]), ("status", [str(copy)])])
 
 
-@FUZZ
-@given(what=damage(), pick=st.integers(0, 99))
-def test_damaged_records(
-    what: tuple[str, int, bytes],
-    pick: int,
-    answered: Path,
-    base: dict[str, list[str]],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """The same command over a damaged run: refused, or repaired by running again."""
-    out = tmp_path / "copy"
-    shutil.copytree(answered, out, dirs_exist_ok=True)
-    files = sorted(path for path in out.rglob("*") if path.is_file())
-    file = files[pick % len(files)]
-    file.write_bytes(damaged(file.read_bytes(), what))
-    said_or_done("infer", [*base["infer"], f"out={out}"], capsys)
-    said_or_done("status", [str(out)], capsys)
-    shutil.rmtree(out)
+def value(argument: str) -> str:
+    return argument.partition("=")[2]
 
 
 @FUZZ
 @given(what=damage(), pick=st.integers(0, 99))
-def test_damaged_trainings(
-    what: tuple[str, int, bytes], pick: int, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_damaged_files(
+    what: tuple[str, int, bytes], pick: int, victim: Victim, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Going on with a damaged training."""
-    run = tmp_path / "copy"
-    shutil.copytree(trained, run, dirs_exist_ok=True)
-    files = sorted(path for path in run.rglob("*") if path.is_file())
+    copy = tmp_path / f"copy{victim.source.suffix}"
+    if victim.source.is_dir():
+        shutil.copytree(victim.source, copy)
+    else:
+        shutil.copy(victim.source, copy)
+    files = sorted(path for path in [copy, *copy.rglob("*")] if path.is_file())
     file = files[pick % len(files)]
     file.write_bytes(damaged(file.read_bytes(), what))
-    said_or_done("train", [f"resume={run}", "steps=2"], capsys)
-    said_or_done("status", [str(run)], capsys)
-    shutil.rmtree(run)
-
-
-@FUZZ
-@given(what=damage(), name=st.sampled_from(["train.arrow", "validation.arrow"]))
-def test_damaged_datasets(
-    what: tuple[str, int, bytes],
-    name: str,
-    data: Path,
-    base: dict[str, list[str]],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    copy, out = tmp_path / "data", tmp_path / "out"
-    shutil.copytree(data, copy, dirs_exist_ok=True)
-    (copy / name).write_bytes(damaged((copy / name).read_bytes(), what))
-    kept = [argument for argument in base["train"] if not argument.startswith("data=")]
-    said_or_done("train", [*kept, f"data={copy}", f"out={out}"], capsys)
-    shutil.rmtree(out, ignore_errors=True)
+    for door, arguments in victim.commands(copy):
+        said_or_done(door, arguments, capsys)
+    for left in (copy, tmp_path / "out"):
+        shutil.rmtree(left, ignore_errors=True)
+    copy.unlink(missing_ok=True)
 
 
 @FUZZ

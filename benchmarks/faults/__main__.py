@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import NamedTuple
 
 from rich.console import Console
@@ -73,11 +74,14 @@ class Stage:
         log = self.root / f"{job.out.parent.name}.log"
         self.machines.heal(2)
         driver, drivers, hit, still_s, ended = self.start(job, log, again=False), 1, -1.0, 0.0, False
+        later: list[Timer] = []
         farthest, moved_s, end_s = 0.0, time.monotonic(), time.monotonic() + PATIENCE_S
         while not ended and drivers <= MOST_DRIVERS and time.monotonic() < end_s:
             if fault is not None and hit < 0 and farthest >= at:
                 hit, moved_s = farthest, time.monotonic()
-                fault(Scene(job, self.machines, self.draw, self.store, driver, job.out.parent, self.clock))
+                fault(Scene(job, self.machines, self.draw, self.store, driver, job.out.parent, self.clock, later))
+                for timer in later:
+                    timer.start()
                 end_s = time.monotonic() + PATIENCE_S
             if (now := job.progress()) > farthest or driver.poll() == 0:
                 still_s = max(still_s, time.monotonic() - moved_s) if hit >= 0 else 0.0
@@ -88,6 +92,8 @@ class Stage:
             time.sleep(0.05)
         driver.kill()
         driver.wait()
+        for timer in later:
+            timer.join()
         return Course(hit, still_s, drivers, ended)
 
     @property

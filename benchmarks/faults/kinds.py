@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 
 import psutil
 
@@ -20,7 +21,6 @@ from tests.ray.machines import Machines
 
 PATIENCE_S = 400.0  # for a driver to end
 SILENCE_S = 15.0  # of the object store
-CUT_S = 20.0  # a node is given up after some 5 s
 WORKER, ACTOR, TRIAL = "RayTrainWorker", "Breadth", "ImplicitFunc"  # as Ray names processes
 CONTROLLER = "TrainController"
 DISK = "full disk"
@@ -38,6 +38,7 @@ class Scene:
     driver: subprocess.Popen[bytes]
     disk: Path
     clock: Path  # what libfaketime reads
+    later: list[Timer]  # started after the fault
 
     def processes(self, name: str) -> list[psutil.Process]:
         """Ray's processes of this name on all nodes."""
@@ -97,11 +98,7 @@ def node_frozen(scene: Scene) -> None:
 
 def cable_pulled(scene: Scene) -> None:
     """Of a node, which runs on and whom nobody hears; it is back when the cluster has given it up."""
-    node = scene.draw.choice(scene.machines.nodes)
-    assert node.cable
-    node.cable.pull()
-    time.sleep(CUT_S)
-    node.cable.plug()
+    scene.later.append(scene.draw.choice(scene.machines.nodes).cut_off())
 
 
 def clock_jump(seconds: int) -> Fault:
@@ -151,8 +148,7 @@ def newest_damaged(scene: Scene) -> None:
 def store_silent(scene: Scene) -> None:
     """It takes connections and does not answer."""
     scene.store.silence()
-    time.sleep(SILENCE_S)
-    scene.store.speak()
+    scene.later.append(Timer(SILENCE_S, scene.store.speak))
 
 
 FAULTS: dict[str, dict[str, Fault]] = {

@@ -16,12 +16,14 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from threading import Timer
 from urllib.request import urlopen
 
 import psutil
 
 RAY = str(Path(sys.executable).with_name("ray"))
 NOTICE_S = 30  # between SIGTERM and the end of a node
+CUT_S = 20.0  # that a cable is pulled; a node is given up after some 5 s
 BRIDGE = "eqr-bridge"
 
 
@@ -104,6 +106,13 @@ class Node:
         if self.cable:
             self.cable.remove()
             self.cable = None
+
+    def cut_off(self) -> Timer:
+        """Pull its cable; the timer, which is to be started, plugs it in again. By then the cluster has given it up."""
+        assert self.cable
+        self._going = True
+        self.cable.pull()
+        return Timer(CUT_S, self.cable.plug)
 
     def freeze(self) -> None:
         """It hangs: alive, and silent."""
