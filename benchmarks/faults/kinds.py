@@ -20,6 +20,7 @@ from tests.object_store import S3
 from tests.ray.machines import Machines
 
 PATIENCE_S = 400.0  # for a driver to end
+PAUSE_S = 3.0  # of a node; after some 5 s it would be given up
 SILENCE_S = 15.0  # of the object store
 WORKER, ACTOR, TRIAL = "RayTrainWorker", "Breadth", "ImplicitFunc"  # as Ray names processes
 CONTROLLER = "TrainController"
@@ -94,6 +95,13 @@ def node_told_to_go(scene: Scene) -> None:
 def node_frozen(scene: Scene) -> None:
     """It stands still, and answers nobody."""
     scene.draw.choice(scene.machines.nodes).freeze()
+
+
+def node_slow(scene: Scene) -> None:
+    """It stands still too briefly to be given up."""
+    node = scene.draw.choice(scene.machines.nodes)
+    node.freeze()
+    scene.later.append(Timer(PAUSE_S, node.thaw))
 
 
 def cable_pulled(scene: Scene) -> None:
@@ -173,6 +181,7 @@ COMMON: dict[str, Fault] = {
     "kill -9 of a raylet": raylet_killed,
     "SIGTERM to a node": node_told_to_go,
     "a node freezes": node_frozen,
+    "a node freezes for 3 s": node_slow,
     "a cable is pulled for 20 s": cable_pulled,
     **{name: clock_jump(seconds) for name, seconds in CLOCKS.items()},
     "power cut of the head": head_killed,

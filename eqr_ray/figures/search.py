@@ -127,8 +127,9 @@ def _parameters(config: SearchConfig, view: View, drawn: Drawn, shares: Mapping[
     for axes in panels[len(parameters) :]:
         axes.remove()
     figure.supylabel(view.label, fontsize=10)
-    if len(panels[0].get_legend_handles_labels()[0]):
-        panels[0].legend(fontsize="small")
+    dots, words = panels[0].get_legend_handles_labels()
+    if len(words) > 1:
+        figure.legend(dots, words, loc="outside lower center", ncols=len(words), fontsize="small")
     figure.savefig(folder / "parameters.png", dpi=110)
     return folder / "parameters.png"
 

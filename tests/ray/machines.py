@@ -118,6 +118,10 @@ class Node:
         """It hangs: alive, and silent."""
         self._each("suspend")
 
+    def thaw(self) -> None:
+        """It goes on as if nothing had been."""
+        self._each("resume")
+
     def tell_to_go(self) -> None:
         """As a cloud does before it takes a spot machine back."""
         self._going = True
