@@ -38,7 +38,7 @@ class Scene:
     store: S3
     driver: subprocess.Popen[bytes]
     disk: Path
-    clock: Path  # what libfaketime reads
+    clock: Path  # holds how far it is ahead
     later: list[Timer]  # started after the fault
 
     def processes(self, name: str) -> list[psutil.Process]:
@@ -110,10 +110,10 @@ def cable_pulled(scene: Scene) -> None:
 
 
 def clock_jump(seconds: int) -> Fault:
-    """The wall clock of the driver and of the nodes, but not of the head, is set."""
+    """The wall clock of the driver and of the nodes is set, as far as Python asks for it; that of the head is not."""
 
     def fault(scene: Scene) -> None:
-        scene.clock.write_text(f"{seconds:+d}")
+        scene.clock.write_text(str(seconds))
 
     return fault
 

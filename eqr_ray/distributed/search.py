@@ -16,6 +16,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,8 @@ from eqr_ray.search.folder import Trials
 from eqr_ray.search.outcome import Report, Trial
 from eqr_ray.search.queue import Queue
 from eqr_ray.search.trial import last_step, run_trial
+
+log = logging.getLogger(__name__)
 
 NUMBER = "trial"  # the one entry of a trial's configuration as Tune knows it
 DRIVER_MEMORY = 1_000_000.0  # bytes: Tune wants every trial to ask for something, and its workers have the CPUs
@@ -84,7 +87,7 @@ def run_trials(
             _function(queue.trials.path.resolve(), workers, team, free), tune.PlacementGroupFactory([each])
         ),
         tune_config=tune.TuneConfig(
-            search_alg=_Dealer(queue, show),
+            search_alg=_Dealer(queue, show, max_failures),
             scheduler=_Ender(queue, judge),
             num_samples=-1,
             max_concurrent_trials=at_once,
@@ -95,11 +98,12 @@ def run_trials(
         run_config=tune.RunConfig(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             storage_path=str(scratch.resolve()),
-            failure_config=tune.FailureConfig(max_failures=max_failures),
+            failure_config=tune.FailureConfig(max_failures=0),  # see _Dealer
             verbose=0,
         ),
     )
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses its own files of figures, which are not wanted
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it sums up by its own count what failed
     with _interruptible():
         tuner.fit()
     shutil.rmtree(scratch, ignore_errors=True)
@@ -143,24 +147,34 @@ def _function(path: Path, workers: int, team: Team, free: Mapping[str, Any]) -> 
 
 
 class _Dealer(Searcher):
-    """The queue, as Tune asks for it."""
+    """The queue, as Tune asks for it. Trials whose process died come back to it, and are new ones to Tune.
 
-    def __init__(self, queue: Queue, show: Callable[[Trial], None]) -> None:
+    Tune's own restarts lose trials: if a node goes, each call that was under way to an actor of it fails, and the
+    second failure finds the trial waiting for its restart, which Tune takes for its end, whatever `max_failures` says.
+    """
+
+    def __init__(self, queue: Queue, show: Callable[[Trial], None], max_failures: int) -> None:
         super().__init__()
-        self._queue, self._show = queue, show
-        self._numbers: dict[str, int] = {}
+        self._queue, self._show, self._max_failures = queue, show, max_failures
+        self._running: dict[str, int] = {}
+        self._died: Counter[int] = Counter()
 
     def suggest(self, trial_id: str) -> Any:
         number = self._queue.next()
-        if number is None:
-            return str(Searcher.FINISHED) if self._queue.is_empty else None
-        self._numbers[trial_id] = number
+        if number is None:  # one that runs may come back
+            return str(Searcher.FINISHED) if self._queue.is_empty and not self._running else None
+        self._running[trial_id] = number
         return {NUMBER: number}
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
-        number = self._numbers[trial_id]
+        number = self._running.pop(trial_id)
         trials = self._queue.trials
         if not trials.read(number).is_over:
+            self._died[number] += error
+            if error and self._died[number] <= self._max_failures:
+                log.warning("trial %d: its process died; starting it again", number)
+                self._queue.again(number)
+                return
             reason = "its process died too often" if error else "it ended without a word"
             trials.write_end(number, "failed", reason, last_step(trials.folder(number)))
         self._show(self._queue.over(number))

@@ -14,7 +14,7 @@ Planner = Callable[[int, Mapping[int, Trial]], Plan | None]
 
 @dataclass
 class Queue:
-    """Deals out `numbers`, in order, each once. `known`: the trials so far, by number."""
+    """Deals out `numbers`, in order, each once but for those that come back. `known`: the trials so far, by number."""
 
     trials: Trials
     numbers: Iterable[int]
@@ -41,6 +41,10 @@ class Queue:
             self.known[number] = self.trials.read(number)
         del self._left[0]
         return number
+
+    def again(self, number: int) -> None:
+        """A trial did not come to its end: it is the next."""
+        self._left.insert(0, number)
 
     def over(self, number: int) -> Trial:
         """Look again at a trial that has ended."""

@@ -50,14 +50,17 @@ def test_tune_asks_and_is_told(tmp_path: Path) -> None:
         return None if number == 2 and not known[0].is_over else Plan(number, {})
 
     queue = Queue(trials, range(3), plan)  # type: ignore[arg-type]
-    dealer = _Dealer(queue, seen.append)
+    dealer = _Dealer(queue, seen.append, max_failures=1)
     assert [dealer.suggest(name) for name in "abc"] == [{"trial": 0}, {"trial": 1}, None]
     trials.write_result(0, Report(0, 0.0, {}))
     dealer.on_trial_complete("a")
     assert dealer.suggest("c") == {"trial": 2}
-    assert dealer.suggest("d") == Searcher.FINISHED
+    assert dealer.suggest("d") is None  # both may come back
     dealer.on_trial_complete("b", error=True)
+    assert dealer.suggest("d") == {"trial": 1}
+    dealer.on_trial_complete("d", error=True)
     dealer.on_trial_complete("c", {})
+    assert dealer.suggest("e") == Searcher.FINISHED
     assert [(trial.number, trial.status) for trial in seen] == [(0, "finished"), (1, "failed"), (2, "failed")]
     assert trials.read(1).reason == "its process died too often"
     cloudpickle.dumps(dealer)  # Tune does, though we never read it again
