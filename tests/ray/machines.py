@@ -156,6 +156,7 @@ class Machines:
 
     def __enter__(self) -> Machines:
         if self._cables:
+            _remove_left_network()
             _ip("link", "add", BRIDGE, "type", "bridge")
             _ip("addr", "add", f"{self._address(0)}/24", "dev", BRIDGE)
             _ip("link", "set", BRIDGE, "up")
@@ -224,8 +225,17 @@ def cables_possible() -> bool:
     return True
 
 
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+def _remove_left_network() -> None:
+    """What somebody left who was killed."""
+    for namespace in _ip("netns", "list").split():
+        if namespace.startswith("eqr-"):
+            _ip("netns", "del", namespace)  # a cable ends with its namespace
+    if BRIDGE in _ip("-brief", "link"):
+        _ip("link", "del", BRIDGE)
+
+
+def _ip(*arguments: str) -> str:
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
 
 
 def _free_port() -> int:
