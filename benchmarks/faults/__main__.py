@@ -103,25 +103,26 @@ class Stage:
 
     @contextmanager
     def props(self, fault: str, folder: Path) -> Iterator[None]:
-        """What some faults need before a run begins: a small disk, or nodes and a driver whose clock can be set."""
+        """What some faults need before a run begins: a small disk, or nodes and a driver whose clock can be set. Nodes
+        see what is mounted when they start, and have the environment of that moment."""
         if fault == DISK:
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "x", str(folder)], check=True)
-        if fault in CLOCKS:
-            self._own_clocks()
+        elif fault in CLOCKS:
+            self.clock.write_text("0")
+            self.machines.environment |= {"PYTHONPATH": str(CLOCK), "FAULTS_CLOCK": str(self.clock)}
+        else:
+            yield
+            return
+        self._new_nodes()
         try:
             yield
         finally:
             if fault == DISK:
                 subprocess.run(["umount", str(folder)], check=True)
-            if fault in CLOCKS:
+            else:
                 for name in ("PYTHONPATH", "FAULTS_CLOCK"):
                     del self.machines.environment[name]
-                self._new_nodes()
-
-    def _own_clocks(self) -> None:
-        self.clock.write_text("0")
-        self.machines.environment |= {"PYTHONPATH": str(CLOCK), "FAULTS_CLOCK": str(self.clock)}
-        self._new_nodes()
+            self._new_nodes()
 
     def _new_nodes(self) -> None:
         for node in self.machines.nodes:
