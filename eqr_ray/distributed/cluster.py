@@ -17,9 +17,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
+from ray import PlacementGroupID
 from ray._private.state import state as ray_state  # of nodes that drain nothing public tells
 from ray.autoscaler.sdk import request_resources
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
 from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from eqr_ray.distributed.placement import Node, TooFew
 from eqr_ray.errors import UserError
@@ -103,6 +106,18 @@ def free() -> list[Node]:
 def ask_for(bundles: Sequence[Mapping[str, float]]) -> None:
     """Let an autoscaler, where there is one, keep room for these bundles, instead of those asked for before."""
     request_resources(bundles=[dict(bundle) for bundle in bundles])
+
+
+def free_what_the_dead_hold() -> None:
+    """Remove the placement groups of this job's actors that have died, such as Ray Train's controller. Ray keeps them
+    until the job ends; the helper that Ray Train has for it asks the dashboard, which may not be there."""
+    job = ray.get_runtime_context().get_job_id()
+    for entry in ray_state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(entry)
+        gone = group.state == PlacementGroupTableData.REMOVED
+        if group.creator_actor_dead and not (group.is_detached or gone) and group.creator_job_id.hex() == job:
+            log.info("removing placement group %s of a dead actor", group.placement_group_id.hex())
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 
 
 def in_time(place: Callable[[Sequence[Node]], T], wait_s: float, interrupted: Callable[[], bool] = bool) -> T:

@@ -27,7 +27,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from eqr_ray.distributed.attempts import LOOK_EVERY_S, Patience, could_grow, place
-from eqr_ray.distributed.cluster import ask_for, free, in_time, is_joined, nodes, start_ray
+from eqr_ray.distributed.cluster import ask_for, free, free_what_the_dead_hold, in_time, is_joined, nodes, start_ray
 from eqr_ray.distributed.metrics import Figures
 from eqr_ray.distributed.placement import Team, TooFew, in_words
 from eqr_ray.distributed.wish import AGAIN, STOP, Wish
@@ -174,6 +174,7 @@ def _attempt(
             wish.ask(STOP)
         elif time.monotonic() - looked_s >= LOOK_EVERY_S:
             looked_s = time.monotonic()
+            free_what_the_dead_hold()
             if grown():
                 wish.ask(AGAIN)
     returned = outcome.result().return_value

@@ -25,6 +25,7 @@ import torch
 from safetensors.torch import load_file
 
 from eqr_ray.distributed.attempts import place
+from eqr_ray.distributed.cluster import free, free_what_the_dead_hold
 from eqr_ray.distributed.trainer import environment, scaling, train_on_ray
 from eqr_ray.door import door_config
 from eqr_ray.errors import UserError
@@ -254,3 +255,34 @@ def test_workers_that_cannot_be_placed_do_not_hang(
             train_on_ray(experiment(data, device="cpu"), tmp_path)
     finally:
         ray.util.remove_placement_group(taken)
+
+
+class Reserving:
+    """Has a place for two workers, as Ray Train's controller has."""
+
+    def reserve(self) -> None:
+        self.group = ray.util.placement_group([{"CPU": 1.0}] * 2)
+        ray.get(self.group.ready())
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_a_dead_actor_had_reserved_is_free_again() -> None:
+    living, dead = (ray.remote(Reserving).options(num_cpus=0).remote() for _ in range(2))
+    ray.get(dead.reserve.remote(), timeout=60)
+    ray.kill(dead)
+    waiting = living.reserve.remote()
+    assert ray.wait([waiting], timeout=3) == ([], [waiting])
+    free_what_the_dead_hold()
+    ray.get(waiting, timeout=60)
+    free_what_the_dead_hold()
+    assert free_cpus() == 0.0  # what the living hold, it left alone
+    ray.kill(living)
+    end_s = time.monotonic() + 60
+    while free_cpus() < 2.0:
+        assert time.monotonic() < end_s
+        free_what_the_dead_hold()
+        time.sleep(0.2)
+
+
+def free_cpus() -> float:
+    return sum(node.get("CPU", 0.0) for node in free())
