@@ -29,6 +29,17 @@ _SCALARS: dict[Any, str] = {
 }
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. UserError: what is there is none; FileNotFoundError: nothing is."""
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError(f"{type(found).__name__} instead of an object")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    return found
+
+
 def from_dict(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
     """Build the dataclass `cls` (and those inside it) from `data`; `path` is the dotted name of `data` itself.
 

@@ -11,7 +11,6 @@ finals/. The same sweep goes on with resume=.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -36,7 +35,7 @@ from eqr_ray.search.job import FREE, SweepConfig, counts, identity, reasons, tri
 from eqr_ray.search.outcome import Trial, front, ranked
 from eqr_ray.search.table import write_trials
 from eqr_ray.search.tpe import importances
-from eqr_ray.strict import from_dict, to_dict
+from eqr_ray.strict import from_dict, read_json, to_dict
 from eqr_ray.sweep_answering import AnsweringSweep
 from eqr_ray.sweep_training import Machine, TrainingSweep, finals, runner, search
 from eqr_ray.training.run_folder import locked
@@ -89,7 +88,9 @@ def continued(values: Mapping[str, Any], given: Collection[str]) -> dict[str, An
         raise UserError(f"resume={folder}: no sweep there (no manifest.json)")
     if "out" in given:
         raise UserError(f"out= does not go with resume=: the sweep stays in {folder}")
-    before = json.loads((folder / "config.json").read_text())
+    before = read_json(folder / "config.json")
+    if missing := set(values) - set(before):
+        raise UserError(f"{folder / 'config.json'} is damaged: it has no {min(missing)}")
     for key in given:
         if key not in (*FREE, "resume", "space") and values[key] != before[key]:
             raise UserError(f"{key}={values[key]} does not go with resume=: the sweep has {key}={before[key]}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from eqr_ray.errors import UserError
 from eqr_ray.inference.records import concatenate, is_exact, read_part
+from eqr_ray.strict import read_json
 from eqr_ray.tasks.store import Split
 
 
@@ -38,7 +38,7 @@ def read_run(folder: Path, data: Path) -> RecordedRun:
     labels = Split.open(data).labels
     if labels is None:
         raise UserError(f"{data} has no answers to compare with")
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_json(folder / "summary.json")
     rows = concatenate([read_part(path) for path in parts]).in_order()
     at_depth = {}
     for depth in sorted({cell["depth"] for cell in summary["table"]}):

@@ -27,6 +27,7 @@ from eqr_ray.search.config import SearchConfig
 from eqr_ray.search.folder import Trials
 from eqr_ray.search.outcome import Goal, Trial, ranked, scores
 from eqr_ray.search.space import Values
+from eqr_ray.strict import read_json
 from eqr_ray.tasks.store import Split
 from eqr_ray.training.validate import validate
 
@@ -128,8 +129,8 @@ def _test(folder: Path, split: Path, depth: int, device: str) -> dict[str, Any]:
     puzzles = Split.open(split)
     known = {"data": puzzles.content_hash, "depth": depth}
     if (folder / TEST).is_file():
-        before: dict[str, Any] = json.loads((folder / TEST).read_text())
-        if {name: before[name] for name in known} == known:
+        before = read_json(folder / TEST)
+        if {name: before.get(name) for name in known} == known:
             return before
     model, card = load_model(str(folder))
     dtype = dtype_named(card.recipe["training"]["dtype"])

@@ -17,18 +17,19 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from eqr_ray.atomic import write_json
 from eqr_ray.errors import UserError
 from eqr_ray.search.outcome import Report, Status, Trial
 from eqr_ray.search.space import Values
-from eqr_ray.strict import content_hash
+from eqr_ray.strict import content_hash, read_json
 from eqr_ray.training.checkpoint import complete_checkpoints
 from eqr_ray.training.run_folder import CHECKPOINTS, LOCK, LOG, SUMMARY
 
 MANIFEST, TRIALS, FINALS = "manifest.json", "trials", "finals"
 PLAN, RESULT, END = "trial.json", "result.json", "end.json"
+T = TypeVar("T")
 BEFORE_MANIFEST = {LOCK, "ray"}  # what a driver that ended at once may have left
 
 
@@ -42,6 +43,13 @@ class Plan:
     experiment: dict[str, Any] | None = None
     parent: int | None = None
     begin: int = 0
+
+
+@dataclass(frozen=True)
+class _End:
+    status: Status
+    reason: str
+    step: int
 
 
 class Trials:
@@ -62,7 +70,7 @@ class Trials:
         write_json(self.folder(plan.number) / PLAN, vars(plan))
 
     def plan(self, number: int) -> Plan:
-        return Plan(**_read(self.folder(number) / PLAN))
+        return _read(self.folder(number) / PLAN, Plan)
 
     def write_result(self, number: int, report: Report) -> None:
         write_json(self.folder(number) / RESULT, vars(report))
@@ -85,8 +93,8 @@ class Trials:
 def _ending(folder: Path) -> tuple[Status, str, int | None]:
     """(status, reason, step after which nothing counts)."""
     if (folder / END).is_file():
-        end = _read(folder / END)
-        return end["status"], end["reason"], end["step"]
+        end = _read(folder / END, _End)
+        return end.status, end.reason, end.step
     over = (folder / SUMMARY).is_file() or (folder / RESULT).is_file()
     return "finished" if over else "running", "", None
 
@@ -95,7 +103,7 @@ def reports_of(folder: Path) -> list[Report]:
     """The reports of a trial up to its newest checkpoint, in order. A step that was run twice counts as it was run
     last, with the time of its first report: that is when others were compared with it."""
     if (folder / RESULT).is_file():
-        return [Report(**_read(folder / RESULT))]
+        return [_read(folder / RESULT, Report)]
     kept = complete_checkpoints(folder / CHECKPOINTS)
     newest = int(kept[-1].name) if kept else 0
     figures: dict[int, dict[str, float]] = {}
@@ -114,7 +122,7 @@ def reports_of(folder: Path) -> list[Report]:
 
 def _lines(log: Path) -> Iterator[dict[str, Any]]:
     """Whole lines: a kill cuts the last one short, and the next sitting writes on behind it."""
-    for text in log.read_text().splitlines() if log.is_file() else ():
+    for text in log.read_bytes().splitlines() if log.is_file() else ():
         try:
             line = json.loads(text)
         except ValueError:
@@ -174,7 +182,9 @@ def difference(there: Any, here: Any, path: str = "") -> str | None:
     return None if there == here else f"{path} is {json.dumps(there)} there and {json.dumps(here)} here"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text())
-    assert isinstance(found, dict)
-    return found
+def _read(path: Path, kind: type[T]) -> T:
+    content = read_json(path)
+    try:
+        return kind(**content)
+    except TypeError as error:
+        raise UserError(f"{path} is damaged: {error}") from error

@@ -21,7 +21,7 @@ import psutil  # type: ignore[import-untyped]
 
 from eqr_ray.atomic import write_json
 from eqr_ray.errors import UserError
-from eqr_ray.strict import from_dict
+from eqr_ray.strict import from_dict, read_json
 from eqr_ray.training.progress import duration
 
 CONFIG, SUMMARY, LOG, LOCK = "config.json", "summary.json", "log.jsonl", "lock.json"
@@ -53,11 +53,14 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_summary(path: Path) -> dict[str, Any] | None:
-    """summary.json of a finished run, else None."""
+    """summary.json of a finished run, else None. UserError: it is damaged."""
     try:
-        summary: dict[str, Any] = json.loads((path / SUMMARY).read_text())
+        summary = read_json(path / SUMMARY)
     except FileNotFoundError:
         return None
+    for key in ("step", "seconds"):
+        if not isinstance(summary.get(key), int | float):
+            raise UserError(f"{path / SUMMARY} is damaged: {key} is no number")
     return summary
 
 

@@ -147,3 +147,13 @@ def test_the_table_has_a_row_per_report(tmp_path: Path) -> None:
     assert rows[0]["validation_exact"] is None
     assert [row["space.layers"] for row in rows] == [None, None, 2]
     assert (rows[0]["space.augment"], rows[0]["space.halting"]) == ("True", "learned")
+
+
+@pytest.mark.parametrize("name", ["trial.json", "result.json", "end.json"])
+@pytest.mark.parametrize("content", [b"\xf8", b"[1]", b"{}", b'{"banana": 1}', b"[" * 100_000])
+def test_a_damaged_trial_is_one_line(name: str, content: bytes, tmp_path: Path) -> None:
+    trials = Trials(tmp_path)
+    trials.write_plan(Plan(0, {}))
+    (trials.folder(0) / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} is damaged: "):
+        trials.read(0)
