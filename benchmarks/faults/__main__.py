@@ -3,7 +3,7 @@
     python -m benchmarks.faults [--only train] [--fault TEXT] [--repeat 1] [--seed 0] [--out FOLDER]
 
 On a cluster of a head and two nodes with a CPU each (real `ray start` processes, each node in a network namespace of
-its own) each door runs once undisturbed, and then once for every fault, at a random moment. A driver that ended
+its own) each job runs once undisturbed, and then once for every fault, at a random moment. A driver that ended
 is started again with the command that its door asks for, as an operator would. A run has recovered when it ends and
 holds what the undisturbed run holds: all steps with the same puzzles in the same rows, all records bit by bit, all
 trials with the same ends and figures. Needs root and iproute2 for the network and for the full disk (a small tmpfs),
@@ -63,7 +63,7 @@ class Stage:
 
     def start(self, job: Job, log: Path, again: bool) -> subprocess.Popen[bytes]:
         """A driver."""
-        command = [sys.executable, "-m", f"eqr_ray.{job.name}", *job.command(again)]
+        command = [sys.executable, "-m", f"eqr_ray.{job.door}", *job.command(again)]
         command += [f"address={self.machines.address}", f"mirror=s3://{BUCKET}/{job.out.parent.name}"]
         environment = {**self.machines.environment, **self.store.environment}
         with log.open("a") as output:
@@ -131,7 +131,7 @@ class Stage:
 
 
 def main() -> None:
-    """Run all faults of the doors that are asked for, and print the table."""
+    """Run all faults of the jobs that are asked for, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=[*FAULTS], nargs="*", default=[*FAULTS])
     parser.add_argument("--fault", default="", help="those whose name has this in it")
@@ -141,25 +141,25 @@ def main() -> None:
     options = parser.parse_args()
     root = options.out or Path(tempfile.mkdtemp())
     root.mkdir(parents=True, exist_ok=True)
-    columns = ("door", "fault", "at", "drivers", "longest standstill", "done twice", "same in the end")
+    columns = ("job", "fault", "at", "drivers", "longest standstill", "done twice", "same in the end")
     table, store, failed = Table(*columns), S3(), 0
     try:
         store.start()
         with Machines(root, cables=True) as machines:
             stage = Stage(machines, store, random.Random(options.seed), root)
-            for door in options.only:
-                data = dataset(root / f"data-{door}", "sudoku6" if door == "infer" else "sudoku4")
-                whole = JOBS[door](data, root / f"{door}-whole" / "run")
-                assert stage.play(whole).ended, f"{door} did not end undisturbed: see {root}"
-                names = [name for name in FAULTS[door] if options.fault in name]
+            for kind in options.only:
+                data = dataset(root / f"data-{kind}", "sudoku6" if kind == "infer" else "sudoku4")
+                whole = JOBS[kind](data, root / f"{kind}-whole" / "run")
+                assert stage.play(whole).ended, f"{kind} did not end undisturbed: see {root}"
+                names = [name for name in FAULTS[kind] if options.fault in name]
                 for number, name in enumerate(names * options.repeat):
-                    folder = root / f"{door}-{number:02d}"
+                    folder = root / f"{kind}-{number:02d}"
                     folder.mkdir()
-                    job = JOBS[door](data, folder / "run")
+                    job = JOBS[kind](data, folder / "run")
                     with stage.props(name, folder):
-                        course = stage.play(job, FAULTS[door][name], stage.draw.uniform(0.1, 0.8))
+                        course = stage.play(job, FAULTS[kind][name], stage.draw.uniform(0.1, 0.8))
                         same = course.ended and job.holds() == whole.holds()
-                        row = (door, name, f"{course.hit:.0%}", str(course.drivers), f"{course.still_s:.0f} s")
+                        row = (kind, name, f"{course.hit:.0%}", str(course.drivers), f"{course.still_s:.0f} s")
                         row += (job.lost(), "yes" if same else "NO")
                     failed += not same
                     print(json.dumps(row), flush=True)

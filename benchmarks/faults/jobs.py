@@ -25,7 +25,7 @@ TINY += ["log_every=1", "validate_every=0", "validate_puzzles=8", "keep_checkpoi
 class Job:
     """A door at work in `out`: how it is started and started again, how far it is, what it holds in the end."""
 
-    name: str
+    door: str
 
     def __init__(self, data: Path, out: Path) -> None:
         self.data, self.out = data, out
@@ -50,7 +50,7 @@ class Job:
 class Train(Job):
     """Two workers, or one where there is room for no more."""
 
-    name = "train"
+    door = "train"
 
     def command(self, again: bool) -> list[str]:
         if again and (self.out / "config.json").exists():
@@ -80,7 +80,7 @@ class Train(Job):
 class Infer(Job):
     """As many actors as the cluster has room for."""
 
-    name = "infer"
+    door = "infer"
 
     def command(self, again: bool) -> list[str]:
         keys = ["checkpoint=zoo:sudoku6", f"data={self.data / 'test.arrow'}", "policy=full", "depth=16", "breadth=8"]
@@ -102,15 +102,16 @@ class Infer(Job):
 
 
 class Sweep(Job):
-    """Six small trainings, one after the other."""
+    """Six small trainings, one after the other, each in the process of its trial."""
 
-    name = "sweep"
+    door = "sweep"
+    workers = 0
 
     def command(self, again: bool) -> list[str]:
         if again and (self.out / "manifest.json").exists():
             return [f"resume={self.out}"]
         keys = [f"space={ROOT / 'tune' / 'smoke.yaml'}", f"data={self.data}", "finalists=0", "at_once=1"]
-        return [*keys, f"out={self.out}"]
+        return [*keys, f"workers={self.workers}", f"out={self.out}"]
 
     def _steps(self) -> list[tuple[str, int]]:
         logs = sorted((self.out / "trials").glob("*/log.jsonl"))
@@ -131,4 +132,10 @@ class Sweep(Job):
         return f"{len(steps) - len(set(steps))} reports of {len(set(steps))}"
 
 
-JOBS: dict[str, type[Job]] = {"train": Train, "infer": Infer, "sweep": Sweep}
+class SweepOnWorkers(Sweep):
+    """The same with a Ray Train worker for each trial."""
+
+    workers = 1
+
+
+JOBS: dict[str, type[Job]] = {"train": Train, "infer": Infer, "sweep": Sweep, "sweep-on-workers": SweepOnWorkers}

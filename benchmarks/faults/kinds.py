@@ -173,6 +173,11 @@ FAULTS: dict[str, dict[str, Fault]] = {
         "kill -9 of a trial": of_process(TRIAL, signal.SIGKILL),
         "SIGTERM to a trial": of_process(TRIAL, signal.SIGTERM),
     },
+    "sweep-on-workers": {
+        "kill -9 of a trial's driver": of_process(TRIAL, signal.SIGKILL),
+        "kill -9 of a trial's worker": of_process(WORKER, signal.SIGKILL),
+        "kill -9 of a trial's controller": of_process(CONTROLLER, signal.SIGKILL),
+    },
 }
 COMMON: dict[str, Fault] = {
     "kill -9 of the driver": of_driver(signal.SIGKILL),
@@ -189,5 +194,5 @@ COMMON: dict[str, Fault] = {
     "object store silent for 15 s": store_silent,
 }
 DAMAGE = {"newest file damaged, driver killed": newest_damaged}
-for _door, _faults in FAULTS.items():
-    _faults |= COMMON if _door == "sweep" else {**COMMON, **DAMAGE}
+for _job in ("train", "infer", "sweep"):
+    FAULTS[_job] |= COMMON if _job == "sweep" else {**COMMON, **DAMAGE}
