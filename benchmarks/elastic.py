@@ -24,7 +24,7 @@ from eqr_ray.tasks.task import task_named
 from tests.ray.machines import Machines
 
 ROOT = Path(__file__).parents[1]
-KEYS = ["model=eqr_small", "model.width=32", "model.hidden_multiple=32", "batch=64", "learning_rate=1e-4", "warmup=10"]
+KEYS = ["model=eqr_small", "model.width=32", "model.hidden_multiple=32", "batch=64", "learning_rate=1e-3", "warmup=100"]
 KEYS += ["weight_decay=0.1", "dtype=float32", "compile=false", "log_every=1", "validate_every=0", "validate_puzzles=8"]
 KEYS += ["checkpoint_every=1000000", "workers=2", "workers_min=1"]
 SMOOTHED = 20  # steps
