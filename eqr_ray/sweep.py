@@ -89,11 +89,9 @@ def continued(values: Mapping[str, Any], given: Collection[str]) -> dict[str, An
     if "out" in given:
         raise UserError(f"out= does not go with resume=: the sweep stays in {folder}")
     before = read_json(folder / "config.json")
-    if missing := set(values) - set(before):
-        raise UserError(f"{folder / 'config.json'} is damaged: it has no {min(missing)}")
     for key in given:
-        if key not in (*FREE, "resume", "space") and values[key] != before[key]:
-            raise UserError(f"{key}={values[key]} does not go with resume=: the sweep has {key}={before[key]}")
+        if key not in (*FREE, "resume", "space") and values[key] != before.get(key):
+            raise UserError(f"{key}={values[key]} does not go with resume=: the sweep has {key}={before.get(key)}")
     return {**before, **{key: values[key] for key in given}, "resume": str(folder)}
 
 

@@ -98,7 +98,8 @@ class Infer(Job):
         return {name: value.tobytes() for name, value in vars(rows).items()}
 
     def lost(self) -> str:
-        return f"units in flight; {len(self._units())} of {len(list(self.out.glob('records/*.parquet')))} written"
+        parts = len(list(self.out.glob("records/*.parquet")))
+        return f"{len(self._units()) - parts} units of {parts}"
 
 
 class Sweep(Job):

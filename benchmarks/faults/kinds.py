@@ -53,7 +53,9 @@ class Scene:
 
     def one_of(self, name: str, number: signal.Signals) -> None:
         """Send a signal to one of them."""
+        end_s = time.monotonic() + PATIENCE_S
         while not (found := self.processes(name)):
+            assert time.monotonic() < end_s, f"there is no {name}"
             time.sleep(0.1)
         self.draw.choice(found).send_signal(number)
 

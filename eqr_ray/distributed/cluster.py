@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
-from ray import PlacementGroupID
+from ray import ActorID, PlacementGroupID
 from ray._private.state import state as ray_state  # of nodes that drain nothing public tells
 from ray.autoscaler.sdk import request_resources
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
@@ -115,7 +115,8 @@ def free_what_the_dead_hold() -> None:
     for entry in ray_state._connect_and_get_accessor().get_placement_group_table():
         group = PlacementGroupTableData.FromString(entry)
         gone = group.state == PlacementGroupTableData.REMOVED
-        if group.creator_actor_dead and not (group.is_detached or gone) and group.creator_job_id.hex() == job:
+        orphan = group.creator_actor_dead and not ActorID(group.creator_actor_id).is_nil()  # a driver's has no creator
+        if orphan and not (group.is_detached or gone) and group.creator_job_id.hex() == job:
             log.info("removing placement group %s of a dead actor", group.placement_group_id.hex())
             remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 

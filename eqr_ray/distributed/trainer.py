@@ -12,9 +12,9 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -174,9 +174,10 @@ def _attempt(
             wish.ask(STOP)
         elif time.monotonic() - looked_s >= LOOK_EVERY_S:
             looked_s = time.monotonic()
-            free_what_the_dead_hold()
-            if grown():
-                wish.ask(AGAIN)
+            with _unless_away():
+                free_what_the_dead_hold()
+                if grown():
+                    wish.ask(AGAIN)
     returned = outcome.result().return_value
     assert isinstance(returned, dict)
     return returned
@@ -205,11 +206,16 @@ def _trainer(
 
 
 def _could_grow(experiment: Experiment, team: Team) -> bool:
+    return could_grow(experiment, team, nodes(), free())
+
+
+@contextmanager
+def _unless_away() -> Iterator[None]:
+    """The head may be busy, or away for a while: then what is asked of it waits for another time."""
     try:
-        return could_grow(experiment, team, nodes(), free())
-    except (RayError, OSError, RuntimeError) as error:  # the head is busy, or away for a while
-        log.info("the cluster does not say what it has (%s)", error)
-        return False
+        yield
+    except (RayError, OSError, RuntimeError) as error:
+        log.info("the cluster does not answer (%s)", error)
 
 
 def _newest(folder: Path) -> int:

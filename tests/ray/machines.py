@@ -218,8 +218,11 @@ class Machines:
 def cables_possible() -> bool:
     """Whether this machine lets us make network namespaces."""
     try:
+        _remove_left_network()
         _ip("netns", "add", "eqr-probe")
-        _ip("netns", "del", "eqr-probe")
+        _ip("link", "add", "eqr-probe", "type", "bridge")
+        _ip("link", "add", "eqr-cable-0", "type", "veth", "peer", "name", "eth0", "netns", "eqr-probe")
+        _remove_left_network()
     except (OSError, subprocess.CalledProcessError):
         return False
     return True
@@ -229,9 +232,14 @@ def _remove_left_network() -> None:
     """What somebody left who was killed."""
     for namespace in _ip("netns", "list").split():
         if namespace.startswith("eqr-"):
-            _ip("netns", "del", namespace)  # a cable ends with its namespace
-    if BRIDGE in _ip("-brief", "link"):
-        _ip("link", "del", BRIDGE)
+            for process in _ip("netns", "pids", namespace).split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(process), signal.SIGKILL)
+            _ip("netns", "del", namespace)
+    for link in _ip("-brief", "link").splitlines():
+        if (device := link.split()[0].partition("@")[0]).startswith("eqr-"):
+            with suppress(subprocess.CalledProcessError):  # a cable may have ended with its namespace
+                _ip("link", "del", device)
 
 
 def _ip(*arguments: str) -> str:

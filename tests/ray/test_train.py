@@ -267,6 +267,8 @@ class Reserving:
 
 @pytest.mark.usefixtures("cluster")
 def test_what_a_dead_actor_had_reserved_is_free_again() -> None:
+    own = ray.util.placement_group([{"GPU": 1.0}])  # a driver's, such as Tune's: it has no actor that could be dead
+    ray.get(own.ready(), timeout=60)
     living, dead = (ray.remote(Reserving).options(num_cpus=0).remote() for _ in range(2))
     ray.get(dead.reserve.remote(), timeout=60)
     ray.kill(dead)
@@ -276,6 +278,8 @@ def test_what_a_dead_actor_had_reserved_is_free_again() -> None:
     ray.get(waiting, timeout=60)
     free_what_the_dead_hold()
     assert free_cpus() == 0.0  # what the living hold, it left alone
+    assert ray.util.placement_group_table(own)["state"] == "CREATED"
+    ray.util.remove_placement_group(own)
     ray.kill(living)
     end_s = time.monotonic() + 60
     while free_cpus() < 2.0:
