@@ -26,7 +26,7 @@ import numpy.typing as npt
 import ray
 import torch
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from eqr_ray.distributed.cluster import free, nodes
 from eqr_ray.distributed.metrics import Figures
@@ -144,15 +144,15 @@ class Actors:
     def __enter__(self) -> Actors:
         try:
             self._hands = [self._start() for _ in range(self._team.workers)]
-            _result([hand.call for hand in self._hands], START_TIMEOUT_S)
-        except GetTimeoutError:
-            self.__exit__()
-            raise UserError(f"{self._team.workers} actors with {self._not_placed()}") from None
+            while starting := {hand.call: hand for hand in self._hands if hand.call is not None}:
+                wait_s = max(0.0, min(hand.until_s for hand in starting.values()) - time.monotonic())
+                ready, _ = ray.wait(list(starting), num_returns=1, timeout=wait_s)
+                if not ready:
+                    raise UserError(f"{self._team.workers} actors with {self._not_placed()}")
+                self._returned(starting[ready[0]])  # one that died is replaced: its node may have gone unnoticed
         except BaseException:
             self.__exit__()
             raise
-        for hand in self._hands:
-            self._returned(hand)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -76,6 +76,18 @@ class Uneven(FakeNetwork):
         return super().segment(latent, embedding_BLD, keys_B)
 
 
+class Stillborn(FakeNetwork):
+    """Ends the process that is first in `folder`, as kill -9 does."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        try:
+            (folder / "dead").mkdir()
+        except FileExistsError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Signing(SlowFake):
     """Every process that works leaves its name in `folder`."""
 
@@ -125,6 +137,10 @@ def test_the_restarts_of_one_puzzle_are_spread_over_actors(tmp_path: Path) -> No
     assert_same(reports[-1].finished[0][1], expected[0])
     assert len(list(tmp_path.iterdir())) == 3  # all have worked
     assert sum(report.row_segments for report in reports) < 8 * (71 + 600 + 600)
+
+
+def test_an_actor_that_dies_while_it_starts_is_replaced(tmp_path: Path) -> None:
+    on_actors(Team(2, 0.5, 0.0), partial(Stillborn, tmp_path), lambda number, actors: None)
 
 
 def test_two_actors_share_a_gpu() -> None:
