@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eqr_ray.errors import UserError
 from eqr_ray.inference.status import RunStatus
 from eqr_ray.search.config import SearchConfig, search_of
 from eqr_ray.search.folder import FINALS, TRIALS, Trials, stored
 from eqr_ray.search.outcome import Trial, ranked
 
 FAILURES_SHOWN = 3  # the newest
-DAMAGE = (OSError, ValueError, KeyError, TypeError, AssertionError)
+DAMAGE = (UserError, OSError, ValueError, KeyError, TypeError, AssertionError)
 
 
 def is_sweep(manifest: Mapping[str, Any]) -> bool:
