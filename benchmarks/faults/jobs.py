@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 
+from eqr_ray.errors import UserError
 from eqr_ray.inference.records import concatenate, read_part
 from eqr_ray.logbook import read_log
 from eqr_ray.training.checkpoint import complete_checkpoints
@@ -83,8 +84,19 @@ class Infer(Job):
     door = "infer"
 
     def command(self, again: bool) -> list[str]:
+        if again:
+            self._remove_damaged()
         keys = ["checkpoint=zoo:sudoku6", f"data={self.data / 'test.arrow'}", "policy=full", "depth=16", "breadth=8"]
         return [*keys, "limit=100", "slots=32", "compile=false", "wait_minutes=2", f"out={self.out}"]
+
+    def _remove_damaged(self) -> None:
+        """As the driver asks for that refuses them."""
+        for path in self.out.glob("records/*.parquet"):
+            try:
+                read_part(path)
+            except UserError as error:
+                print(error)
+                path.unlink()
 
     def _units(self) -> list[dict[str, object]]:
         return [entry for entry in read_log(self.out / "log.jsonl").entries if entry["event"] == "unit"]

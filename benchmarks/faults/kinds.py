@@ -24,6 +24,7 @@ PAUSE_S = 3.0  # of a node; after some 5 s it would be given up
 SILENCE_S = 15.0  # of the object store
 WORKER, ACTOR, TRIAL = "RayTrainWorker", "Breadth", "ImplicitFunc"  # as Ray names processes
 CONTROLLER = "TrainController"
+DAMAGED_BYTES = 64  # one bit alone may have no meaning
 DISK = "full disk"
 CLOCKS = {"clock an hour ahead": 3600, "clock an hour back": -3600}  # seconds
 
@@ -143,7 +144,7 @@ def disk_full(scene: Scene) -> None:
 
 
 def newest_damaged(scene: Scene) -> None:
-    """The driver dies, and the newest file that it left has a wrong byte."""
+    """The driver dies, and the newest file that it left has wrong bytes in its middle."""
     scene.driver.kill()
     scene.driver.wait()
     if isinstance(scene.job, Train):
@@ -151,7 +152,8 @@ def newest_damaged(scene: Scene) -> None:
     else:
         file = max(scene.job.out.glob("records/*.parquet"), key=lambda path: path.stat().st_mtime)
     content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
+    middle = len(content) // 2
+    content[middle : middle + DAMAGED_BYTES] = bytes(byte ^ 0xFF for byte in content[middle : middle + DAMAGED_BYTES])
     file.write_bytes(bytes(content))
 
 

@@ -10,6 +10,7 @@ file per work unit, rows in the order (puzzle, restart, segments), so that equal
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ import pyarrow.parquet as pq
 from eqr_ray.atomic import atomic
 from eqr_ray.dynamics.select import Candidates
 from eqr_ray.errors import UserError
+
+HASH = b"records_hash"  # in a part's metadata; older parts have none
 
 # running: a snapshot on the way; depth: ended at the depth asked for; diverged: the state is not finite; accepted: the
 # task's rules accept the answer; outdone: given up for better restarts or for lack of budget; cancelled: another
@@ -176,26 +179,41 @@ def write_part(path: Path, rows: Records, seed: int, labels_NL: npt.NDArray[np.u
             "status": pa.DictionaryArray.from_arrays(pa.array(rows.status.astype(np.int8)), pa.array(STATUSES)),
         }
     )
+    table = table.replace_schema_metadata({HASH: _hash(rows)})
     with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def read_part(path: Path) -> Records:
     """The inverse of `write_part`. UserError: a damaged or foreign file, named."""
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
         status = table.column("status").cast(pa.string()).to_pylist()
         prediction = table.column("prediction").combine_chunks()
-        return Records(
+        rows = Records(
             status=np.array([STATUSES.index(name) for name in status], dtype=np.uint8),
             prediction=prediction.flatten().to_numpy().reshape(len(table), -1 if len(table) else 0),
             **{name: table.column(name).to_numpy() for name in Records.__dataclass_fields__ if name not in _OWN_FORM},
         )
-    except (pa.ArrowInvalid, KeyError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not a part of this program's records: {error}") from error
+        if _hash(rows) != (table.schema.metadata or {}).get(HASH, _hash(rows)):
+            raise ValueError("their content has another hash")
+        return rows
+    except (pa.ArrowException, KeyError, ValueError, OSError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not a part of this program's records: {error}; without it, the same command runs it again"
+        ) from error
 
 
 _OWN_FORM = ("status", "prediction")  # columns that are not plain numbers
+
+
+def _hash(rows: Records) -> bytes:
+    """Of types, shapes and values. Pages have their own checksums, but not what says how to read them."""
+    digest = hashlib.sha256()
+    for name, column in vars(rows).items():
+        digest.update(f"{name} {column.dtype} {column.shape if len(column) else 0}".encode())
+        digest.update(column.tobytes())
+    return digest.hexdigest().encode()
 
 
 def _lists(prediction_NL: npt.NDArray[np.uint8]) -> pa.Array:

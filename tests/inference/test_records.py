@@ -81,6 +81,22 @@ def test_a_damaged_part_is_named(tmp_path: Path, content: bytes) -> None:
         read_part(path)
 
 
+def test_no_wrong_bit_becomes_a_wrong_record(tmp_path: Path) -> None:
+    """Wherever it is: the part is refused, or it was a bit of no meaning."""
+    path, rows, refused = tmp_path / "a.parquet", records(3, 4, 3, 8), 0
+    write_part(path, rows, 11, None)
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        try:
+            found = read_part(path)
+        except UserError:
+            refused += 1
+        else:
+            assert_same(found, rows)
+    assert refused > len(whole) / 2
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("old")
