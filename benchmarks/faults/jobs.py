@@ -119,11 +119,16 @@ class Sweep(Job):
 
     door = "sweep"
     workers = 0
+    reports = 14  # of six trials some end early
+
+    @property
+    def space(self) -> Path:
+        return ROOT / "tune" / "smoke.yaml"
 
     def command(self, again: bool) -> list[str]:
         if again and (self.out / "manifest.json").exists():
             return [f"resume={self.out}"]
-        keys = [f"space={ROOT / 'tune' / 'smoke.yaml'}", f"data={self.data}", "finalists=0", "at_once=1"]
+        keys = [f"space={self.space}", f"data={self.data}", "finalists=0", "at_once=1"]
         return [*keys, f"workers={self.workers}", f"out={self.out}"]
 
     def _steps(self) -> list[tuple[str, int]]:
@@ -133,7 +138,7 @@ class Sweep(Job):
         ]
 
     def progress(self) -> float:
-        return len(set(self._steps())) / 14  # of six trials some end early
+        return len(set(self._steps())) / self.reports
 
     def holds(self) -> object:
         table = pq.read_table(self.out / "trials.parquet")
@@ -146,9 +151,26 @@ class Sweep(Job):
 
 
 class SweepOnWorkers(Sweep):
-    """The same with a Ray Train worker for each trial."""
+    """Three that take longer, with a Ray Train worker each."""
 
     workers = 1
+    reports = 12
+
+    @property
+    def space(self) -> Path:
+        """Beside the run: the smoke test's with ten times the steps."""
+        text = super().space.read_text()
+        for old, new in {
+            "steps: 60": "steps: 600",
+            "first: 20": "first: 200",
+            "report_every: 20": "report_every: 100",
+        }.items():
+            assert old in text
+            text = text.replace(old, new)
+        path = self.out.parent / "space.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.replace("trials: 6", "trials: 3"))
+        return path
 
 
 JOBS: dict[str, type[Job]] = {"train": Train, "infer": Infer, "sweep": Sweep, "sweep-on-workers": SweepOnWorkers}

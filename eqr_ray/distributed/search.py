@@ -4,8 +4,8 @@ What is tried, what is given up and what counts is decided elsewhere (eqr_ray.se
 nothing of Tune's own state is read again: it may be older than the checkpoints. A trial that goes on after a kill first
 reports again what its folder holds.
 
-A trial with workers=0 trains in the trial's own actor, which the next trial takes over: starting a group of Ray Train
-workers takes 10 to 16 s. With workers, the trial is the driver of such a group.
+A trial's actor is taken over by the next trial. With workers=0 it trains itself: starting a group of Ray Train workers
+takes 10 to 16 s. With workers it is the driver of such a group, and reports what the folder of the trial comes to hold.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ import torch
 from ray import tune
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -35,7 +34,7 @@ from eqr_ray.distributed.trainer import train_on_ray
 from eqr_ray.errors import UserError
 from eqr_ray.experiment import Experiment, train_here
 from eqr_ray.search.early import Judge
-from eqr_ray.search.folder import Trials
+from eqr_ray.search.folder import END, Trials, reports_of
 from eqr_ray.search.outcome import Report, Trial
 from eqr_ray.search.queue import Queue
 from eqr_ray.search.trial import last_step, run_trial
@@ -43,6 +42,8 @@ from eqr_ray.search.trial import last_step, run_trial
 log = logging.getLogger(__name__)
 
 NUMBER = "trial"  # the one entry of a trial's configuration as Tune knows it
+LOOK_EVERY_S = 1.0  # for new reports of workers
+ENDING_S = 60  # at most, from the word to end to the next trial in the same actor; Tune's own 2 s are few
 DRIVER_MEMORY = 1_000_000.0  # bytes: Tune wants every trial to ask for something, and its workers have the CPUs
 
 
@@ -82,15 +83,15 @@ def run_trials(
     `free`: see `run_trial`. `scratch`: a folder for Tune's own files, which are of no use afterwards.
     """
     each = {"memory": DRIVER_MEMORY} if workers else {"CPU": team.cpus_each, "GPU": team.gpus_each}
+    dealer = _Dealer(queue, show, max_failures, at_once)
     tuner = tune.Tuner(
         tune.with_resources(
             _function(queue.trials.path.resolve(), workers, team, free), tune.PlacementGroupFactory([each])
         ),
         tune_config=tune.TuneConfig(
-            search_alg=_Dealer(queue, show, max_failures),
-            scheduler=_Ender(queue, judge),
+            search_alg=dealer,
+            scheduler=_Ender(queue, judge, dealer, by_itself=workers > 0),
             num_samples=-1,
-            max_concurrent_trials=at_once,
             reuse_actors=True,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
@@ -133,33 +134,66 @@ def _name(trial: TuneTrial) -> str:
 
 
 def _function(path: Path, workers: int, team: Team, free: Mapping[str, Any]) -> Callable[[dict[str, Any]], None]:
-    def train(experiment: Experiment, folder: Path) -> None:
-        if workers:
-            train_on_ray(experiment, folder, [TuneReportCallback()], team)  # type: ignore[no-untyped-call]
-        else:
-            torch.set_num_threads(team.threads)
-            train_here(experiment, folder, tune.report)
-
     def trial(config: dict[str, Any]) -> None:
-        run_trial(Trials(path), config[NUMBER], train, tune.report, free)
+        os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(ENDING_S)
+        trials, number = Trials(path), config[NUMBER]
+
+        def train(experiment: Experiment, folder: Path) -> None:
+            if not workers:
+                torch.set_num_threads(team.threads)
+                train_here(experiment, folder, tune.report)
+                return
+            is_over = FolderReporter(trials, number, tune.report)
+            with suppress(KeyboardInterrupt):  # its word has been heard
+                train_on_ray(experiment, folder, team, interrupted=is_over)
+            is_over.look()
+
+        run_trial(trials, number, train, tune.report, free)
 
     return trial
 
 
+class FolderReporter:
+    """Reports what the folder of a trial with workers newly holds, whenever it is asked whether the trial is over.
+
+    Why not Ray's own way, TuneReportCallback and an exception out of a report: once Tune has ended a trial, nobody
+    empties the callback's queue, on which Ray Train's controller waits, and its workers keep their places.
+    """
+
+    def __init__(self, trials: Trials, number: int, report: Callable[[dict[str, Any]], None]) -> None:
+        self._folder, self._report = trials.folder(number), report
+        self._step, self._looked_s = last_step(self._folder), time.monotonic()
+
+    def __call__(self) -> bool:
+        if time.monotonic() - self._looked_s >= LOOK_EVERY_S:
+            self.look()
+            self._looked_s = time.monotonic()
+        return (self._folder / END).is_file()
+
+    def look(self) -> None:
+        """Report now what is new."""
+        for one in reports_of(self._folder):
+            if one.step > self._step:
+                self._step = one.step
+                self._report({**one.figures, "step": one.step})
+
+
 class _Dealer(Searcher):
-    """The queue, as Tune asks for it. Trials whose process died come back to it, and are new ones to Tune.
+    """The queue, as Tune asks for it, for `at_once` trials at a time. Whose process died comes back, as new to Tune.
 
     Tune's own restarts lose trials: if a node goes, each call that was under way to an actor of it fails, and the
     second failure finds the trial waiting for its restart, which Tune takes for its end, whatever `max_failures` says.
     """
 
-    def __init__(self, queue: Queue, show: Callable[[Trial], None], max_failures: int) -> None:
+    def __init__(self, queue: Queue, show: Callable[[Trial], None], max_failures: int, at_once: int) -> None:
         super().__init__()
-        self._queue, self._show, self._max_failures = queue, show, max_failures
+        self._queue, self._show, self._max_failures, self._at_once = queue, show, max_failures, at_once
         self._running: dict[str, int] = {}
         self._died: Counter[int] = Counter()
 
     def suggest(self, trial_id: str) -> Any:
+        if len(self._running) >= self._at_once:
+            return None
         number = self._queue.next()
         if number is None:  # one that runs may come back
             return str(Searcher.FINISHED) if self._queue.is_empty and not self._running else None
@@ -179,6 +213,11 @@ class _Dealer(Searcher):
             trials.write_end(number, "failed", reason, last_step(trials.folder(number)))
         self._show(self._queue.over(number))
 
+    def hear_of_failed(self, trial_ids: Iterable[str]) -> None:
+        """Tune tells nobody of a trial that could not take over the actor of another one."""
+        for trial_id in self._running.keys() & set(trial_ids):
+            self.on_trial_complete(trial_id, error=True)
+
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).write_text("")  # the folder of the sweep is its state
 
@@ -187,20 +226,29 @@ class _Dealer(Searcher):
 
 
 class _Ender(FIFOScheduler):
-    """The judge, as Tune asks for it."""
+    """The judge, as Tune asks for it. `by_itself`: a trial finds its end in its folder, and Tune need not end it."""
 
     _supports_buffered_results = False  # every report is judged as it comes
 
-    def __init__(self, queue: Queue, judge: Judge) -> None:
+    def __init__(self, queue: Queue, judge: Judge, dealer: _Dealer, by_itself: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._queue, self._judge = queue, judge
+        self._queue, self._judge, self._dealer, self._by_itself = queue, judge, dealer, by_itself
+        self._ended: set[int] = set()
+
+    def choose_trial_to_run(self, tune_controller: TuneController) -> TuneTrial | None:
+        trials = tune_controller.get_trials()  # type: ignore[no-untyped-call]
+        self._dealer.hear_of_failed(trial.trial_id for trial in trials if trial.status == TuneTrial.ERROR)
+        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
         if result.get("done") or "step" not in result:
             return str(TrialScheduler.CONTINUE)
         number = trial.config[NUMBER]
+        if number in self._ended:
+            return str(TrialScheduler.CONTINUE)
         verdict = self._judge.hear(number, Report(result["step"], time.time(), result))
         if verdict is None:
             return str(TrialScheduler.CONTINUE)
+        self._ended.add(number)
         self._queue.trials.write_end(number, *verdict, result["step"])
-        return str(TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE if self._by_itself else TrialScheduler.STOP)

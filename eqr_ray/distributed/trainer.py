@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -21,7 +21,6 @@ from typing import Any
 
 from ray.exceptions import RayActorError, RayError
 from ray.train.torch import TorchConfig
-from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
@@ -62,7 +61,6 @@ def environment(team: Team) -> dict[str, str]:
 def train_on_ray(
     experiment: Experiment,
     folder: Path,
-    callbacks: Sequence[UserCallback] = (),
     team: Team | None = None,
     interrupted: Callable[[], bool] = bool,
 ) -> dict[str, Any]:
@@ -80,13 +78,13 @@ def train_on_ray(
             os.environ[WATCHER] = "1"
         wish, storage = Wish(folder), folder.resolve() / "ray"
         try:
-            returned = _to_the_end(experiment, folder, storage, callbacks, team, joined, interrupted, wish)
+            returned = _to_the_end(experiment, folder, storage, team, joined, interrupted, wish)
         finally:
             wish.end()
             if joined and team is None:
                 with suppress(RayError, OSError, RuntimeError):  # what ended the block counts
                     ask_for([])
-    shutil.rmtree(storage, ignore_errors=True)
+            shutil.rmtree(storage, ignore_errors=True)
     return _summary(returned)
 
 
@@ -94,7 +92,6 @@ def _to_the_end(
     experiment: Experiment,
     folder: Path,
     storage: Path,
-    callbacks: Sequence[UserCallback],
     team: Team | None,
     joined: bool,
     interrupted: Callable[[], bool],
@@ -115,7 +112,7 @@ def _to_the_end(
         assert team is not None
         grown = partial(_could_grow, experiment, team) if given is None and joined else bool
         try:
-            returned = _attempt(_trainer(experiment, folder, storage, callbacks, team), interrupted, grown, wish)
+            returned = _attempt(_trainer(experiment, folder, storage, team), interrupted, grown, wish)
         except (ControllerError, WorkerGroupError, RayActorError) as error:
             step, unplaced = _newest(folder), isinstance(error, ControllerError)
             begun = patience.failures > 0 or step > patience.step
@@ -183,9 +180,7 @@ def _attempt(
     return returned
 
 
-def _trainer(
-    experiment: Experiment, folder: Path, storage: Path, callbacks: Sequence[UserCallback], team: Team
-) -> TorchTrainer:
+def _trainer(experiment: Experiment, folder: Path, storage: Path, team: Team) -> TorchTrainer:
     return TorchTrainer(
         _work,
         train_loop_config={
@@ -199,7 +194,6 @@ def _trainer(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{time.monotonic_ns()}",
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=UNPLACED - 1),
-            callbacks=list(callbacks),
             worker_runtime_env={"env_vars": environment(team)},
         ),
     )

@@ -20,6 +20,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from eqr_ray.search.folder import Trials
 from eqr_ray.tasks import task_named
 from eqr_ray.tasks.store import write_split
 
@@ -134,13 +135,21 @@ def test_a_killed_trial_and_a_killed_driver_change_nothing(data: Path, tmp_path:
 
 
 def test_trials_of_ray_train_workers(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "workers"
-    keys = ["workers=2", "trials=1", "finalists=0"]
-    ended(start(f"space={data / 'space.yaml'}", f"data={data}", *keys, f"out={out}"))
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary["ends"]["finished"] == 1
-    trial = json.loads((out / "trials" / "00000" / "summary.json").read_text())
-    assert (trial["workers"], trial["step"]) == (2, 40)
+    """One that ends before its time leaves its workers' places, and the process that it had, to the next."""
+    text = SPACE.replace("steps: 40", "steps: 400").replace("{name: asha, first: 10,", "{name: asha, first: 20,")
+    text = text.replace("report_every: 5", "report_every: 20")
+    text += "first: [" + ", ".join(f"{{damping: 0.0, learning_rate: {rate}}}" for rate in (1e-2, 1e-4, 1e-3)) + "]\n"
+    space, out = tmp_path / "space.yaml", tmp_path / "workers"
+    space.write_text(text)
+    keys = ["workers=2", "trials=3", "at_once=1", "finalists=0"]
+    ended(start(f"space={space}", f"data={data}", *keys, f"out={out}"))
+    trials = Trials(out / "trials").all()
+    assert [trials[number].status for number in range(3)] == ["finished", "stopped", "stopped"]
+    assert len(trials[1].reports) == 1
+    summary = json.loads((out / "trials" / "00000" / "summary.json").read_text())
+    assert (summary["workers"], summary["step"]) == (2, 400)
+    for number in (1, 2):
+        assert not (out / "trials" / f"{number:05d}" / "lock.json").exists()
 
 
 def test_control_c_keeps_what_there_is(data: Path, tmp_path: Path) -> None:
