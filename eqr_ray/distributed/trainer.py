@@ -180,8 +180,19 @@ def _attempt(
     return returned
 
 
+class _LeanTrainer(TorchTrainer):
+    """Ray Train without two of its processes: one for data sets that come through Ray, and one that removes what a dead
+    controller held. The latter asks the dashboard, and where there is none each run ended ten seconds late;
+    `free_what_the_dead_hold` does its work."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unwanted = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+        callbacks: list[Any] = super()._create_default_callbacks()
+        return [callback for callback in callbacks if type(callback).__name__ not in unwanted]
+
+
 def _trainer(experiment: Experiment, folder: Path, storage: Path, team: Team) -> TorchTrainer:
-    return TorchTrainer(
+    return _LeanTrainer(
         _work,
         train_loop_config={
             "experiment": to_dict(experiment),
