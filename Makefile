@@ -38,7 +38,7 @@ test: $(READY) ## lint, format, types and every test, Ray's too: some 27 minutes
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
-	@$(PY) -m pytest -q --durations=30
+	@$(PY) -m pytest -q --durations=60
 
 run: $(READY) ## the demo: data, training on 2 Ray workers, answers of 2 actors, a table and a picture
 	@$(PY) jobs/demo.py
