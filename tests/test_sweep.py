@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ import yaml
 from eqr_ray import sweep, train
 from eqr_ray.door import door_config
 from eqr_ray.errors import UserError
-from eqr_ray.experiment import train_here
+from eqr_ray.experiment import Experiment, train_here
 from eqr_ray.search.early import Judge
 from eqr_ray.search.outcome import Report
 from eqr_ray.search.queue import Queue
-from eqr_ray.search.trial import run_trial
+from eqr_ray.search.trial import Reporter, run_trial
 from eqr_ray.status import report
 from eqr_ray.tasks import task_named
 from eqr_ray.tasks.store import write_split
@@ -103,7 +102,9 @@ class Here:
                     queue.trials.write_end(number, *verdict, figures["step"])
                     raise Ended
 
-            train = partial(train_here, report=report)
+            def train(experiment: Experiment, folder: Path, reporter: Reporter, report: Any = report) -> None:
+                train_here(experiment, folder, report)
+
             with suppress(Ended):
                 run_trial(queue.trials, number, train, report, {})
             queue.over(number)

@@ -121,14 +121,13 @@ class Sweep(Job):
     workers = 0
     reports = 14  # of six trials some end early
 
-    @property
     def space(self) -> Path:
         return ROOT / "tune" / "smoke.yaml"
 
     def command(self, again: bool) -> list[str]:
         if again and (self.out / "manifest.json").exists():
             return [f"resume={self.out}"]
-        keys = [f"space={self.space}", f"data={self.data}", "finalists=0", "at_once=1"]
+        keys = [f"space={self.space()}", f"data={self.data}", "finalists=0", "at_once=1"]
         return [*keys, f"workers={self.workers}", f"out={self.out}"]
 
     def _steps(self) -> list[tuple[str, int]]:
@@ -154,22 +153,18 @@ class SweepOnWorkers(Sweep):
     """Three that take longer, with a Ray Train worker each."""
 
     workers = 1
-    reports = 12
+    reports = 12  # some of them after the early end of a trial, until its workers have heard of it
 
-    @property
     def space(self) -> Path:
-        """Beside the run: the smoke test's with ten times the steps."""
-        text = super().space.read_text()
-        for old, new in {
-            "steps: 60": "steps: 600",
-            "first: 20": "first: 200",
-            "report_every: 20": "report_every: 100",
-        }.items():
+        """Written beside the run: three trials of the smoke test's, ten times as long."""
+        text = super().space().read_text()
+        longer = {"steps: 60": "steps: 600", "first: 20": "first: 200", "report_every: 20": "report_every: 100"}
+        for old, new in {**longer, "trials: 6": "trials: 3"}.items():
             assert old in text
             text = text.replace(old, new)
         path = self.out.parent / "space.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.replace("trials: 6", "trials: 3"))
+        path.write_text(text)
         return path
 
 

@@ -18,7 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,16 @@ from eqr_ray.distributed.trainer import train_on_ray
 from eqr_ray.errors import UserError
 from eqr_ray.experiment import Experiment, train_here
 from eqr_ray.search.early import Judge
-from eqr_ray.search.folder import END, Trials, reports_of
+from eqr_ray.search.folder import Trials
 from eqr_ray.search.outcome import Report, Trial
 from eqr_ray.search.queue import Queue
-from eqr_ray.search.trial import last_step, run_trial
+from eqr_ray.search.trial import Reporter, last_step, run_trial
+from eqr_ray.training.loop import TrainingDiverged
 
 log = logging.getLogger(__name__)
 
 NUMBER = "trial"  # the one entry of a trial's configuration as Tune knows it
-LOOK_EVERY_S = 1.0  # for new reports of workers
-ENDING_S = 60  # at most, from the word to end to the next trial in the same actor; Tune's own 2 s are few
+ENDING_S = 60  # that a new trial waits for the last one's thread to end in the actor that it takes over; Tune's are 2
 DRIVER_MEMORY = 1_000_000.0  # bytes: Tune wants every trial to ask for something, and its workers have the CPUs
 
 
@@ -83,15 +83,16 @@ def run_trials(
     `free`: see `run_trial`. `scratch`: a folder for Tune's own files, which are of no use afterwards.
     """
     each = {"memory": DRIVER_MEMORY} if workers else {"CPU": team.cpus_each, "GPU": team.gpus_each}
-    dealer = _Dealer(queue, show, max_failures, at_once)
+    dealer = _Dealer(queue, show, max_failures)
     tuner = tune.Tuner(
         tune.with_resources(
             _function(queue.trials.path.resolve(), workers, team, free), tune.PlacementGroupFactory([each])
         ),
         tune_config=tune.TuneConfig(
             search_alg=dealer,
-            scheduler=_Ender(queue, judge, dealer, by_itself=workers > 0),
+            scheduler=_Ender(queue, judge, by_itself=workers > 0),
             num_samples=-1,
+            max_concurrent_trials=at_once,
             reuse_actors=True,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
@@ -100,6 +101,7 @@ def run_trials(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             storage_path=str(scratch.resolve()),
             failure_config=tune.FailureConfig(max_failures=0),  # see _Dealer
+            callbacks=[_Unbegun(dealer)],
             verbose=0,
         ),
     )
@@ -136,58 +138,46 @@ def _name(trial: TuneTrial) -> str:
 def _function(path: Path, workers: int, team: Team, free: Mapping[str, Any]) -> Callable[[dict[str, Any]], None]:
     def trial(config: dict[str, Any]) -> None:
         os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(ENDING_S)
-        trials, number = Trials(path), config[NUMBER]
 
-        def train(experiment: Experiment, folder: Path) -> None:
-            if not workers:
+        def train(experiment: Experiment, folder: Path, reporter: Reporter) -> None:
+            if workers:
+                _with_workers(experiment, folder, team, reporter)
+            else:
                 torch.set_num_threads(team.threads)
                 train_here(experiment, folder, tune.report)
-                return
-            is_over = FolderReporter(trials, number, tune.report)
-            with suppress(KeyboardInterrupt):  # its word has been heard
-                train_on_ray(experiment, folder, team, interrupted=is_over)
-            is_over.look()
 
-        run_trial(trials, number, train, tune.report, free)
+        run_trial(Trials(path), config[NUMBER], train, tune.report, free)
 
     return trial
 
 
-class FolderReporter:
-    """Reports what the folder of a trial with workers newly holds, whenever it is asked whether the trial is over.
+def _with_workers(experiment: Experiment, folder: Path, team: Team, reporter: Reporter) -> None:
+    """Train on Ray Train's workers, who report by the folder and end when that says so.
 
     Why not Ray's own way, TuneReportCallback and an exception out of a report: once Tune has ended a trial, nobody
     empties the callback's queue, on which Ray Train's controller waits, and its workers keep their places.
     """
-
-    def __init__(self, trials: Trials, number: int, report: Callable[[dict[str, Any]], None]) -> None:
-        self._folder, self._report = trials.folder(number), report
-        self._step, self._looked_s = last_step(self._folder), time.monotonic()
-
-    def __call__(self) -> bool:
-        if time.monotonic() - self._looked_s >= LOOK_EVERY_S:
-            self.look()
-            self._looked_s = time.monotonic()
-        return (self._folder / END).is_file()
-
-    def look(self) -> None:
-        """Report now what is new."""
-        for one in reports_of(self._folder):
-            if one.step > self._step:
-                self._step = one.step
-                self._report({**one.figures, "step": one.step})
+    try:
+        train_on_ray(experiment, folder, team, interrupted=reporter)
+    except KeyboardInterrupt:  # the trial is over, and the workers have ended
+        return
+    except (TrainingDiverged, UserError):
+        reporter.look()
+        raise
+    reporter.look()
 
 
 class _Dealer(Searcher):
-    """The queue, as Tune asks for it, for `at_once` trials at a time. Whose process died comes back, as new to Tune.
+    """The queue, as Tune asks for it. A trial whose process died comes back to it, and is a new one to Tune.
 
     Tune's own restarts lose trials: if a node goes, each call that was under way to an actor of it fails, and the
     second failure finds the trial waiting for its restart, which Tune takes for its end, whatever `max_failures` says.
     """
 
-    def __init__(self, queue: Queue, show: Callable[[Trial], None], max_failures: int, at_once: int) -> None:
+    def __init__(self, queue: Queue, show: Callable[[Trial], None], max_failures: int) -> None:
         super().__init__()
-        self._queue, self._show, self._max_failures, self._at_once = queue, show, max_failures, at_once
+        self._queue, self._show, self._max_failures = queue, show, max_failures
+        self._at_once = 1  # until Tune says
         self._running: dict[str, int] = {}
         self._died: Counter[int] = Counter()
 
@@ -213,10 +203,14 @@ class _Dealer(Searcher):
             trials.write_end(number, "failed", reason, last_step(trials.folder(number)))
         self._show(self._queue.over(number))
 
-    def hear_of_failed(self, trial_ids: Iterable[str]) -> None:
-        """Tune tells nobody of a trial that could not take over the actor of another one."""
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        self._at_once = max_concurrent
+        return True  # and nobody else counts
+
+    def take_back(self, trial_ids: Iterable[str]) -> None:
+        """These have not begun, if they still count as running."""
         for trial_id in self._running.keys() & set(trial_ids):
-            self.on_trial_complete(trial_id, error=True)
+            self._queue.again(self._running.pop(trial_id))
 
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).write_text("")  # the folder of the sweep is its state
@@ -225,20 +219,25 @@ class _Dealer(Searcher):
         return
 
 
+class _Unbegun(tune.Callback):
+    """A trial that could not take over an actor has an error, and Tune tells neither searcher nor scheduler."""
+
+    def __init__(self, dealer: _Dealer) -> None:
+        self._dealer = dealer
+
+    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **_: Any) -> None:
+        self._dealer.take_back(trial.trial_id for trial in trials if trial.status == TuneTrial.ERROR)
+
+
 class _Ender(FIFOScheduler):
     """The judge, as Tune asks for it. `by_itself`: a trial finds its end in its folder, and Tune need not end it."""
 
     _supports_buffered_results = False  # every report is judged as it comes
 
-    def __init__(self, queue: Queue, judge: Judge, dealer: _Dealer, by_itself: bool) -> None:
+    def __init__(self, queue: Queue, judge: Judge, by_itself: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._queue, self._judge, self._dealer, self._by_itself = queue, judge, dealer, by_itself
+        self._queue, self._judge, self._by_itself = queue, judge, by_itself
         self._ended: set[int] = set()
-
-    def choose_trial_to_run(self, tune_controller: TuneController) -> TuneTrial | None:
-        trials = tune_controller.get_trials()  # type: ignore[no-untyped-call]
-        self._dealer.hear_of_failed(trial.trial_id for trial in trials if trial.status == TuneTrial.ERROR)
-        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
         if result.get("done") or "step" not in result:

@@ -21,6 +21,8 @@ from typing import Any
 
 from ray.exceptions import RayActorError, RayError
 from ray.train.torch import TorchConfig
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
@@ -186,9 +188,9 @@ class _LeanTrainer(TorchTrainer):
     `free_what_the_dead_hold` does its work."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        unwanted = ("DatasetsCallback", "PlacementGroupCleanerCallback")
         callbacks: list[Any] = super()._create_default_callbacks()
-        return [callback for callback in callbacks if type(callback).__name__ not in unwanted]
+        unwanted = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [callback for callback in callbacks if not isinstance(callback, unwanted)]
 
 
 def _trainer(experiment: Experiment, folder: Path, storage: Path, team: Team) -> TorchTrainer:

@@ -10,7 +10,7 @@ from typing import Any
 
 from eqr_ray.errors import UserError
 from eqr_ray.experiment import Experiment
-from eqr_ray.search.folder import Trials, reports_of
+from eqr_ray.search.folder import END, Trials, reports_of
 from eqr_ray.search.outcome import Status
 from eqr_ray.strict import from_dict
 from eqr_ray.training.checkpoint import adopt, complete_checkpoints
@@ -18,12 +18,38 @@ from eqr_ray.training.loop import TrainingDiverged
 from eqr_ray.training.run_folder import CHECKPOINTS, LOCK, locked
 
 UNLOCK_S = 60.0  # the processes of a driver that was killed take a while to notice
+LOOK_EVERY_S = 1.0  # for new reports
+
+
+class Reporter:
+    """Reports what the folder of a trial newly holds, each step once. Called, it does so from time to time, and says
+    whether the trial is over, as the folder has it."""
+
+    def __init__(self, trials: Trials, number: int, report: Callable[[dict[str, Any]], None]) -> None:
+        self._folder, self._report = trials.folder(number), report
+        self._step, self._looked_s = 0, time.monotonic()
+
+    def __call__(self) -> bool:
+        if time.monotonic() - self._looked_s >= LOOK_EVERY_S:
+            self.look()
+            self._looked_s = time.monotonic()
+        return (self._folder / END).is_file()
+
+    def look(self) -> None:
+        """Report now what is new."""
+        kept = complete_checkpoints(self._folder / CHECKPOINTS)
+        if not kept or int(kept[-1].name) <= self._step:  # no figure counts beyond it
+            return
+        for one in reports_of(self._folder):
+            if one.step > self._step:
+                self._step = one.step
+                self._report({**one.figures, "step": one.step})
 
 
 def run_trial(
     trials: Trials,
     number: int,
-    train: Callable[[Experiment, Path], object],
+    train: Callable[[Experiment, Path, Reporter], object],
     report: Callable[[dict[str, Any]], None],
     free: Mapping[str, Any],
 ) -> None:
@@ -35,15 +61,17 @@ def run_trial(
     folder, plan = trials.folder(number), trials.plan(number)
     assert plan.experiment is not None
     experiment = from_dict(Experiment, {**plan.experiment, **free})
-    for past in reports_of(folder):
-        report({**past.figures, "step": past.step})
     with _locked_soon(folder):
+        reporter = Reporter(trials, number, report)
+        reporter.look()
         if plan.parent is not None and not complete_checkpoints(folder / CHECKPOINTS):
             source = trials.folder(plan.parent) / CHECKPOINTS / f"{plan.begin:08d}"
             adopt(source, folder / CHECKPOINTS, experiment.identity)
         try:
-            train(experiment, folder)
+            train(experiment, folder, reporter)
         except (TrainingDiverged, UserError) as error:
+            if trials.read(number).is_over:
+                return
             status: Status = "diverged" if isinstance(error, TrainingDiverged) else "failed"
             trials.write_end(number, status, str(error), last_step(folder))
 

@@ -149,7 +149,8 @@ def test_trials_of_ray_train_workers(data: Path, tmp_path: Path) -> None:
     summary = json.loads((out / "trials" / "00000" / "summary.json").read_text())
     assert (summary["workers"], summary["step"]) == (2, 400)
     for number in (1, 2):
-        assert not (out / "trials" / f"{number:05d}" / "lock.json").exists()
+        for file in ("lock.json", "summary.json"):  # it has ended, and not because it was done
+            assert not (out / "trials" / f"{number:05d}" / file).exists()
 
 
 def test_control_c_keeps_what_there_is(data: Path, tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ import pytest
 from ray import cloudpickle
 from ray.tune.search import Searcher
 
-from eqr_ray.distributed import search
-from eqr_ray.distributed.search import FolderReporter, _Dealer, _Ender, team_of_trial, trials_at_once
+from eqr_ray.distributed.search import _Dealer, _Ender, _Unbegun, team_of_trial, trials_at_once
 from eqr_ray.errors import UserError
+from eqr_ray.search import trial
 from eqr_ray.search.early import Halving, Judge, Rungs
 from eqr_ray.search.folder import Plan, Trials
 from eqr_ray.search.outcome import Goal, Report, Trial
 from eqr_ray.search.queue import Queue
+from eqr_ray.search.trial import Reporter
 
 CPUS = [{"CPU": 4.0}, {"CPU": 3.0}]
 GPUS = [{"CPU": 8.0, "GPU": 2.0}]
@@ -51,7 +52,8 @@ def test_tune_asks_and_is_told(tmp_path: Path) -> None:
         return None if number == 2 and not known[0].is_over else Plan(number, {})
 
     queue = Queue(trials, range(3), plan)  # type: ignore[arg-type]
-    dealer = _Dealer(queue, seen.append, max_failures=1, at_once=3)
+    dealer = _Dealer(queue, seen.append, max_failures=1)
+    assert dealer.set_max_concurrency(3)
     assert [dealer.suggest(name) for name in "abc"] == [{"trial": 0}, {"trial": 1}, None]
     trials.write_result(0, Report(0, 0.0, {}))
     dealer.on_trial_complete("a")
@@ -67,53 +69,52 @@ def test_tune_asks_and_is_told(tmp_path: Path) -> None:
     cloudpickle.dumps(dealer)  # Tune does, though we never read it again
 
 
-def test_a_trial_that_could_not_take_over_an_actor_comes_back(tmp_path: Path) -> None:
-    """Tune sets its status to ERROR, and calls neither searcher nor scheduler."""
+def test_a_trial_that_could_not_take_over_an_actor_is_the_next(tmp_path: Path) -> None:
+    """Tune sets its status to ERROR, and tells neither searcher nor scheduler."""
     queue = Queue(Trials(tmp_path), range(2), lambda number, known: Plan(number, {}))
-    dealer = _Dealer(queue, [].append, max_failures=1, at_once=1)
-    ender = _Ender(queue, Judge(None, None), dealer, by_itself=False)
+    dealer = _Dealer(queue, [].append, max_failures=0)
     assert dealer.suggest("a") == {"trial": 0}
-    failed, waiting = SimpleNamespace(trial_id="a", status="ERROR"), SimpleNamespace(trial_id="b", status="PENDING")
     assert dealer.suggest("b") is None
-    for _ in range(2):  # Tune asks again and again
-        assert ender.choose_trial_to_run(SimpleNamespace(get_trials=lambda: [failed, waiting])) is waiting
+    failed = SimpleNamespace(trial_id="a", status="ERROR")
+    for _ in range(2):  # Tune calls at every step
+        _Unbegun(dealer).on_step_begin(0, [failed])
     assert dealer.suggest("b") == {"trial": 0}
+    assert not Trials(tmp_path).read(0).is_over
 
 
-def test_a_trial_with_workers_reports_what_its_folder_newly_holds_and_finds_its_end_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trials_with_workers_find_their_end_in_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = [Report(20, 0.0, {"score": 1.0})]
-    monkeypatch.setattr(search, "reports_of", lambda folder: list(held))
-    monkeypatch.setattr(search, "last_step", lambda folder: held[-1].step)
+    monkeypatch.setattr(trial, "reports_of", lambda folder: list(held))
+    monkeypatch.setattr(trial, "complete_checkpoints", lambda folder: [folder / f"{held[-1].step:08d}"])
     trials = Trials(tmp_path)
     queue = Queue(trials, range(1), lambda number, known: Plan(number, {}))
-    dealer = _Dealer(queue, [].append, max_failures=1, at_once=1)
-    ender = _Ender(queue, Judge(Halving(Rungs(40, 2, 400), [Goal("score")]), None), dealer, by_itself=True)
-    trial, heard = SimpleNamespace(config=dealer.suggest("a")), []
+    ender = _Ender(queue, Judge(Halving(Rungs(40, 2, 400), [Goal("score")]), None), by_itself=True)
+    assert queue.next() == 0
+    one, another = (SimpleNamespace(config={"trial": number}) for number in range(2))
+    heard = []
 
     def report(figures: dict[str, float]) -> None:
         heard.append(figures["step"])
-        assert ender.on_trial_result(None, trial, figures) == "CONTINUE"
+        assert ender.on_trial_result(None, one, figures) == "CONTINUE"
 
-    reporter = FolderReporter(trials, 0, report)
+    reporter = Reporter(trials, 0, report)
+    reporter.look()
     held += [Report(40, 0.0, {"score": 2.0}), Report(60, 0.0, {"score": 1.5})]
     assert not reporter()  # it has looked just now
-    monkeypatch.setattr(search, "LOOK_EVERY_S", 0.0)
+    assert heard == [20]
+    monkeypatch.setattr(trial, "LOOK_EVERY_S", 0.0)
     assert not reporter()
-    another = SimpleNamespace(config={"trial": 1})
     assert ender.on_trial_result(None, another, {"step": 80, "score": 9.0}) == "CONTINUE"
     held += [Report(80, 0.0, {"score": 3.0}), Report(160, 0.0, {"score": 4.0})]
     assert reporter()
-    assert heard == [40, 60, 80, 160]
+    assert heard == [20, 40, 60, 80, 160]
     assert trials.read(0).status == "stopped"
 
 
 def test_the_judge_is_heard(tmp_path: Path) -> None:
     trials = Trials(tmp_path)
     queue = Queue(trials, range(2), lambda number, known: Plan(number, {}))
-    dealer = _Dealer(queue, [].append, max_failures=1, at_once=2)
-    ender = _Ender(queue, Judge(Halving(Rungs(2, 2, 8), [Goal("score")]), None), dealer, by_itself=False)
+    ender = _Ender(queue, Judge(Halving(Rungs(2, 2, 8), [Goal("score")]), None), by_itself=False)
     assert [queue.next(), queue.next()] == [0, 1]
     one, two = (SimpleNamespace(config={"trial": number}) for number in range(2))
     assert ender.on_trial_result(None, one, {"step": 2, "score": 1.0}) == "CONTINUE"
