@@ -34,7 +34,7 @@ check: $(READY) ## lint, format, types and the tests without Ray: under 3 minute
 	@$(PY) -m mypy
 	@$(PY) -m pytest -q -m "not ray and not slow"
 
-test: $(READY) ## lint, format, types and every test, Ray's too: some 27 minutes
+test: $(READY) ## lint, format, types and every test, Ray's too: some 25 minutes
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
