@@ -195,7 +195,8 @@ def read_part(path: Path) -> Records:
             prediction=prediction.flatten().to_numpy().reshape(len(table), -1 if len(table) else 0),
             **{name: table.column(name).to_numpy() for name in Records.__dataclass_fields__ if name not in _OWN_FORM},
         )
-        if _hash(rows) != (table.schema.metadata or {}).get(HASH, _hash(rows)):
+        stored = (table.schema.metadata or {}).get(HASH)
+        if stored is not None and stored != _hash(rows):
             raise ValueError("their content has another hash")
         return rows
     except (pa.ArrowException, KeyError, ValueError, OSError, TypeError, AttributeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,10 +14,11 @@ from eqr_ray.distributed.search import _Dealer, _Ender, _Unbegun, team_of_trial,
 from eqr_ray.errors import UserError
 from eqr_ray.search import trial
 from eqr_ray.search.early import Halving, Judge, Rungs
-from eqr_ray.search.folder import Plan, Trials
+from eqr_ray.search.folder import END, Plan, Trials
 from eqr_ray.search.outcome import Goal, Report, Trial
 from eqr_ray.search.queue import Queue
 from eqr_ray.search.trial import Reporter
+from eqr_ray.training.loop import TrainingDiverged
 
 CPUS = [{"CPU": 4.0}, {"CPU": 3.0}]
 GPUS = [{"CPU": 8.0, "GPU": 2.0}]
@@ -109,6 +111,25 @@ def test_trials_with_workers_find_their_end_in_their_folder(tmp_path: Path, monk
     assert reporter()
     assert heard == [20, 40, 60, 80, 160]
     assert trials.read(0).status == "stopped"
+
+
+@pytest.mark.parametrize(("judged", "status", "step"), [(True, "stopped", 20), (False, "diverged", 0)])
+def test_what_a_trial_does_after_its_end_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judged: bool, status: str, step: int
+) -> None:
+    """Its workers go on for a moment, and may diverge."""
+    monkeypatch.setattr(trial, "from_dict", lambda kind, values: None)
+    trials = Trials(tmp_path)
+    trials.write_plan(Plan(0, {}, experiment={}))
+
+    def train(*_: object) -> None:
+        if judged:
+            trials.write_end(0, "stopped", "others were better", 20)
+        raise TrainingDiverged("the loss is no number")
+
+    trial.run_trial(trials, 0, train, [].append, {})
+    assert trials.read(0).status == status
+    assert json.loads((trials.folder(0) / END).read_text())["step"] == step
 
 
 def test_the_judge_is_heard(tmp_path: Path) -> None:
