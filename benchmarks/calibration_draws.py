@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.door import parse_value
-from eqr_ray.errors import UserError
-from eqr_ray.inference.calibration import PILOT, Goal, calibrate, check_enough, chosen, thresholds
-from eqr_ray.inference.recorded import open_recorded
+from eqr_ray.config.cli import parse_value
+from eqr_ray.config.errors import UserError
+from eqr_ray.config.strict import from_dict
+from eqr_ray.evaluation.calibration import PILOT, Goal, calibrate, check_enough, chosen, thresholds
+from eqr_ray.evaluation.outcomes import Replayed, VerdictsAt
+from eqr_ray.inference.recorded_run import open_recorded
 from eqr_ray.inference.records import concatenate
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.verdicts import Replayed, VerdictsAt
-from eqr_ray.strict import from_dict
 from eqr_ray.tasks.keys import mix
 
 DRAW = 0xD4A3  # tells this use of a seed from others

@@ -18,9 +18,9 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from eqr_ray.logbook import read_log
-from eqr_ray.tasks.store import write_split
-from eqr_ray.tasks.task import task_named
+from eqr_ray.data.arrow_store import write_split
+from eqr_ray.storage.log_reader import read_log
+from eqr_ray.tasks.registry import task_named
 from tests.ray.machines import Machines
 
 ROOT = Path(__file__).parents[1]

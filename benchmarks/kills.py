@@ -25,10 +25,10 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
+from eqr_ray.data.arrow_store import write_split
 from eqr_ray.distributed.cluster import start_ray
 from eqr_ray.inference.records import Records, concatenate, read_part
-from eqr_ray.tasks.store import write_split
-from eqr_ray.tasks.task import task_named
+from eqr_ray.tasks.registry import task_named
 
 DEPTH, BREADTH, SLOTS = 16, 8, 64
 ACTOR = "Breadth"  # as Ray names the process

@@ -34,12 +34,12 @@ from torch import Tensor
 
 from eqr_ray.distributed.actors import Actors
 from eqr_ray.distributed.cluster import start_ray
-from eqr_ray.distributed.placement import Team
+from eqr_ray.distributed.resources import Team
 from eqr_ray.inference.engine import Engine, run_units
-from eqr_ray.inference.placement import NetworkFactory
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.work import Unit, plan
+from eqr_ray.inference.units import Unit, plan
 from eqr_ray.model import ModelConfig, Reasoner
+from eqr_ray.model.runtime import NetworkFactory
 
 REPETITIONS = 3
 RAY_START_S = 20.0  # Ray's agents import for as long after `ray.init` has returned, on the cores of the actors

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eqr_ray.inference.dispatch import Dispatcher, Order, call_s
-from eqr_ray.inference.work import Unit
+from eqr_ray.inference.units import Unit
 
 TRIP_S = 0.003  # from one call to the next, beside the driver's own work (measured: 1-2.5 ms for a round trip)
 REPORT_S = 0.001  # of the driver, for a report and the next order

@@ -21,22 +21,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from eqr_ray.dynamics.noise import mix
-from eqr_ray.inference import network as networks
+from eqr_ray.config.strict import from_dict
+from eqr_ray.data.arrow_store import Split, write_split
+from eqr_ray.data.sampler import Sampler
 from eqr_ray.inference.engine import Engine
-from eqr_ray.inference.network import Network, flops_per_segment
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.work import Unit
+from eqr_ray.inference.units import Unit
 from eqr_ray.model import ModelConfig, Reasoner
+from eqr_ray.model import network as networks
 from eqr_ray.model.compiling import cell_function
-from eqr_ray.strict import from_dict
-from eqr_ray.tasks.sampler import Sampler
-from eqr_ray.tasks.store import Split, write_split
-from eqr_ray.tasks.task import task_named
+from eqr_ray.model.network import Network, flops_per_segment
+from eqr_ray.model.noise import mix
+from eqr_ray.tasks.registry import task_named
+from eqr_ray.training.backend import LocalEngine
 from eqr_ray.training.carry import empty_carry
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.ema import Ema
-from eqr_ray.training.engine import LocalEngine
 from eqr_ray.training.step import training_step
 
 REPETITIONS = 9

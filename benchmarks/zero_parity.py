@@ -35,14 +35,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
+from eqr_ray.data.arrow_store import Split, write_split
+from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import ModelConfig, Reasoner
 from eqr_ray.model.compiling import cell_function
 from eqr_ray.tasks import task_named
-from eqr_ray.tasks.sampler import Sampler
-from eqr_ray.tasks.store import Split, write_split
+from eqr_ray.training.backend import Engine, LocalEngine
 from eqr_ray.training.carry import Carry, empty_carry
 from eqr_ray.training.config import TrainingConfig
-from eqr_ray.training.engine import Engine, LocalEngine
 from eqr_ray.training.loop import rows_of
 from eqr_ray.training.optim import learning_rate
 from eqr_ray.training.step import training_step
@@ -158,7 +158,7 @@ def worker(rank: int, workers: int, store: str, setting: Setting, results: Queue
     os.environ["DS_ACCELERATOR"] = "cpu"
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=workers)
     # DeepSpeed reads its device from the environment when it is imported
-    from eqr_ray.distributed.deepspeed_engine import DeepSpeedEngine, Stage  # noqa: PLC0415
+    from eqr_ray.distributed.deepspeed_backend import DeepSpeedEngine, Stage  # noqa: PLC0415
 
     config, middle = setting.training, setting.steps // 2
     whole, twin, state = local(setting, 1), local(setting, workers), half_way(setting, workers)

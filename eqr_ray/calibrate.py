@@ -18,17 +18,17 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from eqr_ray.atomic import write_json
-from eqr_ray.door import run_door
-from eqr_ray.errors import UserError
-from eqr_ray.figures.abstention import draw_calibration
-from eqr_ray.inference.calibration import Goal, puzzles_needed
-from eqr_ray.inference.calibration_job import CalibrateConfig, calibration_of
-from eqr_ray.inference.promise import FILE
-from eqr_ray.inference.recorded import RecordedRun, open_recorded
-from eqr_ray.recording import RECORDING, check_not_recording, recorded
-from eqr_ray.strict import from_dict
-from eqr_ray.tasks.npy_source import is_npy_part
+from eqr_ray.config.cli import run_door
+from eqr_ray.config.errors import UserError
+from eqr_ray.config.strict import from_dict
+from eqr_ray.data.npy_reader import is_npy_part
+from eqr_ray.distributed.recording import RECORDING, check_not_recording, recorded
+from eqr_ray.evaluation.calibration import Goal, puzzles_needed
+from eqr_ray.evaluation.calibration_run import CalibrateConfig, calibration_of
+from eqr_ray.inference.calibration_artifact import FILE
+from eqr_ray.inference.recorded_run import RecordedRun, open_recorded
+from eqr_ray.plots.calibration import draw_calibration
+from eqr_ray.storage.atomic import write_json
 
 RUN = "run"  # the recorded run, in `out`
 # Keys that are handed on to the run.

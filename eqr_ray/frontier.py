@@ -19,19 +19,19 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from eqr_ray.atomic import write_json
-from eqr_ray.door import run_door
-from eqr_ray.errors import UserError
-from eqr_ray.figures.frontier import draw_frontier
-from eqr_ray.infer import ProgressLine
-from eqr_ray.inference.cost import START_UP_S, Cost, predictions
-from eqr_ray.inference.frontier import Point, recommended
-from eqr_ray.inference.frontier_job import FrontierConfig, points_of
-from eqr_ray.inference.policy import policy_named
-from eqr_ray.inference.recorded import RecordedRun, check_answers, open_recorded
+from eqr_ray.config.cli import run_door
+from eqr_ray.config.errors import UserError
+from eqr_ray.config.strict import content_hash, from_dict, to_dict
+from eqr_ray.distributed.recording import RECORDING, check_not_recording, recorded
+from eqr_ray.evaluation.cost import START_UP_S, Cost, predictions
+from eqr_ray.evaluation.frontier import Point, recommended
+from eqr_ray.evaluation.frontier_run import FrontierConfig, points_of
+from eqr_ray.inference.policies import policy_named
+from eqr_ray.inference.recorded_run import RecordedRun, check_answers, open_recorded
 from eqr_ray.inference.records import TableWriter
-from eqr_ray.recording import RECORDING, check_not_recording, recorded
-from eqr_ray.strict import content_hash, from_dict, to_dict
+from eqr_ray.plots.frontier import draw_frontier
+from eqr_ray.storage.atomic import write_json
+from eqr_ray.storage.progress import ProgressLine
 
 RUN = "run"  # the recorded run, in `out`
 TABLE = "frontier.parquet"

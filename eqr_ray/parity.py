@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqr_ray.door import run_door
-from eqr_ray.errors import UserError
+from eqr_ray.config.cli import run_door
+from eqr_ray.config.errors import UserError
+from eqr_ray.config.strict import from_dict
 from eqr_ray.model import Latent, Reasoner
 from eqr_ray.model.reference import our_config, our_name, our_weights
-from eqr_ray.strict import from_dict
 from eqr_ray.training.loss import row_losses
 
 TOLERANCE = 1e-5

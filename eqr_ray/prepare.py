@@ -12,8 +12,8 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from eqr_ray.door import run_door
-from eqr_ray.tasks.dataset import PrepareConfig, prepare
+from eqr_ray.config.cli import run_door
+from eqr_ray.data.dataset import PrepareConfig, prepare
 
 SHOW_EVERY_S = 2.0
 

@@ -14,17 +14,18 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from eqr_ray.door import door_config, run_door
-from eqr_ray.errors import UserError
-from eqr_ray.experiment import Experiment
-from eqr_ray.inference.folder import MANIFEST, stored_manifest
-from eqr_ray.inference.job import InferConfig
-from eqr_ray.inference.status import RunStatus, status_of_inference
-from eqr_ray.logbook import LOG
+from eqr_ray.config.cli import door_config, run_door
+from eqr_ray.config.errors import UserError
+from eqr_ray.config.strict import from_dict, to_dict
+from eqr_ray.inference.record_dir import MANIFEST, stored_manifest
+from eqr_ray.inference.run import InferConfig
+from eqr_ray.inference.status import status_of_inference
 from eqr_ray.search.status import is_sweep, status_of_search, what_is_searched
-from eqr_ray.strict import from_dict, to_dict
-from eqr_ray.training.progress import duration
-from eqr_ray.training.run_folder import CONFIG, LOCK, SUMMARY, driver_of, how_to_tell
+from eqr_ray.storage.log_reader import LOG
+from eqr_ray.storage.progress import duration
+from eqr_ray.storage.run_dir import CONFIG, LOCK, SUMMARY, driver_of, how_to_tell
+from eqr_ray.storage.status import RunStatus
+from eqr_ray.training.experiment import Experiment
 from eqr_ray.training.status import status_of_training
 
 COLUMN = 13

@@ -21,24 +21,24 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Column, Table
 
-from eqr_ray.atomic import write_bytes, write_json
-from eqr_ray.door import read_yaml, run_door
-from eqr_ray.errors import UserError
-from eqr_ray.figures.search import draw_search
-from eqr_ray.inference.frontier import Point
-from eqr_ray.mirror import fetch, mirror_of, mirrored
-from eqr_ray.search.answering import values_of
-from eqr_ray.search.config import SearchConfig, search_of
+from eqr_ray.config.cli import read_yaml, run_door
+from eqr_ray.config.errors import UserError
+from eqr_ray.config.strict import from_dict, read_json, to_dict
+from eqr_ray.distributed.answering_sweep import AnsweringSweep
+from eqr_ray.distributed.training_sweep import Machine, TrainingSweep, finals, runner, search
+from eqr_ray.evaluation.frontier import Point
+from eqr_ray.plots.search import draw_search
+from eqr_ray.search.answering_objective import values_of
 from eqr_ray.search.finals import Finalist, recipe_text, whole
-from eqr_ray.search.folder import MANIFEST, TRIALS, Trials, begin, check, stored
-from eqr_ray.search.job import FREE, SweepConfig, counts, identity, reasons, trials_of
 from eqr_ray.search.outcome import Trial, front, ranked
+from eqr_ray.search.study import SearchConfig, search_of
+from eqr_ray.search.sweep_config import FREE, SweepConfig, counts, identity, reasons, trials_of
 from eqr_ray.search.table import write_trials
 from eqr_ray.search.tpe import importances
-from eqr_ray.strict import from_dict, read_json, to_dict
-from eqr_ray.sweep_answering import AnsweringSweep
-from eqr_ray.sweep_training import Machine, TrainingSweep, finals, runner, search
-from eqr_ray.training.run_folder import locked
+from eqr_ray.search.trial_dirs import MANIFEST, TRIALS, Trials, begin, check, stored
+from eqr_ray.storage.atomic import write_bytes, write_json
+from eqr_ray.storage.remote_sync import fetch, mirror_of, mirrored
+from eqr_ray.storage.run_dir import locked
 
 TABLE, BEST = "trials.parquet", "best.yaml"
 

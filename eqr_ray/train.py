@@ -20,9 +20,24 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from eqr_ray.door import run_door
-from eqr_ray.errors import UserError
-from eqr_ray.experiment import (
+from eqr_ray.config.cli import run_door
+from eqr_ray.config.errors import UserError
+from eqr_ray.config.strict import from_dict
+from eqr_ray.data.dataset import PrepareConfig, prepare
+from eqr_ray.storage.progress import duration, followed
+from eqr_ray.storage.remote_sync import fetch, mirror_of, mirrored
+from eqr_ray.storage.run_dir import (
+    CHECKPOINTS,
+    CONFIG,
+    LOG,
+    check_new,
+    locked,
+    read_config,
+    read_summary,
+)
+from eqr_ray.tasks import Task, task_named
+from eqr_ray.training.checkpoint import complete_checkpoints
+from eqr_ray.training.experiment import (
     FREE,
     FREE_TRAINING,
     KNOBS,
@@ -34,22 +49,7 @@ from eqr_ray.experiment import (
     placed,
     train_here,
 )
-from eqr_ray.mirror import fetch, mirror_of, mirrored
-from eqr_ray.strict import from_dict
-from eqr_ray.tasks import Task, task_named
-from eqr_ray.tasks.dataset import PrepareConfig, prepare
-from eqr_ray.training.checkpoint import complete_checkpoints
 from eqr_ray.training.loop import TrainingDiverged
-from eqr_ray.training.progress import duration, followed
-from eqr_ray.training.run_folder import (
-    CHECKPOINTS,
-    CONFIG,
-    LOG,
-    check_new,
-    locked,
-    read_config,
-    read_summary,
-)
 
 DEFAULT_TASK = "sudoku9"
 

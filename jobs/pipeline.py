@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eqr_ray.errors import UserError, nearest
+from eqr_ray.config.errors import UserError, nearest
 from jobs.submission import main, submit
 
 # The keys of this script. What else there is to choose, the single jobs have.

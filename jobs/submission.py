@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from eqr_ray.config.errors import UserError
 from eqr_ray.distributed.job_server import STOP_WAIT_S, JobSubmissionClient, job_server
-from eqr_ray.errors import UserError
 
 T = TypeVar("T")
 

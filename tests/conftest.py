@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eqr_ray.data.arrow_store import write_split
 from eqr_ray.tasks import task_named
-from eqr_ray.tasks.store import write_split
 
 # Ray reads these at import, and this file is imported before any test. The reasons are in docs of Ray:
 # loopback only on Linux; no usage reports; no metrics exporter, preemption watcher or patched print in Ray Train;

@@ -15,12 +15,12 @@ from types import SimpleNamespace
 import pytest
 from ray.job_submission import JobStatus
 
+from eqr_ray.config.cli import door_config
+from eqr_ray.config.errors import UserError
+from eqr_ray.config.strict import to_dict
 from eqr_ray.distributed.job_server import job_server
-from eqr_ray.door import door_config
-from eqr_ray.errors import UserError
-from eqr_ray.experiment import experiment_of
-from eqr_ray.strict import to_dict
 from eqr_ray.tasks import task_named
+from eqr_ray.training.experiment import experiment_of
 from jobs import again, pipeline, submission
 from jobs.submission import pack, placed, run_job
 

@@ -21,13 +21,13 @@ import numpy as np
 import pytest
 import torch
 
+from eqr_ray.config.errors import UserError
+from eqr_ray.data.npy_reader import read_npy
+from eqr_ray.data.validation import Policy
 from eqr_ray.distributed import cluster
 from eqr_ray.distributed.environment import SETTINGS
-from eqr_ray.errors import UserError
-from eqr_ray.model.files import load_model
+from eqr_ray.model.pretrained import load_model
 from eqr_ray.tasks import task_named
-from eqr_ray.tasks.npy_source import read_npy
-from eqr_ray.tasks.rows import Policy
 from eqr_ray.training.checkpoint import STATE, newest_checkpoint
 
 ROOT = Path(__file__).parent.parent

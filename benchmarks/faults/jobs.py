@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 
-from eqr_ray.errors import UserError
+from eqr_ray.config.errors import UserError
 from eqr_ray.inference.records import concatenate, read_part
-from eqr_ray.logbook import read_log
+from eqr_ray.storage.log_reader import read_log
 from eqr_ray.training.checkpoint import complete_checkpoints
 
 ROOT = Path(__file__).parents[2]

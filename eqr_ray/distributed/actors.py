@@ -28,19 +28,19 @@ import torch
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
+from eqr_ray.config.errors import UserError
 from eqr_ray.distributed.cluster import free, nodes
 from eqr_ray.distributed.metrics import Figures
-from eqr_ray.distributed.placement import Team, room
-from eqr_ray.errors import UserError
+from eqr_ray.distributed.resources import Team, room
 from eqr_ray.inference.dispatch import CALL_S, Dispatcher, call_s
 from eqr_ray.inference.engine import Engine, Report
-from eqr_ray.inference.jobs import Win
-from eqr_ray.inference.policy import make_policy
+from eqr_ray.inference.policies import make_policy
 from eqr_ray.inference.records import Records
 from eqr_ray.inference.settings import Settings
+from eqr_ray.inference.sharded_race import Spread
 from eqr_ray.inference.slots import NetworkLike
-from eqr_ray.inference.spread import Spread
-from eqr_ray.inference.work import Unit
+from eqr_ray.inference.trajectories import Win
+from eqr_ray.inference.units import Unit
 
 START_TIMEOUT_S = 180.0  # until an actor has been placed and holds its network
 LOOK_EVERY_S = 5.0  # for places that have appeared; a call of some milliseconds

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eqr_ray.distributed.placement import Node, Team, TooFew, places, room, share, uses_gpus
-from eqr_ray.experiment import Experiment
+from eqr_ray.distributed.resources import Node, Team, TooFew, places, room, share, uses_gpus
+from eqr_ray.training.experiment import Experiment
 
 LOOK_EVERY_S = 5.0  # at the nodes of the cluster
 

@@ -24,8 +24,8 @@ from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[a
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from eqr_ray.distributed.placement import Node, TooFew
-from eqr_ray.errors import UserError
+from eqr_ray.config.errors import UserError
+from eqr_ray.distributed.resources import Node, TooFew
 
 OBJECT_STORE_BYTES = 200_000_000  # weights, blocks of puzzles and records; no data set goes through it
 

@@ -16,8 +16,8 @@ from ray.dashboard.utils import get_address_for_submission_client
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
+from eqr_ray.config.errors import UserError
 from eqr_ray.distributed.cluster import start_ray
-from eqr_ray.errors import UserError
 
 AGENT_PORT = 52365  # where Ray's agent waits for jobs, on every node; `ray.init` has no other for it
 STOP_WAIT_S = 60.0  # a training in one process writes a checkpoint when its job is stopped

@@ -12,7 +12,7 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
-from eqr_ray.training.tracking import Tracker
+from eqr_ray.storage.run_log import Tracker
 
 TAG = ("run",)
 GAUGES = {

@@ -27,17 +27,17 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
+from eqr_ray.config.errors import Failure, UserError
+from eqr_ray.config.strict import to_dict
 from eqr_ray.distributed.attempts import LOOK_EVERY_S, Patience, could_grow, place
 from eqr_ray.distributed.cluster import ask_for, free, free_what_the_dead_hold, in_time, is_joined, nodes, start_ray
 from eqr_ray.distributed.metrics import Figures
-from eqr_ray.distributed.placement import Team, TooFew, in_words
-from eqr_ray.distributed.wish import AGAIN, STOP, Wish
-from eqr_ray.errors import Failure, UserError
-from eqr_ray.experiment import Experiment
-from eqr_ray.strict import to_dict
+from eqr_ray.distributed.resources import Team, TooFew, in_words
+from eqr_ray.distributed.stop_request import AGAIN, STOP, Wish
+from eqr_ray.storage.run_dir import CHECKPOINTS
 from eqr_ray.training.checkpoint import complete_checkpoints
+from eqr_ray.training.experiment import Experiment
 from eqr_ray.training.loop import TrainingDiverged
-from eqr_ray.training.run_folder import CHECKPOINTS
 
 UNPLACED = 2  # times that workers are placed in vain, a minute each, before an attempt has failed
 LOST_S = 600.0  # at least so long a run that has begun waits for nodes, where it has too few left

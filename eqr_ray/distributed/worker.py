@@ -17,17 +17,17 @@ import ray.train.torch
 import torch
 from ray.train.v2._internal.execution.context import get_train_context
 
-from eqr_ray.distributed.deepspeed_engine import DeepSpeedEngine
+from eqr_ray.config.errors import UserError
+from eqr_ray.config.strict import from_dict, to_dict
+from eqr_ray.distributed.deepspeed_backend import DeepSpeedEngine
 from eqr_ray.distributed.metrics import MeasuredTracker
-from eqr_ray.distributed.wish import Asked
-from eqr_ray.errors import UserError
-from eqr_ray.experiment import Experiment, build_model, finish, training_job
-from eqr_ray.strict import from_dict, to_dict
+from eqr_ray.distributed.stop_request import Asked
+from eqr_ray.storage.log_handler import warnings_told
+from eqr_ray.storage.run_dir import LOCK, write_config
+from eqr_ray.storage.run_log import NoTracker, RunTracker, Tracker, kept_warning
+from eqr_ray.training.collective import together
+from eqr_ray.training.experiment import Experiment, build_model, finish, training_job
 from eqr_ray.training.loop import TrainingDiverged, train
-from eqr_ray.training.run_folder import LOCK, write_config
-from eqr_ray.training.together import together
-from eqr_ray.training.tracking import NoTracker, RunTracker, Tracker, kept_warning
-from eqr_ray.warned import warnings_told
 
 
 def work(task: dict[str, Any]) -> dict[str, Any] | None:

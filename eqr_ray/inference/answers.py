@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from eqr_ray.atomic import atomic
-from eqr_ray.dynamics.select import choose
-from eqr_ray.inference.questions import Questions
+from eqr_ray.data.puzzle_set import Questions
 from eqr_ray.inference.records import CANCELLED, STATUSES, Records, TableWriter, is_answered, is_exact
+from eqr_ray.inference.selection import choose
+from eqr_ray.storage.atomic import atomic
 
 # puzzle: number among the rows that can be read, as in records; line: in the user's file, from 1; residual: the one
 # selected by (the logit residual with halt and vote), null if there is none; segments: spent by all restarts; exact:

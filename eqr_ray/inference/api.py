@@ -20,17 +20,17 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.dynamics.select import check_selection, choose
-from eqr_ray.errors import UserError
+from eqr_ray.config.errors import UserError
 from eqr_ray.inference.engine import Engine, run_units
-from eqr_ray.inference.placement import NetworkFactory, slots_for
-from eqr_ray.inference.policy import policy_named
+from eqr_ray.inference.policies import policy_named
 from eqr_ray.inference.records import CANCELLED, STATUSES, Records, concatenate
+from eqr_ray.inference.selection import check_selection, choose
 from eqr_ray.inference.settings import Settings, settling
-from eqr_ray.inference.work import plan
+from eqr_ray.inference.units import plan
 from eqr_ray.model import Reasoner
-from eqr_ray.model.files import ModelCard, load_model
-from eqr_ray.tasks.task import task_named
+from eqr_ray.model.pretrained import ModelCard, load_model
+from eqr_ray.model.runtime import NetworkFactory, slots_for
+from eqr_ray.tasks.registry import task_named
 
 
 class Model(NamedTuple):

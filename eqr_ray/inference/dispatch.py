@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Generic, NamedTuple, TypeVar
 
-from eqr_ray.inference.work import Unit, offered
+from eqr_ray.inference.units import Unit, offered
 
 AHEAD = 2  # trajectories per slot that a worker is given at first ...
 MOST_AHEAD = 16  # ... and at most before it asks for more: doubled whenever slots stood idle

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.inference.jobs import Job, Jobs, Outcome, Races, Win
-from eqr_ray.inference.policy import make_policy
+from eqr_ray.inference.policies import make_policy
 from eqr_ray.inference.records import DEPTH, DIVERGED, OUTDONE, RUNNING, STATUSES, Records, concatenate, no_records
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.slots import Readings, Slots, SlotsLike
-from eqr_ray.inference.work import Unit, enough_ahead
+from eqr_ray.inference.trajectories import Job, Jobs, Outcome, Races, Win
+from eqr_ray.inference.units import Unit, enough_ahead
 
 NOBODY = -1
 

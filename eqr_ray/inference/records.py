@@ -22,9 +22,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eqr_ray.atomic import atomic
-from eqr_ray.dynamics.select import Candidates
-from eqr_ray.errors import UserError
+from eqr_ray.config.errors import UserError
+from eqr_ray.inference.selection import Candidates
+from eqr_ray.storage.atomic import atomic
 
 HASH = b"records_hash"  # in a part's metadata; older parts have none
 

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from eqr_ray.errors import UserError
+from eqr_ray.config.errors import UserError
 from eqr_ray.inference.engine import Engine
-from eqr_ray.inference.policy import Signals
+from eqr_ray.inference.policies import Signals
 from eqr_ray.inference.records import Records, concatenate
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.slots import Readings
-from eqr_ray.inference.work import Unit
+from eqr_ray.inference.units import Unit
 
 REPLAY_SLOTS = 1024
 

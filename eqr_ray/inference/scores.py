@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.dynamics.select import SELECTIONS, check_selection, choose
 from eqr_ray.inference.estimates import RunningAuroc, pass_at_k, wilson
 from eqr_ray.inference.records import CANCELLED, OUTDONE, Records, is_answered, is_exact
+from eqr_ray.inference.selection import SELECTIONS, check_selection, choose
 
 Labels = npt.NDArray[np.uint8]
 

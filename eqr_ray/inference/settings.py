@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eqr_ray.errors import UserError
-from eqr_ray.model.files import ModelCard
+from eqr_ray.config.errors import UserError
+from eqr_ray.model.pretrained import ModelCard
 
 BUDGETED = ("sequential", "verify")  # policies whose restarts follow each other
 

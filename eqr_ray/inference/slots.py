@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from eqr_ray.dynamics.noise import mix
-from eqr_ray.dynamics.residual import RunningMean, latent_change, logit_change
-from eqr_ray.inference.policy import Signals
+from eqr_ray.inference.policies import Signals
 from eqr_ray.inference.settings import Settings
+from eqr_ray.model.noise import mix
+from eqr_ray.model.residual import RunningMean, latent_change, logit_change
 
 START = -1  # the segment number in the key of a start
 

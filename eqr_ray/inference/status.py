@@ -7,26 +7,14 @@ also what a training run's folder is read into.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eqr_ray.inference.folder import stored_manifest
-from eqr_ray.logbook import LOG, number, read_log
+from eqr_ray.inference.record_dir import stored_manifest
+from eqr_ray.storage.log_reader import LOG, number, read_log
+from eqr_ray.storage.status import RunStatus, unread, warned
 
 PARQUET_END = b"PAR1"
-WARNINGS_SHOWN = 3  # the newest
-
-
-@dataclass(frozen=True)
-class RunStatus:
-    """`facts`: label -> words. `lost`: what went wrong on the way. `needs`: what the user has to do besides going
-    on. `goes_on`: the same command, or a resume, would have something to do and may succeed."""
-
-    facts: dict[str, str]
-    lost: list[str] = field(default_factory=list)
-    needs: list[str] = field(default_factory=list)
-    goes_on: bool = True
 
 
 def status_of_inference(path: Path, summary: Mapping[str, Any] | None) -> RunStatus:
@@ -93,16 +81,3 @@ def _is_whole(part: Path) -> bool:
             return False
         file.seek(-len(PARQUET_END), 2)
         return file.read() == PARQUET_END
-
-
-def warned(entries: Sequence[dict[str, Any]]) -> list[str]:
-    """The newest warnings of a log, whichever run's; and how many there were before."""
-    words = [entry.get("message") for entry in entries if "warning" in (entry.get("event"), entry.get("kind"))]
-    lines = [f"warned: {' '.join(str(message).split())}" for message in words[-WARNINGS_SHOWN:]]
-    more = len(words) - len(lines)
-    return [f"{more:,} earlier warnings, in {LOG}", *lines] if more else lines
-
-
-def unread(lines: int) -> list[str]:
-    """For a log with lines that nobody can read."""
-    return [f"{lines:,} lines of {LOG} cannot be read"] if lines else []

@@ -11,8 +11,8 @@ import logging
 
 import torch
 
-from eqr_ray.model import gate
 from eqr_ray.model.cell import cell
+from eqr_ray.model.kernels import gate
 from eqr_ray.model.reasoner import CellFn
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eqr_ray.model.gate import gate
+from eqr_ray.model.kernels.gate import gate
 
 NORM_EPS = 1e-5
 ROPE_BASE = 10_000.0

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from eqr_ray.errors import UserError
+from eqr_ray.config.errors import UserError
 from eqr_ray.model.config import ModelConfig
 
 PREFIX = "model.inner."

@@ -17,18 +17,18 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from eqr_ray.atomic import write_json
-from eqr_ray.errors import UserError
+from eqr_ray.config.errors import UserError
+from eqr_ray.config.strict import read_json
+from eqr_ray.data.arrow_store import Split
 from eqr_ray.inference.estimates import wilson
-from eqr_ray.inference.network import Network
-from eqr_ray.inference.placement import device_named, dtype_named
-from eqr_ray.model.files import load_model
-from eqr_ray.search.config import SearchConfig
-from eqr_ray.search.folder import Trials
+from eqr_ray.model.network import Network
+from eqr_ray.model.pretrained import load_model
+from eqr_ray.model.runtime import device_named, dtype_named
 from eqr_ray.search.outcome import Goal, Trial, ranked, scores
 from eqr_ray.search.space import Values
-from eqr_ray.strict import read_json
-from eqr_ray.tasks.store import Split
+from eqr_ray.search.study import SearchConfig
+from eqr_ray.search.trial_dirs import Trials
+from eqr_ray.storage.atomic import write_json
 from eqr_ray.training.validate import validate
 
 MOST_SEEDS = 99

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from eqr_ray.errors import UserError
+from eqr_ray.config.errors import UserError
 from eqr_ray.search.space import Values
 
 # running: begun, and to be continued; stopped: given up for better trials; diverged: the loss is no number; collapsed:

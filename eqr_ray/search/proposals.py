@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eqr_ray.search.config import SearchConfig
 from eqr_ray.search.outcome import Trial, scores
 from eqr_ray.search.space import Space, Values
+from eqr_ray.search.study import SearchConfig
 from eqr_ray.search.tpe import suggest
 
 EXPLORE = 1  # tells the draws of exploration from those of the beginning

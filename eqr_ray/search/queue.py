@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from eqr_ray.search.folder import Plan, Trials
 from eqr_ray.search.outcome import Trial
+from eqr_ray.search.trial_dirs import Plan, Trials
 
 # The plan of a trial, given the trials so far; None: not before others are over.
 Planner = Callable[[int, Mapping[int, Trial]], Plan | None]

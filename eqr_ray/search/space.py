@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from eqr_ray.errors import UserError, nearest
+from eqr_ray.config.errors import UserError, nearest
 
 Kind = Literal["uniform", "log", "integer", "choice"]
 KINDS: tuple[Kind, ...] = ("uniform", "log", "integer", "choice")

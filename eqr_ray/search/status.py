@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eqr_ray.errors import UserError
-from eqr_ray.inference.status import RunStatus
-from eqr_ray.search.config import SearchConfig, search_of
-from eqr_ray.search.folder import FINALS, TRIALS, Trials, stored
+from eqr_ray.config.errors import UserError
 from eqr_ray.search.outcome import Trial, ranked
+from eqr_ray.search.study import SearchConfig, search_of
+from eqr_ray.search.trial_dirs import FINALS, TRIALS, Trials, stored
+from eqr_ray.storage.status import RunStatus
 
 FAILURES_SHOWN = 3  # the newest
 DAMAGE = (UserError, OSError, ValueError, KeyError, TypeError, AssertionError)

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.errors import UserError
+from eqr_ray.config.errors import UserError
 from eqr_ray.tasks import maze_search, maze_symmetry
-from eqr_ray.tasks.base import Progress, Task
-from eqr_ray.tasks.harvest import harvest
+from eqr_ray.tasks.generation import harvest
 from eqr_ray.tasks.keys import Words
 from eqr_ray.tasks.puzzles import NOT_RATED, Puzzles, Tokens
+from eqr_ray.tasks.task import Progress, Task
 
 WALL, OPEN, START, GOAL, PATH = 1, 2, 3, 4, 5
 

@@ -11,14 +11,14 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.errors import UserError
-from eqr_ray.tasks import sudoku_dig, sudoku_symmetry
-from eqr_ray.tasks.base import Progress, Task
-from eqr_ray.tasks.harvest import harvest
+from eqr_ray.config.errors import UserError
+from eqr_ray.tasks import sudoku_generation, sudoku_symmetry
+from eqr_ray.tasks.generation import harvest
 from eqr_ray.tasks.keys import Words
 from eqr_ray.tasks.puzzles import NOT_RATED, Puzzles, Tokens
 from eqr_ray.tasks.sudoku_rules import digit_masks, geometry, is_solved, place, repeated_digit
 from eqr_ray.tasks.sudoku_search import search
+from eqr_ray.tasks.task import Progress, Task
 
 NO_RANDOMNESS = np.zeros(0, dtype=np.uint64)
 
@@ -130,8 +130,10 @@ class Sudoku(Task):
         shape = self.shape
         tables = shape.units, shape.row_assignments, shape.col_assignments
         put_back = int(randomness[0] % np.uint64(PUT_BACK.get(self.side, 0) + 1))
-        answer = sudoku_dig.full_grid(*tables, randomness)
-        puzzle, _ = sudoku_dig.dig(answer, *tables, DIG_GUESSES.get(self.side, MAX_GUESSES), put_back, randomness)
+        answer = sudoku_generation.full_grid(*tables, randomness)
+        puzzle, _ = sudoku_generation.dig(
+            answer, *tables, DIG_GUESSES.get(self.side, MAX_GUESSES), put_back, randomness
+        )
         return _tokens(puzzle), _tokens(answer)
 
 

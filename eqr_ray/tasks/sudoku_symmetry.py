@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from eqr_ray.tasks.keys import Words, mix
 from eqr_ray.tasks.puzzles import Tokens
-from eqr_ray.tasks.sudoku_colours import refined
+from eqr_ray.tasks.sudoku_canonical import refined
 from eqr_ray.tasks.sudoku_rules import Geometry
 
 CHUNK = 4096  # rows at once: the working set stays in cache

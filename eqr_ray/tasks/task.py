@@ -1,42 +1,141 @@
-"""The tasks by name: the door into this package.
+"""What every task is: tokens on a grid, rules, symmetries, a generator.
 
-Why here: everything else asks for a task by the name that a configuration or a file holds.
+Why here: training, answering and reports speak to this one interface and never to a particular puzzle.
+
+    N puzzles, L cells (tokens), row by row over `grid` = (rows, columns)
 """
 
 from __future__ import annotations
 
-import re
-from functools import cache
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
 
-from eqr_ray.errors import UserError, nearest
-from eqr_ray.tasks.base import Task
-from eqr_ray.tasks.maze import Maze
-from eqr_ray.tasks.puzzles import Puzzles
-from eqr_ray.tasks.sudoku import Sudoku
+import numpy as np
+import numpy.typing as npt
 
-__all__ = ["Puzzles", "Task", "task_named"]
+from eqr_ray.config.errors import UserError
+from eqr_ray.tasks.keys import Words
+from eqr_ray.tasks.puzzles import Puzzles, Tokens
 
-BOXES = {"sudoku4": (2, 2), "sudoku6": (2, 3), "sudoku9": (3, 3), "sudoku16": (4, 4)}  # rows, columns of a box
-MAZES = ("maze15", "maze30")  # those we speak of; any mazeN is accepted
-SMALLEST_MAZE, LARGEST_MAZE = 5, 200
+Progress = Callable[[int, int], None]  # (done, wanted)
 
 
-@cache
-def task_named(name: str) -> Task:
-    """The task of this name: sudoku4, sudoku6, sudoku9, sudoku16 or mazeN. UserError: no such task."""
-    if name in BOXES:
-        return Sudoku(*BOXES[name])
-    size = re.fullmatch(r"maze([1-9]\d*)", name)
-    if size is None:
-        raise UserError(f"unknown task {name!r}{nearest(name, [*BOXES, *MAZES])}")
-    if not SMALLEST_MAZE <= int(size[1]) <= LARGEST_MAZE:
-        raise UserError(f"unknown task {name!r}: mazes have a side of {SMALLEST_MAZE} to {LARGEST_MAZE} cells")
-    return Maze(int(size[1]))
+class Task(ABC):
+    """A kind of puzzle. `vocabulary[i]` is the character of token i; index 0 is the padding token's place."""
 
+    name: str
+    vocabulary: str
+    grid: tuple[int, int]
+    aliases: ClassVar[dict[str, str]] = {}  # characters read as others
 
-def tasks_of_length(length: int) -> list[Task]:
-    """Every task whose puzzles have `length` cells."""
-    sudokus = [task_named(name) for name, (rows, cols) in BOXES.items() if (rows * cols) ** 2 == length]
-    side = round(length**0.5)
-    mazes = [task_named(f"maze{side}")] if side**2 == length and SMALLEST_MAZE <= side <= LARGEST_MAZE else []
-    return [*sudokus, *mazes]
+    @property
+    def length(self) -> int:
+        """L, the number of cells."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, padding included."""
+        return len(self.vocabulary)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Task) and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
+
+    @property
+    def alphabet(self) -> npt.NDArray[np.uint8]:
+        """(256,) token of each Latin-1 character; 255 for one that no puzzle has."""
+        table = np.full(256, 255, dtype=np.uint8)
+        for token, character in enumerate(self.vocabulary[1:], start=1):
+            table[ord(character)] = token
+        for written, meant in self.aliases.items():
+            table[ord(written)] = table[ord(meant)]
+        return table
+
+    def encode(self, text: str) -> Tokens:
+        """Tokens (L,) uint8 of a puzzle or an answer in one line. UserError: wrong length, unknown character."""
+        if len(text) != self.length:
+            raise UserError(f"{len(text)} characters where {self.name} has {self.length} cells")
+        tokens = self.alphabet[np.frombuffer(text.encode("latin-1", errors="replace"), dtype=np.uint8)]
+        wrong = np.flatnonzero(tokens == 255)
+        if len(wrong):
+            at = int(wrong[0])
+            allowed = self.vocabulary[1:] + "".join(self.aliases)
+            raise UserError(f"character {text[at]!r} at position {at + 1}; {self.name} allows {allowed!r}")
+        return tokens
+
+    def decode(self, tokens: npt.ArrayLike) -> str:
+        """One line of L characters; padding is '_'. UserError: wrong length, a token outside the vocabulary."""
+        array = np.asarray(tokens)
+        if array.shape != (self.length,):
+            raise UserError(f"tokens of shape {array.shape} where {self.name} has ({self.length},)")
+        if array.size and not 0 <= int(array.min()) <= int(array.max()) < self.vocab_size:
+            raise UserError(f"a token outside 0..{self.vocab_size - 1} in a {self.name} puzzle")
+        return "".join(self.vocabulary[token] for token in array.tolist())
+
+    def check_puzzle(self, puzzle_tokens: npt.ArrayLike) -> str | None:
+        """None for a well-formed puzzle (its solutions are not counted), otherwise what is wrong, in words."""
+        puzzle_L = np.asarray(puzzle_tokens)
+        return self._check_tokens(puzzle_L) or self._check_puzzle(puzzle_L.astype(np.uint8))
+
+    def check(self, puzzle_tokens: npt.ArrayLike, answer_tokens: npt.ArrayLike) -> str | None:
+        """None for a right answer to this puzzle, otherwise which rule it breaks and where. Needs no known answer."""
+        puzzle_L, answer_L = np.asarray(puzzle_tokens), np.asarray(answer_tokens)
+        reason = self._check_tokens(puzzle_L) or self._check_tokens(answer_L)
+        return reason or self._check_answer(puzzle_L.astype(np.uint8), answer_L.astype(np.uint8))
+
+    def _check_tokens(self, tokens: npt.NDArray[Any]) -> str | None:
+        if tokens.shape != (self.length,):
+            return f"{tokens.size} tokens where {self.name} has {self.length} cells"
+        wrong = np.flatnonzero((tokens < 1) | (tokens >= self.vocab_size))
+        if len(wrong):
+            return f"token {tokens[wrong[0]]} at position {int(wrong[0]) + 1} is none of 1..{self.vocab_size - 1}"
+        return None
+
+    def suspects(self, puzzles_NL: Tokens, answers_NL: Tokens | None) -> npt.NDArray[np.bool_]:
+        """(N,) rows that `check_puzzle` or (with answers) `check` objects to. Subclasses make it fast."""
+        return np.array(
+            [
+                bool(self.check_puzzle(puzzle) or (answers_NL is not None and self.check(puzzle, answers_NL[row])))
+                for row, puzzle in enumerate(puzzles_NL)
+            ],
+            dtype=np.bool_,
+        )
+
+    @abstractmethod
+    def _check_puzzle(self, puzzle_L: Tokens) -> str | None: ...
+
+    @abstractmethod
+    def _check_answer(self, puzzle_L: Tokens, answer_L: Tokens) -> str | None: ...
+
+    @abstractmethod
+    def solve(self, puzzle_tokens: npt.ArrayLike, limit: int = 2) -> list[Tokens]:
+        """Up to `limit` solutions, each (L,); two or more mean that the puzzle is not unique. UserError: no puzzle."""
+
+    @abstractmethod
+    def rate(self, puzzle_tokens: npt.ArrayLike) -> int:
+        """Difficulty. Sudoku: guesses until the first solution; maze: steps of the shortest path."""
+
+    @abstractmethod
+    def render(self, tokens: npt.ArrayLike, puzzle_tokens: npt.ArrayLike | None = None) -> str:
+        """A text picture of the grid; with the puzzle given, what was given can be told from what was filled in."""
+
+    @abstractmethod
+    def fingerprint(self, puzzles_NL: Tokens, answers_NL: Tokens | None) -> Words:
+        """(N,) uint64, equal for puzzles that a symmetry of the grid turns into each other (a collision only merges).
+        With and without answers the values differ: compare like with like."""
+
+    @abstractmethod
+    def augment(self, puzzles_NL: Tokens, answers_NL: Tokens, keys_N: Words) -> tuple[Tokens, Tokens]:
+        """Apply to row i the symmetry of the grid that keys_N[i] names. Returns (puzzles, answers), both (N, L)."""
+
+    @abstractmethod
+    def generate(self, count: int, seed: int, hard: bool = False, progress: Progress | None = None) -> Puzzles:
+        """`count` puzzles with one solution each, no two equal up to symmetry, a function of (seed, hard) alone: the
+        first `count` of an endless list. UserError: the task has not so many."""

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqr_ray.dynamics.noise import mix
-from eqr_ray.inference.network import start_latent
+from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import Latent, Reasoner
-from eqr_ray.tasks.sampler import Sampler
+from eqr_ray.model.network import start_latent
+from eqr_ray.model.noise import mix
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.loss import IGNORE
 

@@ -24,12 +24,12 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as bytes_of_tensors
 from torch import Tensor
 
-from eqr_ray.atomic import flush, write_bytes, write_json
-from eqr_ray.errors import UserError
+from eqr_ray.config.errors import UserError
+from eqr_ray.storage.atomic import flush, write_bytes, write_json
+from eqr_ray.training.backend import Engine
 from eqr_ray.training.carry import Carry
+from eqr_ray.training.collective import agreed, together
 from eqr_ray.training.ema import Ema
-from eqr_ray.training.engine import Engine
-from eqr_ray.training.together import agreed, together
 
 log = logging.getLogger(__name__)
 FORMAT = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from eqr_ray.errors import UserError
+from eqr_ray.config.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -16,21 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eqr_ray.errors import UserError
-from eqr_ray.inference.network import Network
-from eqr_ray.inference.placement import dtype_named
+from eqr_ray.config.errors import UserError
+from eqr_ray.data.arrow_store import Split
+from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import Reasoner
 from eqr_ray.model.compiling import cell_function
-from eqr_ray.tasks.sampler import Sampler
-from eqr_ray.tasks.store import Split
+from eqr_ray.model.network import Network
+from eqr_ray.model.runtime import dtype_named
+from eqr_ray.storage.run_log import Tracker
+from eqr_ray.training.backend import Engine
 from eqr_ray.training.carry import Carry, empty_carry
 from eqr_ray.training.checkpoint import choose_checkpoint, load_checkpoint, save_checkpoint
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.ema import Ema
-from eqr_ray.training.engine import Engine
 from eqr_ray.training.optim import learning_rate
 from eqr_ray.training.step import StepSums, training_step
-from eqr_ray.training.tracking import Tracker
 from eqr_ray.training.validate import ValidationSums, validate
 
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eqr_ray.inference.status import RunStatus, unread, warned
-from eqr_ray.logbook import LOG, number, read_log
+from eqr_ray.storage.log_reader import LOG, number, read_log
+from eqr_ray.storage.progress import duration
+from eqr_ray.storage.run_dir import CHECKPOINTS
+from eqr_ray.storage.status import RunStatus, unread, warned
 from eqr_ray.training.checkpoint import complete_checkpoints
 from eqr_ray.training.config import TrainingConfig
-from eqr_ray.training.progress import duration
-from eqr_ray.training.run_folder import CHECKPOINTS
 
 Entries = Sequence[dict[str, Any]]
 

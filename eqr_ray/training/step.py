@@ -14,12 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eqr_ray.dynamics.noise import keyed_noise
+from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import Latent, Readout
-from eqr_ray.tasks.sampler import Sampler
+from eqr_ray.model.noise import keyed_noise
+from eqr_ray.training.backend import Engine
 from eqr_ray.training.carry import Carry, halt, noise_keys, refill
 from eqr_ray.training.config import TrainingConfig
-from eqr_ray.training.engine import Engine
 from eqr_ray.training.loss import RowLosses, row_losses
 
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from eqr_ray.dynamics.noise import mix
-from eqr_ray.inference.network import Network
-from eqr_ray.tasks.store import Split
+from eqr_ray.data.arrow_store import Split
+from eqr_ray.model.network import Network
+from eqr_ray.model.noise import mix
 from eqr_ray.training.loss import IGNORE, row_losses
 
 BATCH = 32  # rows; a multiple of nothing, but the same shape for every call

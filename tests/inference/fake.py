@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqr_ray.dynamics.noise import truncated_normal
+from eqr_ray.model.noise import truncated_normal
 
 L, V, D = 5, 4, 3
 

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import torch
 
-from eqr_ray.dynamics.noise import mix
 from eqr_ray.inference.records import STATUSES, Records, concatenate
 from eqr_ray.inference.settings import Settings
+from eqr_ray.model.noise import mix
 from tests.inference.fake import FakeNetwork
 
 ACCEPTED_TOKEN = 1  # at the first position: what the stand-in's verifier asks for

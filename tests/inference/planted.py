@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from eqr_ray.evaluation.outcomes import Verdicts, VerdictsAt
 from eqr_ray.inference.records import STATUSES, Records
-from eqr_ray.inference.verdicts import Verdicts, VerdictsAt
 
 LABEL, OTHER = 2, 1  # the tokens of a right and of a wrong answer; every label is LABEL
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from eqr_ray.dynamics.noise import mix
-from eqr_ray.errors import UserError
+from eqr_ray.config.errors import UserError
 from eqr_ray.inference.api import Model, load, solve
-from eqr_ray.inference.network import Network
+from eqr_ray.model.network import Network
+from eqr_ray.model.noise import mix
 from tests.inference.tiny import TASK, save_tiny, sudokus
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from eqr_ray.inference.dispatch import Dispatcher, Order
-from eqr_ray.inference.work import Unit
+from eqr_ray.inference.units import Unit
 
 SLOTS = 4
 UNITS = [Unit(puzzle, puzzle + 1, 0, SLOTS) for puzzle in range(100)]  # each fills the slots once

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from eqr_ray.inference.engine import Engine, run_units
 from eqr_ray.inference.records import STATUSES, Records, concatenate
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.work import Unit, plan
+from eqr_ray.inference.units import Unit, plan
 from tests.inference import naive
 from tests.inference.fake import FakeNetwork, L, puzzles
 from tests.inference.same import assert_same
@@ -27,7 +27,7 @@ POLICIES = ["full", "halt", "settle", *WHOLE]
 
 @pytest.fixture(autouse=True)
 def a_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eqr_ray.inference.policy.task_named", lambda name: naive.FirstToken())
+    monkeypatch.setattr("eqr_ray.inference.policies.task_named", lambda name: naive.FirstToken())
 
 
 def made(policy: str, snapshots: tuple[int, ...] = (), **values: Any) -> Settings:

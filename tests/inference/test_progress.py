@@ -7,7 +7,7 @@ import pytest
 from eqr_ray.inference.engine import Report
 from eqr_ray.inference.progress import Progress
 from eqr_ray.inference.scores import Scores
-from eqr_ray.inference.work import Unit
+from eqr_ray.inference.units import Unit
 from tests.inference.synthetic import labels, records
 
 

@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eqr_ray.atomic import atomic, write_json
-from eqr_ray.errors import UserError
+from eqr_ray.config.errors import UserError
 from eqr_ray.inference.records import (
     STATUSES,
     concatenate,
@@ -21,6 +20,7 @@ from eqr_ray.inference.records import (
     read_part,
     write_part,
 )
+from eqr_ray.storage.atomic import atomic, write_json
 from tests.inference.same import assert_same
 from tests.inference.synthetic import labels, records
 

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from eqr_ray.errors import UserError
+from eqr_ray.config.errors import UserError
 from eqr_ray.inference.engine import Engine, run_units
 from eqr_ray.inference.records import Records, concatenate
 from eqr_ray.inference.replay import Trace, every_segment, replay
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.work import Unit
+from eqr_ray.inference.units import Unit
 from tests.inference import naive
 from tests.inference.fake import FakeNetwork, puzzles
 from tests.inference.same import assert_same
@@ -25,7 +25,7 @@ WHOLE = Settings(depth=10, breadth=4, seed=2)
 
 @pytest.fixture(autouse=True)
 def a_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eqr_ray.inference.policy.task_named", lambda name: naive.FirstToken())
+    monkeypatch.setattr("eqr_ray.inference.policies.task_named", lambda name: naive.FirstToken())
 
 
 def run(settings: Settings, first: int = 0) -> Records:

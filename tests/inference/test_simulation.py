@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.simulation import Machines, Outcome, Simulation, pareto
-from eqr_ray.inference.work import plan
+from eqr_ray.inference.units import plan
 
 UNITS = plan(4_000, 32, 64, whole=False)  # 400: some 12 for each of 32 devices
 SEGMENTS = pareto(64)

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from eqr_ray.model import ModelConfig, Reasoner
-from eqr_ray.model.files import ModelCard, save_model
+from eqr_ray.model.pretrained import ModelCard, save_model
 from eqr_ray.tasks.puzzles import Puzzles
-from eqr_ray.tasks.task import task_named
+from eqr_ray.tasks.registry import task_named
 
 TASK = task_named("sudoku4")
 

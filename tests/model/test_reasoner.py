@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from eqr_ray.dynamics.noise import keyed_noise
-from eqr_ray.errors import UserError
-from eqr_ray.inference.network import Network, flops_per_segment, start_latent
+from eqr_ray.config.errors import UserError
 from eqr_ray.model import Latent, ModelConfig, Reasoner
+from eqr_ray.model.network import Network, flops_per_segment, start_latent
+from eqr_ray.model.noise import keyed_noise
 
 TINY = ModelConfig(
     vocab_size=6, length=16, grid=(4, 4), width=16, layers=1, hidden_multiple=8, h_cycles=2, l_cycles=2, heads=2

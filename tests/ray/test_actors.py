@@ -18,15 +18,15 @@ import torch
 from ray.exceptions import RayActorError
 from torch import Tensor
 
+from eqr_ray.config.errors import UserError
 from eqr_ray.distributed import actors as actors_module
 from eqr_ray.distributed.actors import Actors, Breadth, Turn
 from eqr_ray.distributed.cluster import nodes
-from eqr_ray.distributed.placement import Team, share
-from eqr_ray.errors import UserError
+from eqr_ray.distributed.resources import Team, share
 from eqr_ray.inference.engine import Engine, Report, run_units
 from eqr_ray.inference.records import SETTLED, Records, concatenate
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.work import Unit, plan
+from eqr_ray.inference.units import Unit, plan
 from tests.inference.fake import DyingFake, FakeLatent, FakeNetwork, FakeSegment, SlowFake, puzzles
 from tests.inference.same import assert_same
 

@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from eqr_ray import infer
-from eqr_ray.door import door_config
+from eqr_ray.config.cli import door_config
 from eqr_ray.inference.records import concatenate, read_part
-from eqr_ray.logbook import read_log
+from eqr_ray.storage.log_reader import read_log
 from eqr_ray.tasks import Task, task_named
 from eqr_ray.training.checkpoint import complete_checkpoints
 from tests.ray.machines import Machines, cables_possible

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eqr_ray.tasks.task import task_named
+from eqr_ray.tasks.registry import task_named
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -20,9 +20,9 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from eqr_ray.search.folder import Trials
+from eqr_ray.data.arrow_store import write_split
+from eqr_ray.search.trial_dirs import Trials
 from eqr_ray.tasks import task_named
-from eqr_ray.tasks.store import write_split
 
 ROOT = Path(__file__).parents[2]
 SPACE = """

@@ -24,12 +24,12 @@ import ray
 import torch
 from safetensors.torch import load_file
 
+from eqr_ray.config.cli import door_config
+from eqr_ray.config.errors import UserError
 from eqr_ray.distributed.attempts import place
 from eqr_ray.distributed.cluster import free, free_what_the_dead_hold
 from eqr_ray.distributed.trainer import environment, scaling, train_on_ray
-from eqr_ray.door import door_config
-from eqr_ray.errors import UserError
-from eqr_ray.experiment import Experiment, describe_data, experiment_of
+from eqr_ray.training.experiment import Experiment, describe_data, experiment_of
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 100, 5

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from eqr_ray.errors import UserError
-from eqr_ray.search.config import SearchConfig, search_of
+from eqr_ray.config.errors import UserError
 from eqr_ray.search.finals import (
     Finalist,
     check_finals,
@@ -19,8 +18,9 @@ from eqr_ray.search.finals import (
     recipe_text,
     whole,
 )
-from eqr_ray.search.folder import Plan, Trials
 from eqr_ray.search.outcome import Report, Trial
+from eqr_ray.search.study import SearchConfig, search_of
+from eqr_ray.search.trial_dirs import Plan, Trials
 from tests.search.test_proposals import FILE, KNOWN
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eqr_ray.errors import UserError
-from eqr_ray.search.config import SearchConfig, check_names, search_of, written
+from eqr_ray.config.errors import UserError
 from eqr_ray.search.outcome import Goal, Report, Trial
 from eqr_ray.search.proposals import explored, most_trials, propose
+from eqr_ray.search.study import SearchConfig, check_names, search_of, written
 from eqr_ray.search.tpe import importances
 
 SPACE = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eqr_ray.errors import UserError
+from eqr_ray.config.errors import UserError
 from eqr_ray.tasks import task_named
 
 COUNTS = {"sudoku4": 100, "sudoku6": 60, "sudoku9": 30, "maze15": 30, "maze30": 10, "maze7": 20}

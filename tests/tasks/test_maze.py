@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eqr_ray.errors import UserError
+from eqr_ray.config.errors import UserError
 from eqr_ray.tasks import task_named
 from eqr_ray.tasks.keys import mix
 from eqr_ray.tasks.puzzles import Tokens

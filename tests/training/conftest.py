@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from eqr_ray.data.arrow_store import Split, write_split
+from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import ModelConfig, Reasoner
 from eqr_ray.tasks import task_named
-from eqr_ray.tasks.sampler import Sampler
-from eqr_ray.tasks.store import Split, write_split
+from eqr_ray.training.backend import LocalEngine
 from eqr_ray.training.config import TrainingConfig
-from eqr_ray.training.engine import LocalEngine
 from eqr_ray.training.loop import TrainingJob, train
 
 torch.set_num_threads(1)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from eqr_ray.model import Latent
+from eqr_ray.training.backend import LocalEngine
 from eqr_ray.training.carry import Carry, empty_carry, exploration_minimum, halt, noise_keys, refill
 from eqr_ray.training.config import TrainingConfig
-from eqr_ray.training.engine import LocalEngine
 from eqr_ray.training.loop import rows_of
 from eqr_ray.training.step import training_step
 

@@ -16,13 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from eqr_ray.errors import UserError
-from eqr_ray.inference.network import Segment
+from eqr_ray.config.errors import UserError
+from eqr_ray.model.network import Segment
+from eqr_ray.training.backend import LocalEngine
 from eqr_ray.training.checkpoint import adopt, choose_checkpoint, load_checkpoint, newest_checkpoint
+from eqr_ray.training.collective import agreed, together
 from eqr_ray.training.ema import Ema
-from eqr_ray.training.engine import LocalEngine
 from eqr_ray.training.loop import train
-from eqr_ray.training.together import agreed, together
 from eqr_ray.training.validate import validate
 
 WAIT_S = 20

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from eqr_ray.errors import UserError
+from eqr_ray.config.errors import UserError
 from eqr_ray.training.checkpoint import newest_checkpoint
 from eqr_ray.training.loop import TrainingDiverged, rows_of, train
 

@@ -1,0 +1,1 @@
+"""Configuration: the options of every command, their checks, and the command line."""

@@ -1,0 +1,198 @@
+"""Making a dataset folder: source -> checked puzzles -> split -> Arrow files, whole or not at all.
+
+Why here: this is what the door `prepare` does, as a plain function of a frozen configuration.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eqr_ray.config.errors import UserError
+from eqr_ray.data.arrow_store import Split, write_split
+from eqr_ray.data.sources import BadRow, Policy, locate, read_part
+from eqr_ray.data.splits import Division, divide
+from eqr_ray.tasks.keys import mix
+from eqr_ray.tasks.puzzles import Puzzles, joined
+from eqr_ray.tasks.registry import Task, task_named
+from eqr_ray.tasks.task import Progress
+
+FORMAT = "eqr_ray.dataset.1"
+GENERATE = "generate"
+SPLITS = ("train", "validation", "test")
+COPIES = 0xC0B1E5  # tells this use of the seed from others
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """What `prepare` is asked for; conf/prepare.yaml explains each key and holds the door's defaults."""
+
+    task: str
+    source: str
+    out: str
+    train: int | None = 1000
+    validation: int = 200
+    test: int | None = 1000
+    augment: int = 0
+    seed: int = 0
+    hard: bool = False
+    unique: bool = False
+    skip_bad: bool = False
+    limit_bad: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("train", "validation", "test", "augment", "seed", "limit_bad"):
+            value = getattr(self, name)
+            if value is None and name in ("train", "test"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise UserError(f"{name}={value}: a whole number from 0 is needed")
+        if self.train == 0:
+            raise UserError("train=0: at least one training puzzle is needed")
+        for name in ("hard", "unique", "skip_bad"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name}={getattr(self, name)}: true or false")
+        for name in ("task", "source", "out"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise UserError(f"{name}= must be given")
+        if self.source == GENERATE and (self.train is None or self.test is None):
+            raise UserError("source=generate needs counts: train= and test= cannot be null")
+        if self.hard and self.source != GENERATE:
+            raise UserError(f"hard=true is for source=generate; source={self.source} has the puzzles it has")
+
+
+def prepare(config: PrepareConfig, progress: Progress | None = None, endpoint: str | None = None) -> dict[str, Any]:
+    """Make the folder `config.out` and return what its dataset.json says.
+
+    Everything is written to a folder beside it and renamed at the end. A folder that is there already is left as it is
+    where it holds this very dataset. UserError: bad rows (unless skip_bad), too few puzzles, another dataset in `out`.
+    """
+    task = task_named(config.task)
+    out = Path(config.out)
+    present = _present(out)
+    if present is not None and config.source == GENERATE and present["config"] == _identity(config):
+        return _verified(out, present)  # the same words generate the same puzzles
+    if present is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"out={out}: is there already and is no dataset of prepare; choose another name")
+    pool, own_test, bad = _read(task, config, progress, endpoint)
+    if bad and not config.skip_bad:
+        raise UserError(_complaint(bad, config.limit_bad))
+    division = divide(task, pool, own_test, config.train, config.validation, config.test, config.seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        about = _write(building, task, config, division, bad)
+        if present is not None:
+            if present["splits"] != about["splits"]:
+                raise UserError(f"out={out}: holds another dataset; choose another name or remove it")
+            return _verified(out, present)
+        building.chmod(0o755)  # mkdtemp makes it private
+        if out.exists():
+            out.rmdir()  # known to be empty
+        os.rename(building, out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return about
+
+
+def _read(
+    task: Task, config: PrepareConfig, progress: Progress | None, endpoint: str | None
+) -> tuple[Puzzles, Puzzles | None, list[BadRow]]:
+    """(the pool, the source's own test part, bad rows)."""
+    if config.source == GENERATE:
+        count = (config.train or 0) + config.validation + (config.test or 0)
+        return task.generate(count, config.seed, config.hard, progress), None, []
+    read = {}
+    bad: list[BadRow] = []
+    for part, path in locate(config.source, endpoint).items():
+        read[part], found = read_part(task, path, Policy(unique=config.unique))
+        bad += found
+    return read["train"], read.get("test"), bad
+
+
+def _complaint(bad: list[BadRow], limit: int) -> str:
+    """One line per bad row shown, and the count."""
+    listed = [str(row) for row in bad[:limit]]
+    more = [f"... and {len(bad) - limit} more"] if len(bad) > limit else []
+    total = f"{len(bad)} bad row{'s' if len(bad) > 1 else ''}, nothing written (skip_bad=true goes on without them)"
+    return "\n".join([*listed, *more, total])
+
+
+def _write(building: Path, task: Task, config: PrepareConfig, division: Division, bad: list[BadRow]) -> dict[str, Any]:
+    """Fill the folder; returns dataset.json's content."""
+    splits: dict[str, Any] = {}
+    for name in SPLITS:
+        puzzles: Puzzles = getattr(division, name)
+        distinct = len(puzzles)
+        if name == "train":
+            puzzles = with_copies(task, puzzles, config.augment, config.seed)
+        hashed = write_split(building / f"{name}.arrow", task, puzzles, source=config.source, seed=config.seed)
+        splits[name] = {"file": f"{name}.arrow", "rows": len(puzzles), "puzzles": distinct, "content_hash": hashed}
+    about = {
+        "format": FORMAT,
+        "task": task.name,
+        "vocabulary": task.vocabulary,
+        "vocab_size": task.vocab_size,
+        "length": task.length,
+        "grid": list(task.grid),
+        "splits": splits,
+        "duplicates_removed": division.duplicates,
+        "test_overlap_removed": division.test_overlap,
+        "bad_rows": len(bad),
+        "config": _identity(config),
+    }
+    if bad:
+        with (building / "bad_rows.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", "line", "reason", "text"])
+            writer.writerows([row.file, row.line, row.reason, row.text] for row in bad)
+    (building / "dataset.json").write_text(json.dumps(about, indent=2) + "\n")
+    return about
+
+
+def with_copies(task: Task, puzzles: Puzzles, copies: int, seed: int) -> Puzzles:
+    """Each puzzle, followed by `copies` of it under keyed symmetries."""
+    if copies == 0:
+        return puzzles
+    assert puzzles.labels is not None
+    numbers = np.repeat(np.arange(len(puzzles)), copies)
+    keys = mix(seed, COPIES, numbers, np.tile(np.arange(copies), len(puzzles)))
+    inputs, labels = task.augment(puzzles.inputs[numbers], puzzles.labels[numbers], keys)
+    originals = puzzles.take(np.arange(len(puzzles)))
+    made = Puzzles(inputs, labels, puzzles.ratings[numbers], [puzzles.sources[number] for number in numbers.tolist()])
+    together = joined([originals, made], task.length)
+    return together.take(np.argsort(np.concatenate([np.arange(len(puzzles)), numbers]), kind="stable"))
+
+
+def _identity(config: PrepareConfig) -> dict[str, Any]:
+    """The configuration without what does not change the dataset."""
+    return {name: value for name, value in asdict(config).items() if name not in ("out", "limit_bad", "skip_bad")}
+
+
+def _present(out: Path) -> dict[str, Any] | None:
+    """dataset.json of a dataset that is there already; None where there is none."""
+    try:
+        about = json.loads((out / "dataset.json").read_text())
+    except OSError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{out / 'dataset.json'}: damaged ({error})") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise UserError(f"out={out}: holds a dataset.json of something else; choose another name")
+    return about
+
+
+def _verified(out: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """The dataset that is there, once its files are what dataset.json says."""
+    for split in about["splits"].values():
+        if Split.open(out / split["file"], verify=True).content_hash != split["content_hash"]:
+            raise UserError(f"{out / split['file']}: not the file that dataset.json speaks of")
+    return about

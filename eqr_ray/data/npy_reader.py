@@ -1,0 +1,120 @@
+"""Puzzles from the npy folders of HRM, TRM and EqR.
+
+Why here: their published data come like this: `train/` and `test/`, each with dataset.json and, for every set that it
+names, SET__inputs.npy, SET__labels.npy (rows, L) and SET__puzzle_indices.npy, SET__group_indices.npy. A group holds the
+augmented copies of one puzzle: puzzles group_indices[g] up to group_indices[g + 1], whose rows are puzzle_indices[p] up
+to puzzle_indices[p + 1]. The first row of each group is the puzzle itself and the only one read, for our training makes
+its copies on the fly. Nothing pickled is read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eqr_ray.config.errors import UserError
+from eqr_ray.data.validation import BadRow, Intake, Policy, RawRow
+from eqr_ray.tasks.puzzles import Puzzles, Tokens
+from eqr_ray.tasks.registry import Task, tasks_of_length
+
+IGNORED_LABEL = -100
+SET_NAME = re.compile(r"\w[\w.-]*")
+
+
+def is_npy_part(folder: Path) -> bool:
+    """Whether the folder holds one part (train or test) in this layout."""
+    return (folder / "dataset.json").is_file() and any(folder.glob("*__inputs.npy"))
+
+
+def read_npy(task: Task, folder: Path, policy: Policy) -> tuple[Puzzles, list[BadRow]]:
+    """The first row of each group of every set of `folder`. UserError: a file that is missing, foreign or damaged."""
+    about = _about(folder)
+    if about.get("seq_len", task.length) != task.length:
+        raise UserError(f"{folder}: its puzzles have {about['seq_len']} cells, those of {task.name} {task.length}")
+    bad: list[BadRow] = []
+    intake: Intake | None = None
+    for name in _sets(folder, about):
+        path = folder / f"{name}__inputs.npy"
+        inputs = _array(path)
+        labels = _array(folder / f"{name}__labels.npy") if (folder / f"{name}__labels.npy").is_file() else None
+        if inputs.ndim != 2 or inputs.shape[1] != task.length:
+            raise UserError(f"{path}: shape {inputs.shape} where {task.name} has (rows, {task.length})")
+        if labels is not None and labels.shape != inputs.shape:
+            raise UserError(f"{path}: inputs of shape {inputs.shape}, but labels of {labels.shape}")
+        intake = intake or Intake(task, str(path), policy)
+        for row in _group_heads(folder, name, len(inputs)).tolist():
+            try:
+                question = _as_tokens(inputs[row])
+                answer = None if labels is None or (labels[row] == IGNORED_LABEL).all() else _as_tokens(labels[row])
+            except UserError as error:
+                intake.reject(row + 1, str(error), "")
+                continue
+            intake.add(RawRow(row + 1, question, answer, source=f"{folder.parent.name}/{folder.name}/{row}"))
+    if intake is None:
+        raise UserError(f"{folder}/dataset.json names no sets")
+    puzzles, found = intake.finish()
+    return puzzles, bad + found
+
+
+def guess_npy_task(folder: Path) -> Task:
+    """The only task with this length and number of tokens. UserError: none or several."""
+    about = _about(folder)
+    fitting = [
+        task
+        for task in tasks_of_length(int(about.get("seq_len", 0)))
+        if task.vocab_size == about.get("vocab_size", task.vocab_size)
+    ]
+    if len(fitting) != 1:
+        raise UserError(f"{folder}: dataset.json does not say which task this is; name it with task=")
+    return fitting[0]
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    try:
+        about = json.loads((folder / "dataset.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'dataset.json'}: cannot be read ({error})") from error
+    if not isinstance(about, dict):
+        raise UserError(f"{folder / 'dataset.json'}: not an object")
+    return about
+
+
+def _sets(folder: Path, about: dict[str, Any]) -> list[str]:
+    """The names of the sets; they are parts of names of files in `folder`, and lead nowhere else."""
+    names = about.get("sets", ["all"])
+    if not isinstance(names, list) or not all(isinstance(name, str) and SET_NAME.fullmatch(name) for name in names):
+        raise UserError(f"{folder / 'dataset.json'}: sets={json.dumps(names)}: expected a list of names")
+    return names
+
+
+def _array(path: Path) -> npt.NDArray[Any]:
+    try:
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as an npy array ({error})") from error
+    if array.dtype.kind not in "iu":
+        raise UserError(f"{path}: holds {array.dtype}, not whole numbers")
+    return array
+
+
+def _group_heads(folder: Path, name: str, rows: int) -> npt.NDArray[np.int64]:
+    """Row number of the first example of each group; every row where the folder has no groups."""
+    paths = [folder / f"{name}__{kind}_indices.npy" for kind in ("puzzle", "group")]
+    if not all(path.is_file() for path in paths):
+        return np.arange(rows)
+    puzzle_starts, group_starts = (_array(path) for path in paths)
+    for path, starts, bound in zip(paths, (puzzle_starts, group_starts), (rows, len(puzzle_starts) - 1), strict=True):
+        if starts.ndim != 1 or len(starts) == 0 or starts[0] != 0 or starts[-1] != bound or (np.diff(starts) < 1).any():
+            raise UserError(f"{path}: not the starts of parts of {bound} rows")
+    return np.asarray(puzzle_starts[group_starts[:-1]], dtype=np.int64)
+
+
+def _as_tokens(row: npt.NDArray[Any]) -> Tokens:
+    if row.min() < 0 or row.max() > 254:
+        raise UserError(f"token {row.min() if row.min() < 0 else row.max()} is outside 0..254")
+    return row.astype(np.uint8)

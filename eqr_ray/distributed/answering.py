@@ -1,0 +1,124 @@
+"""Answering puzzles on Ray actors or in this process: a checked run, carried out.
+
+The commands `infer`, `calibrate`, `frontier` and `sweep` answer by this one function.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eqr_ray.distributed.actors import Actors
+from eqr_ray.distributed.cluster import ask_for, in_time, start_ray
+from eqr_ray.distributed.metrics import Figures
+from eqr_ray.distributed.resources import (
+    Node,
+    Team,
+    TooFew,
+    gpu_share,
+    in_words,
+    places,
+    share,
+    this_machine,
+    uses_gpus,
+)
+from eqr_ray.inference.engine import Engine, Report, run_units
+from eqr_ray.inference.record_dir import MANIFEST
+from eqr_ray.inference.run import InferConfig, Job, begin, carry_out, finish, prepare, started
+from eqr_ray.inference.units import Unit
+from eqr_ray.model.runtime import device_named
+from eqr_ray.storage.log_handler import warnings_told
+from eqr_ray.storage.progress import ProgressLine
+from eqr_ray.storage.remote_sync import fetch, mirrored
+from eqr_ray.storage.run_dir import locked
+
+
+def team_of(config: InferConfig, there: Sequence[Node], joined: bool) -> Team | None:
+    """Who works: a team of actors, or None for this process."""
+    gpu_share(config.gpus_each)
+    use_gpus, actors = uses_gpus(config.device, there), config.actors
+    if actors is None:
+        most = places(there, use_gpus, config.gpus_each)
+        if joined and most == 0:
+            raise TooFew(f"the cluster has no place for an actor; there are {in_words(there)}; actors=0 works here")
+        actors = most if joined or (use_gpus and most > 1) else 0
+    return share(there, actors, use_gpus, gpus_each=config.gpus_each) if actors else None
+
+
+def work(job: Job, team: Team | None, joined: bool) -> None:
+    """Run what is missing, on actors or here; nothing is started where nothing is missing."""
+    progress, line = started(job), ProgressLine()
+    run: Run | None = None
+    figures: Figures | None = None
+
+    def show(words: str) -> None:
+        line(words)
+        if figures is not None:
+            figures.show(progress.measures())
+
+    def warn(words: str) -> None:
+        job.folder.log("warning", message=words)
+        line.warn(words)
+
+    with ExitStack() as stack:
+        stack.enter_context(warnings_told(warn))
+        stack.callback(line.close)
+        for _, inputs in job.stages():
+            missing = job.folder.missing()
+            if missing:
+                if run is None:
+                    run, figures = stack.enter_context(runner(job, team, joined))
+                carry_out(job, run(missing, inputs), progress, show)
+
+
+Run = Callable[[Sequence[Unit], npt.NDArray[np.uint8]], Iterator[Report]]
+
+
+@contextmanager
+def runner(job: Job, team: Team | None, joined: bool) -> Iterator[tuple[Run, Figures | None]]:
+    """Who runs units: an engine in this process, or a team of actors, for which Ray is started if none was joined; and
+    where Ray shows figures."""
+    if team is None:
+        engine = Engine(job.factory(), job.settings, job.slots)
+        yield lambda units, inputs: run_units(engine, units, inputs), None
+        return
+    with ExitStack() as stack:
+        if not joined:
+            here = this_machine()[0]
+            gpus = int(here["GPU"]) if team.gpus_each else 0
+            stack.enter_context(start_ray(num_cpus=int(here["CPU"]), num_gpus=gpus))
+        elastic = joined and job.config.actors is None
+        figures = Figures(job.folder.path.name)
+        yield stack.enter_context(Actors(team, job.factory, job.settings, job.slots, elastic, figures)).run, figures
+
+
+def answer(config: InferConfig, check: Callable[[Job], None] | None = None) -> tuple[dict[str, Any], Path]:
+    """Check everything, run what is missing, write the tables. Returns the summary and the folder. `check` may refuse
+    the job before anything is made."""
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    with ExitStack() as stack:
+        if config.out is not None:
+            fetch(Path(config.out), config.mirror, MANIFEST)
+        joined = address is not None and config.actors != 0
+        if joined:
+            stack.enter_context(start_ray(address))
+            if config.wait_minutes:  # so that an autoscaler brings machines
+                ask_for([{"GPU" if config.device == "cuda" else "CPU": 1}] * (config.actors or 1))
+                stack.callback(ask_for, [])
+            team = in_time(lambda there: team_of(config, there, joined), config.wait_minutes * 60)
+        else:
+            team = team_of(config, this_machine(), joined)
+        job = prepare(config, device_named(config.device).type if team is None else team.device_type)
+        if check is not None:
+            check(job)
+        stack.enter_context(locked(job.folder.path))
+        begin(job)
+        stack.enter_context(mirrored(job.folder.path, config.mirror, MANIFEST))
+        work(job, team, joined)
+        return finish(job, team.workers if team else 0), job.folder.path

@@ -1,0 +1,44 @@
+"""Running the network once, with every segment recorded, for doors that replay.
+
+Why here: such a door takes the keys of `infer` that shape a recording, and hands them on as they are: a default and its
+check have their home in `infer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from eqr_ray.config.cli import door_config
+from eqr_ray.config.errors import UserError
+from eqr_ray.config.strict import from_dict
+from eqr_ray.distributed.answering import answer
+from eqr_ray.inference.recorded_run import RecordedRun, open_recorded
+from eqr_ray.inference.replay import every_segment
+from eqr_ray.inference.run import InferConfig, Job
+
+# The keys that make no sense for records that are there already.
+RECORDING = (
+    *("noise_scale", "init_std", "seed", "limit", "slots"),
+    *("actors", "gpus_each", "address", "device", "dtype", "compile"),
+)
+
+
+def recorded(keys: Mapping[str, Any], folder: Path, check: Callable[[Job], None]) -> RecordedRun:
+    """Run what an interrupted run has left to do, or all of it, in `folder`. `keys` of infer, `checkpoint` and `data`
+    among them; None: as in infer. `check` may refuse the job before anything is made."""
+    own = {name: value for name, value in keys.items() if value is not None}
+    defaults = door_config("infer", [f"{name}={own[name]}" for name in ("checkpoint", "data")])
+    config = from_dict(InferConfig, {**defaults, **own, "out": str(folder)})
+    whole = every_segment(config.settings())
+    answer(replace(config, policy=whole.policy, snapshots=whole.snapshots), check)
+    return open_recorded(folder, config.data)
+
+
+def check_not_recording(given: Collection[str]) -> None:
+    """UserError where a key of RECORDING was typed together with records=."""
+    own = [key for key in RECORDING if key in given]
+    if own:
+        raise UserError(f"{own[0]}= does not go with records=, which have their own")

@@ -1,0 +1,118 @@
+"""Who works where: workers divided among the nodes of a cluster, each of them on one node.
+
+Why here: breadth actors and training workers ask for the same things by the same rule. What counts is what a single
+node has: 8 + 8 + 8 CPUs are no place for two workers with 12 each. Nothing here knows Ray.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from eqr_ray.config.errors import UserError
+
+RAY_PRECISION = 10_000  # Ray counts resources in these parts of one, rounded: 6 x 0.1667 GPUs do not fit on one
+
+Node = Mapping[str, float]  # what one node has, in Ray's words: {"CPU": 8.0, "GPU": 1.0, ...}
+
+
+class TooFew(UserError):
+    """The nodes have no room for the workers; others may come."""
+
+
+@dataclass(frozen=True)
+class Team:
+    """How many workers, and what each is given of one node."""
+
+    workers: int
+    cpus_each: float
+    gpus_each: float
+
+    @property
+    def device_type(self) -> str:
+        return "cuda" if self.gpus_each else "cpu"
+
+    @property
+    def threads(self) -> int:
+        """For the libraries of a worker, which must not fight with the others of its node for the cores."""
+        return max(1, int(self.cpus_each))
+
+
+def this_machine() -> list[Node]:
+    """The one node that this machine is."""
+    # macOS has no affinity
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [{"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}]
+
+
+def uses_gpus(device: str, nodes: Sequence[Node]) -> bool:
+    """`cuda` means GPUs, `auto` where there is one."""
+    return device == "cuda" or (device == "auto" and places(nodes, use_gpus=True) > 0)
+
+
+def places(nodes: Sequence[Node], use_gpus: bool, gpus_each: float = 1.0) -> int:
+    """Workers at most: one per CPU, or so many as the GPUs of each node are divided into. UserError: `gpus_each` does
+    not divide GPUs."""
+    each = gpu_share(gpus_each)
+    return sum(fitting(node, {"GPU": each} if use_gpus else {"CPU": 1.0}) for node in nodes)
+
+
+def gpu_share(gpus_each: float) -> float:
+    """`gpus_each` as Ray can place it, 1/n rounded down. UserError: neither 1, 1/2, 1/3, ... nor 1, 2, 3, ..."""
+    if gpus_each >= 1 and gpus_each % 1 == 0:
+        return gpus_each
+    count = round(1 / gpus_each) if 0 < gpus_each < 1 else 0
+    if not (0 < count <= RAY_PRECISION and math.isclose(gpus_each * count, 1.0, rel_tol=0.02)):
+        raise UserError(f"gpus_each={gpus_each:g} is not allowed: 1, 1/2, 1/3, ... of a GPU, or whole GPUs")
+    return RAY_PRECISION // count / RAY_PRECISION
+
+
+def fitting(node: Node, each: Mapping[str, float]) -> int:
+    """How many workers with these resources `each` fit on a node."""
+    return min(int(node.get(name, 0) / amount + 1e-6) for name, amount in each.items() if amount)
+
+
+def room(nodes: Sequence[Node], team: Team) -> int:
+    """How many workers with the share of this team's fit on these nodes."""
+    return sum(fitting(node, {"CPU": team.cpus_each, "GPU": team.gpus_each}) for node in nodes)
+
+
+def share(nodes: Sequence[Node], workers: int, use_gpus: bool, key: str = "actors", gpus_each: float = 1.0) -> Team:
+    """A team of `workers` (at least 1) that fits on these nodes: each with `gpus_each` GPUs and the whole CPUs that its
+    node has per such share (none where there are fewer CPUs than shares), or with the most whole CPUs of which there
+    are `workers` times so many.
+
+    `key` is what the user calls the number. TooFew: fewer GPUs or CPUs than workers; it says what is there.
+    """
+    if workers < 1:
+        raise UserError(f"{key}={workers} is not allowed: at least 1, or 0 to work without Ray")
+    if workers > places(nodes, use_gpus, gpus_each):
+        raise TooFew(_too_many(nodes, workers, use_gpus, key, gpus_each))
+    if use_gpus:
+        each = gpu_share(gpus_each)
+        shares = [(node.get("CPU", 0), fitting(node, {"GPU": each})) for node in nodes]
+        cpus_each = sorted((int(cpus) // count for cpus, count in shares for _ in range(count)), reverse=True)
+        return Team(workers, float(cpus_each[workers - 1]), each)
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    most = next(c for c in range(max(cpus), 0, -1) if sum(count // c for count in cpus) >= workers)
+    return Team(workers, float(most), 0.0)
+
+
+def _too_many(nodes: Sequence[Node], workers: int, use_gpus: bool, key: str, gpus_each: float) -> str:
+    there = in_words(nodes)
+    if not use_gpus:
+        return f"{key}={workers} needs {workers} CPUs; there are {there}"
+    shared = "" if gpus_each == 1 else f" with gpus_each={gpus_each:g}"
+    together = f", {gpus_each:g} on one node for each" if gpus_each > 1 else ""
+    wanted = f"{key}={workers}{shared} needs {workers * gpus_each:g} GPUs{together}"
+    return f"{wanted}; there are {there}; device=cpu lets {key} share the CPUs"
+
+
+def in_words(nodes: Sequence[Node]) -> str:
+    """What is there: "2 GPUs, 24 CPUs on 3 nodes"."""
+    total = ", ".join(f"{sum(node.get(name, 0) for node in nodes):g} {name}s" for name in ("GPU", "CPU"))
+    return total if len(nodes) == 1 else f"{total} on {len(nodes)} nodes"

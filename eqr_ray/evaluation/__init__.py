@@ -1,0 +1,1 @@
+"""What records say beyond one run: outcomes, calibration, frontiers and costs."""

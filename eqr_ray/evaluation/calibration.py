@@ -1,0 +1,188 @@
+"""Calibration: the loosest residual threshold under which at most `risk` of settled answers are wrong.
+
+Why here: the one place where a promise to the user is made, pure: it asks for verdicts at thresholds and chooses.
+
+The method is learn-then-test by fixed-sequence testing (Angelopoulos, Bates, Candes, Jordan and Lei 2021, arXiv
+2110.01052). The pilot, a fifth of the puzzles, chooses the sequence of thresholds: a logarithmic grid between its own
+residuals, from strict to loose, and where on it to begin. The other puzzles, which the choice has not seen, test one
+threshold after the other until the first fails; the last that passed is chosen. The hypothesis of a threshold is "more
+than `risk` of all puzzles that settle under it are answered wrong". Puzzles are drawn alike and each has one answer,
+so the wrong ones among n settled are Binomial(n, share), and P(Binomial(n, risk) <= wrong) is an exact p-value. The
+sequence is fixed and stops at the first failure, so the chance that a false threshold is chosen is at most 1 -
+`confidence`, whatever the network, the policy or the dependence between thresholds.
+
+The promise is for puzzles that are drawn as those of the calibration were; nothing here can check that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eqr_ray.config.errors import UserError
+from eqr_ray.evaluation.binomial import binomial_tail, fewest, highest_share
+from eqr_ray.evaluation.outcomes import Verdicts, VerdictsAt, abstention
+from eqr_ray.tasks.keys import mix
+
+PILOT = 5  # one puzzle in so many chooses the sequence
+PILOT_DRAW = 0xCA11B  # tells this use of a seed from others
+PER_DECADE = 24  # thresholds: steps of 10 %
+# The sequence begins at the strictest threshold that, as far as the pilot tells, lets the test bear so many wrong
+# answers: a stricter one fails by a single slip, a looser one is less safe. 4 was best on the whole in simulations with
+# 1,000 to 5,000 puzzles of good and of poor networks; any number keeps the promise.
+ROOM = 4
+MARGIN = 1.1  # the pilot's share of settled puzzles is only nearly that of the test
+
+
+@dataclass(frozen=True)
+class Goal:
+    """At most `risk` of the settled answers are wrong: so in `confidence` of all draws of calibration puzzles."""
+
+    risk: float
+    confidence: float
+
+    def __post_init__(self) -> None:
+        for name in ("risk", "confidence"):
+            if not 0 < getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} is not allowed: more than 0 and less than 1")
+
+    def settled_needed(self, wrong: int = 0) -> int:
+        """How many settled answers the test needs where so many of them are wrong."""
+        return fewest(wrong, self.risk, self.confidence)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A threshold after its test: settled answers, the wrong ones among them, the chance of so few if the true share
+    were `risk`, and whether that is small enough."""
+
+    settle_below: float
+    settled: int
+    wrong: int
+    p_value: float
+    passed: bool
+
+
+def puzzles_needed(goal: Goal, coverage: float = 1.0) -> int:
+    """The least number of puzzles that could pass, without a wrong answer, where this share of them settles."""
+    tested = int(np.ceil(goal.settled_needed() / coverage))
+    return tested + max(1, (tested - 1) // (PILOT - 1))
+
+
+def check_enough(puzzles: int, goal: Goal) -> None:
+    """UserError where even an errorless test could not pass."""
+    needed = puzzles_needed(goal)
+    if puzzles < needed:
+        raise UserError(
+            f"{puzzles:,} puzzles are too few for risk={goal.risk:g} confidence={goal.confidence:g}: at least "
+            f"{needed:,} ({goal.settled_needed():,} that settle without an error, and a fifth for the pilot)"
+        )
+
+
+def pilot_of(puzzles: int, seed: int) -> npt.NDArray[np.bool_]:
+    """(puzzles,) which are the pilot: a fifth, by a keyed draw, at least one."""
+    pilot = np.zeros(puzzles, dtype=np.bool_)
+    pilot[np.argsort(mix(seed, PILOT_DRAW, np.arange(puzzles)))[: max(1, puzzles // PILOT)]] = True
+    return pilot
+
+
+def thresholds(residuals: npt.NDArray[np.float32]) -> list[float]:
+    """Round numbers, from strict to loose, that span the finite residuals of the pilot; at least one."""
+    known = residuals[np.isfinite(residuals) & (residuals > 0)].astype(np.float64)
+    if len(known) == 0:
+        return [1.0]
+    low, high = np.floor(PER_DECADE * np.log10([known.min(), known.max()])).astype(int)
+    return [float(f"{10 ** (step / PER_DECADE):.3g}") for step in range(low, high + 2)]
+
+
+def beginning(pilot: VerdictsAt, candidates: Sequence[float], goal: Goal, puzzles: int) -> int:
+    """Which candidate to test first on so many `puzzles`: from the pilot alone.
+
+    The strictest under which enough of the pilot settles (see ROOM); where never enough does, the strictest under which
+    the most does. The share that settles is taken to grow with the threshold; the promise does not depend on that.
+    """
+
+    def predicted(number: int) -> float:
+        return float(pilot(candidates[number]).settled.mean()) * puzzles
+
+    most = predicted(len(candidates) - 1)
+    wanted = [MARGIN * goal.settled_needed(wrong) for wrong in range(ROOM, -1, -1)]
+    enough = next((settled for settled in wanted if settled <= most), most)
+    low, high = 0, len(candidates) - 1  # the answer is in low .. high
+    while low < high:
+        middle = (low + high) // 2
+        if predicted(middle) >= enough:
+            high = middle
+        else:
+            low = middle + 1
+    return high
+
+
+def tested(settle_below: float, verdicts: Verdicts, goal: Goal) -> Tested:
+    """The counts of a threshold and what they show."""
+    settled = int(verdicts.settled.sum())
+    wrong = int((verdicts.settled & ~verdicts.right).sum())
+    p_value = binomial_tail(wrong, settled, goal.risk)
+    return Tested(settle_below, settled, wrong, p_value, p_value <= 1 - goal.confidence)
+
+
+def calibrate(
+    pilot: VerdictsAt, others: VerdictsAt, candidates: Sequence[float], goal: Goal, puzzles: int
+) -> list[Tested]:
+    """All thresholds that were tested, in order, on the `puzzles` that `others` tells the verdicts of.
+
+    `candidates`: made of the pilot, from strict to loose.
+    """
+    tests: list[Tested] = []
+    for settle_below in candidates[beginning(pilot, candidates, goal, puzzles) :]:
+        tests.append(tested(settle_below, others(settle_below), goal))
+        if not tests[-1].passed:
+            break
+    return tests
+
+
+def chosen(tests: Sequence[Tested]) -> Tested | None:
+    """The loosest threshold that passed before the first that did not."""
+    passed = [one for one in tests if one.passed]
+    return passed[-1] if passed else None
+
+
+def report(tests: Sequence[Tested], verdicts: Verdicts, full: Verdicts, goal: Goal) -> dict[str, Any]:
+    """The figures of a calibration as JSON values, all of the puzzles that tested it.
+
+    `verdicts`: under the chosen threshold, or where there is none under the one that failed. `full`: of the policy
+    `full`, whose answers make the curve of abstention. Shares of nothing are None.
+    """
+    best = chosen(tests)
+    shown, puzzles = best or tests[-1], len(verdicts.right)
+    high = {one.settle_below: highest_share(one.wrong, one.settled, goal.confidence) for one in tests}
+    unsettled_right = int((verdicts.right & ~verdicts.settled).sum())
+    return {
+        "settle_below": best.settle_below if best else None,
+        "tested": puzzles,
+        "settled": shown.settled,
+        "wrong": shown.wrong,
+        "wrong_high": high[shown.settle_below],
+        "coverage": shown.settled / puzzles,
+        "settled_accuracy": _share(shown.settled - shown.wrong, shown.settled),
+        "unsettled_accuracy": _share(unsettled_right, puzzles - shown.settled),
+        "exact_accuracy": float(verdicts.right.mean()),
+        "segments_mean": float(verdicts.segments.mean()),
+        "full_accuracy": float(full.right.mean()),
+        "full_segments_mean": float(full.segments.mean()),
+        "tests": [
+            {**asdict(one), "wrong_high": highest_share(one.wrong, one.settled, goal.confidence)} for one in tests
+        ],
+        "curve": [
+            {**point._asdict(), "coverage": point.answered / puzzles, "error": point.wrong / point.answered}
+            for point in abstention(full)
+        ],
+    }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

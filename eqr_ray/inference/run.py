@@ -1,0 +1,248 @@
+"""One inference run from configuration to tables, whoever does the work.
+
+Why here: the door reads like this file. `prepare` checks everything before anything runs, `carry_out` turns reports of
+an engine (in this process or on actors) into parts, `finish` reads the parts into answers and figures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from eqr_ray.config.errors import UserError
+from eqr_ray.config.strict import content_hash
+from eqr_ray.data.puzzle_set import Questions, check_fit, open_questions
+from eqr_ray.inference.answers import write_answers
+from eqr_ray.inference.breadth_rounds import Stages, first_units
+from eqr_ray.inference.calibration_artifact import calibrated, conditions
+from eqr_ray.inference.engine import Report
+from eqr_ray.inference.policies import make_policy, policy_named
+from eqr_ray.inference.progress import Progress
+from eqr_ray.inference.record_dir import RunFolder, stored_manifest
+from eqr_ray.inference.scores import Scores
+from eqr_ray.inference.selection import check_selection
+from eqr_ray.inference.settings import Settings, settling
+from eqr_ray.model.network import flops_per_segment
+from eqr_ray.model.pretrained import ModelCard, load_model
+from eqr_ray.model.runtime import NetworkFactory, dtype_named, slots_for, worth_compiling
+from eqr_ray.storage.atomic import write_json
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """The keys of the door `infer`; each is described in conf/infer.yaml."""
+
+    checkpoint: str
+    data: str
+    out: str | None
+    depth: int
+    breadth: int
+    noise_scale: float | None
+    init_std: float | None
+    policy: str
+    select: str
+    settle_below: float | None
+    settle_for: int | None
+    calibration: str | None
+    snapshots: tuple[int, ...]
+    budget: int | None
+    budget_total: int | None
+    halving_from: int
+    seed: int
+    limit: int | None
+    slots: int | None
+    actors: int | None
+    gpus_each: float
+    address: str | None
+    device: str
+    dtype: str
+    compile: bool | None
+    wait_minutes: float = 0.0
+    mirror: str | None = None
+
+    def __post_init__(self) -> None:
+        policy_named(self.policy)
+        check_selection(self.select)
+        if self.mirror is not None and self.out is None:
+            raise UserError("mirror= needs out=: the folder that is copied")
+        dtype_named(self.dtype)
+        if not 0 <= self.wait_minutes < float("inf"):
+            raise UserError(f"wait_minutes={self.wait_minutes} is not allowed: 0 or more")
+        for name in ("noise_scale", "init_std"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise UserError(f"{name}={value} is not allowed: a finite number, 0 or more; null: as in training")
+        for name in ("settle_below", "settle_for"):
+            if self.calibration is not None and getattr(self, name) is not None:
+                raise UserError(f"{name}={getattr(self, name)} does not go with calibration=, which gives it")
+
+    def settings(self, card: ModelCard | None = None) -> Settings:
+        """What is asked for, with what the model's card knows better than a default."""
+        return Settings(
+            depth=self.depth,
+            breadth=self.breadth,
+            seed=self.seed,
+            policy=self.policy,
+            settle_below=settling(self.settle_below, card),
+            settle_for=Settings.settle_for if self.settle_for is None else self.settle_for,
+            snapshots=tuple(sorted(set(self.snapshots))),
+            budget=self.budget,
+            budget_total=self.budget_total,
+            halving_from=self.halving_from,
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is ready to go: all files opened, all options checked, nothing computed or written yet."""
+
+    config: InferConfig
+    settings: Settings
+    slots: int
+    factory: NetworkFactory
+    questions: Questions
+    folder: RunFolder
+    flops_per_segment: float
+
+    def stages(self) -> Stages:
+        """What is to be run, (units, inputs) after (units, inputs)."""
+        whole = policy_named(self.settings.policy).whole
+        return Stages(self.folder, self.questions.inputs, self.settings, whole)
+
+
+def prepare(config: InferConfig, device_type: str) -> Job:
+    """Open model, puzzles and folder for a run on this type of device ("cpu", "cuda"). UserErrors of its parts."""
+    reasoner, card = load_model(config.checkpoint)
+    questions = open_questions(config.data, card.task, config.limit)
+    check_fit(questions, reasoner.config.length, reasoner.config.vocab_size)
+    settings = replace(config.settings(card), verifier=card.task if policy_named(config.policy).verifies else "")
+    kind = type(make_policy(settings))
+    widens = kind.widens and settings.budget is None and settings.budget_total is None
+    flops = flops_per_segment(reasoner.config)
+    noise_scale = reasoner.config.noise_scale if config.noise_scale is None else config.noise_scale
+    if config.calibration is not None:
+        here = conditions(
+            settings,
+            checkpoint_hash=card.hash,
+            task=questions.task.name,
+            noise_scale=noise_scale,
+            init_std=config.init_std,
+            dtype=config.dtype,
+            select=config.select,
+        )
+        settings = calibrated(settings, here, Path(config.calibration))
+    slots, compiled = _means(config, len(questions) * settings.breadth, flops, device_type, widens)
+    manifest = {
+        "checkpoint_hash": card.hash,
+        "puzzles": len(questions),
+        "data_hash": questions.data_hash,
+        **asdict(settings),
+        "noise_scale": noise_scale,
+        "init_std": config.init_std,
+        "dtype": config.dtype,
+        "compile": compiled,
+        "slots": slots,
+    }
+    out = Path(config.out or f"runs/infer-{content_hash(manifest)[:12]}")
+    folder = RunFolder(out, manifest, [], widens)
+    folder.units += first_units(len(questions), settings, folder.widths, kind.whole)
+    factory = NetworkFactory(reasoner, noise_scale, config.init_std, config.dtype, compiled, config.device)
+    return Job(config, settings, slots, factory, questions, folder, flops)
+
+
+def _means(
+    config: InferConfig, trajectories: int, flops_per_segment: float, device_type: str, widens: bool
+) -> tuple[int, bool]:
+    """(slots, whether to compile): as typed, else as a run that is widened began, else what suits the job's size."""
+    before = stored_manifest(Path(config.out)) if widens and config.out else {}
+    slots, compiled = config.slots, config.compile
+    if slots is None:
+        slots = before.get("slots")
+    if compiled is None:
+        compiled = before.get("compile")
+    if compiled is None:
+        compiled = worth_compiling(trajectories, config.depth, flops_per_segment)
+    return slots_for(trajectories, device_type, slots), compiled
+
+
+def begin(job: Job) -> None:
+    """Make or continue the folder; for one process at a time. UserError: another run has begun there since."""
+    job.folder.make()
+    write_json(job.folder.path / "config.json", {**asdict(job.config), **_absolute(job)})
+
+
+def _absolute(job: Job) -> dict[str, Any]:
+    """The paths of the configuration as they are meant from any folder, so that the command can be typed again."""
+    paths = {"checkpoint": job.config.checkpoint, "data": job.config.data, "calibration": job.config.calibration}
+    kept = {key: path for key, path in paths.items() if path is not None and not path.startswith("zoo:")}
+    kept["out"] = str(job.folder.path)
+    return {key: str(Path(path).resolve()) for key, path in kept.items()}
+
+
+def carry_out(job: Job, reports: Iterable[Report], progress: Progress, show: Callable[[str], None]) -> None:
+    """Save every unit as it is reported; `show` is given the line of progress after every report."""
+    labels, since_s, row_segments = job.questions.labels, time.monotonic(), 0
+    for report in reports:
+        row_segments += report.row_segments
+        progress.report(report, labels)
+        for number, (unit, rows) in enumerate(report.finished):
+            job.folder.save(unit, rows, labels)
+            now_s = time.monotonic()
+            spent = {"seconds": now_s - since_s, "row_segments": row_segments} if number == 0 else _NOTHING
+            so_far = progress.figures() if number == 0 else {}
+            job.folder.log("unit", name=unit.name, rows=len(rows), **spent, **so_far)
+            since_s, row_segments = now_s, 0
+        show(progress.line())
+
+
+_NOTHING = {"seconds": 0.0, "row_segments": 0}  # units reported together: the first one's line has what is of all
+
+
+def started(job: Job) -> Progress:
+    """Progress that knows what earlier sittings of this run have finished. It judges the answers of the first stage."""
+    settings, labels = job.settings, job.questions.labels
+    width = max(unit.restart_last for unit in job.folder.units)
+    progress = Progress(len(job.questions), Scores(depth=settings.depth, breadth=width, select=job.config.select))
+    missing = set(job.folder.missing())
+    for unit, rows in job.folder.finished(missing):
+        if (unit.restart_first, unit.restart_last) == (0, width):
+            progress.resume(rows, None if labels is None else labels[rows.puzzle])
+    job.folder.log("start", units=len(job.folder.units), missing=len(missing))
+    return progress
+
+
+def finish(job: Job, actors: int) -> dict[str, Any]:
+    """Read all parts; write answers.parquet, answers.csv and summary.json. Returns the summary."""
+    config, settings, questions, out = job.config, job.settings, job.questions, job.folder.path
+    depths = sorted({*settings.snapshots, settings.depth})
+    grid = [Scores(depth=d, breadth=b, select=config.select) for d in depths for b in sorted({1, settings.breadth})]
+    for block in job.folder.blocks():
+        labels = None if questions.labels is None else questions.labels[block.puzzle]
+        for scores in grid:
+            scores.add(block, labels)
+    write_answers(out, job.folder.blocks(), questions, config.select, settings.depth, settings.breadth)
+    seconds, row_segments = job.folder.spent()
+    summary = {
+        **grid[-1].summary(job.flops_per_segment),
+        "bad_rows": len(questions.bad),
+        "seconds": seconds,
+        "row_segments_per_s": row_segments / seconds if seconds else None,
+        "actors": actors,
+        "verified": policy_named(settings.policy).verifies,
+        "select": config.select,
+        "task": questions.task.name,
+        **job.folder.manifest,
+        "table": [_cell(scores, job.flops_per_segment) for scores in grid],
+    }
+    write_json(out / "summary.json", summary)
+    job.folder.log("end", seconds=seconds)
+    return summary
+
+
+def _cell(scores: Scores, flops: float) -> dict[str, Any]:
+    figures = scores.summary(flops)
+    kept = ("exact_accuracy", "exact_low", "exact_high", "mean_residual", "segments_mean", "settled_share")
+    return {"depth": scores.depth, "breadth": scores.breadth, **{name: figures[name] for name in kept}}

@@ -1,0 +1,98 @@
+"""A Reasoner as the map that solvers iterate: keyed starts, one noisy segment, readout.
+
+Training and inference both meet the network here, so that a start or a noise draw has one home. Randomness is keyed by
+row (dynamics/noise.py). On CPU the rows of a segment run in chunks that stay in a core's cache from the first cell call
+to the last.
+
+Shapes: B rows, L sequence length, T tokens of the state, D channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from eqr_ray.model import Latent, ModelConfig, Reasoner
+from eqr_ray.model.compiling import cell_function
+from eqr_ray.model.noise import START_CALLS, keyed_noise, truncated_normal
+
+CPU_CHUNK = 64  # rows; measured in docs/performance.md
+
+
+class Segment(NamedTuple):
+    """`latent` after the segment, `logits` (B, L, V) float32, `halt_logit` (B,) float32."""
+
+    latent: Latent
+    logits: Tensor
+    halt_logit: Tensor
+
+
+def start_latent(model: Reasoner, keys: Tensor, dtype: torch.dtype, init_std: float | None = None) -> Latent:
+    """The start of trajectories with `keys` (B,) int64: random (RI of the paper), or the model's own fixed vectors.
+
+    `init_std` replaces the standard deviation of both states.
+    """
+    c = model.config
+    if c.start == "fixed":
+        return model.fixed_start(len(keys), dtype)
+    std_H, std_L = (c.init_std_H, c.init_std_L) if init_std is None else (init_std, init_std)
+    z_H = truncated_normal(keys, START_CALLS["z_H"], (c.tokens, c.width), std_H)
+    z_L = truncated_normal(keys, START_CALLS["z_L"], (c.tokens if c.states == "dual" else 0, c.width), std_L)
+    return Latent(z_H.to(dtype), z_L.to(dtype))
+
+
+def flops_per_segment(config: ModelConfig) -> float:
+    """Floating point operations of the matrix products of one segment of one row (a multiply-add counts two)."""
+    T, D = config.tokens, config.width
+    channel = 3 * config.hidden_width(D) * D * T
+    mixing = 3 * config.hidden_width(T) * T * D if config.mixing == "mlp" else 4 * D * D * T + 2 * T * T * D
+    cells = config.cells_per_segment * config.layers * (channel + mixing)
+    return 2.0 * (cells + config.length * D * config.vocab_size)
+
+
+class Network:
+    """Iterates one model; the number of rows should not change between calls, for torch.compile's sake."""
+
+    def __init__(
+        self,
+        model: Reasoner,
+        *,
+        noise_scale: float | None = None,
+        init_std: float | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        compile: bool = True,
+    ) -> None:
+        self.model = model.eval()
+        self.noise_scale = model.config.noise_scale if noise_scale is None else noise_scale
+        self.init_std = init_std
+        self.dtype = dtype
+        self.device = model.embed.device
+        self.length, self.vocab_size = model.config.length, model.config.vocab_size
+        self.flops_per_segment = flops_per_segment(model.config)
+        model.cell_fn = cell_function(self.device, compile)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """inputs (B, L) integer tokens -> (B, T, D)."""
+        with torch.no_grad():
+            return self.model.embed_inputs(inputs, self.dtype)
+
+    def start(self, keys: Tensor) -> Latent:
+        """keys (B,) int64 -> the start of these trajectories."""
+        return start_latent(self.model, keys, self.dtype, self.init_std)
+
+    def segment(self, latent: Latent, embedding: Tensor, keys: Tensor) -> Segment:
+        """One segment of all rows; keys (B,) int64 name its noise."""
+        with torch.no_grad():
+            chunk = CPU_CHUNK if self.device.type == "cpu" else len(keys)
+            parts = [self._segment(latent, embedding, keys, slice(at, at + chunk)) for at in range(0, len(keys), chunk)]
+            if len(parts) == 1:
+                return parts[0]
+            states = Latent(*(torch.cat([part.latent[i] for part in parts]) for i in range(2)))
+            return Segment(states, torch.cat([p.logits for p in parts]), torch.cat([p.halt_logit for p in parts]))
+
+    def _segment(self, latent: Latent, embedding: Tensor, keys: Tensor, rows: slice) -> Segment:
+        noise = keyed_noise(keys[rows], self.noise_scale)
+        after = self.model.segment(Latent(latent.z_H[rows], latent.z_L[rows]), embedding[rows], noise)
+        return Segment(*self.model.readout(after))

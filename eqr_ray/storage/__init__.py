@@ -1,0 +1,1 @@
+"""Files: atomic writes, run directories, the run log, progress, status and remote copies."""

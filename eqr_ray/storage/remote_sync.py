@@ -1,0 +1,286 @@
+"""A run's folder, copied to a place that outlives the machines: s3://bucket/runs/one, gs://..., or any fsspec address.
+
+Why here: a run works in a folder of its own disk, where files can be renamed, locked and appended to; object stores
+know none of that. So the driver copies what is finished there, file by file, while the run goes on, and a driver on
+another machine begins by fetching it. Doors alone know of it: `fetch` before anything is looked at, `mirrored` once the
+folder is known to be the run's own, and locked.
+
+What makes a folder whole goes last (`state.json` of a checkpoint, `summary.json` of a run) and is removed first, so a
+half-copied checkpoint is never chosen. A file of an object store is there whole or not at all; elsewhere it is written
+under another name and moved. A store that does not answer holds nothing up: what it has missed is copied later.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+from pyarrow import ArrowInvalid, ArrowNotImplementedError, BufferReader
+from pyarrow.fs import FileSelector, FileSystem, FileType, FSSpecHandler, LocalFileSystem, PyFileSystem
+
+from eqr_ray.config.errors import Failure, UserError
+
+EVERY_S = 5.0  # between two looks at the folder
+PATIENCE_S, PAUSE_S = 120.0, 2.0  # for a store that does not answer, at the end of a run ...
+LEAVING_S = 30.0  # ... and of one that was interrupted or failed: somebody waits, and may not wait long
+LAST = ("state.json", "end.json", "config.json", "manifest.json", "summary.json")  # in this order
+LOCAL = frozenset({"lock.json", "ray"})  # of the machine, not of the run
+PARTIAL = ".partial"
+ALLOWED = "s3://bucket/path, gs://bucket/path, ..."
+GONE = (-1, -1)  # size and time of a file that only the store has
+
+log = logging.getLogger(__name__)
+
+
+class Mirror:
+    """A folder and its copy. `sign` is the file that every run of its kind has at the top."""
+
+    def __init__(self, folder: Path, url: str, sign: str) -> None:
+        self.folder, self.url, self.sign = folder, url, sign
+        self._store, root = store_of(url)
+        self._root = PurePosixPath(root)
+        self._sent: dict[str, tuple[int, int]] = {}  # what is there: (size, time of change in ns) here, by name
+
+    def fetch(self) -> int:
+        """Bring the copy to the folder, which holds no run yet; how many files. What makes a folder whole comes last.
+
+        UserError: the store does not answer, or names a file outside of the folder."""
+        names = sorted(self._there(), key=_rank)
+        for name in names:
+            path = self.folder / name
+            if not path.resolve().is_relative_to(self.folder.resolve()):
+                raise UserError(f"mirror={self.url} holds {name}, which leads out of the run's folder")
+            content = self._read(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return len(names)
+
+    def compare(self) -> None:
+        """Learn what the copy has already. UserError: the store does not answer, or has what the folder lacks."""
+        here, there = self._here(), self._there()
+        if ahead := _ahead(there.keys() - here.keys(), here):
+            raise UserError(
+                f"mirror={self.url} is ahead of {self.folder}: it has {ahead}; "
+                "move the folder away to go on from the copy, or choose another mirror="
+            )
+        for name, size in there.items():
+            if name not in here:
+                self._sent[name] = GONE
+            elif here[name][0] == size and _rank(name)[0] == 0:
+                self._sent[name] = here[name]
+
+    def send(self) -> None:
+        """Copy what is new or has changed, remove what is gone. OSError: the store does not answer, or the folder is
+        not there any more (whose copy is then left alone)."""
+        here = self._here()
+        if self.sign in self._sent and self.sign not in here:
+            raise OSError(f"{self.folder} has lost its {self.sign}")
+        for name in sorted(self._sent.keys() - here.keys(), key=_rank, reverse=True):
+            with _answering():
+                path = str(self._root / name)
+                if self._store.get_file_info(path).type == FileType.File:
+                    self._store.delete_file(path)
+            del self._sent[name]
+        missed: set[str] = set()  # folders in which a file went away while it was copied
+        for name in sorted(here, key=_rank):
+            parent = str(PurePosixPath(name).parent)
+            if self._sent.get(name) == here[name] or (_rank(name)[0] and parent in missed):
+                continue
+            try:
+                content = (self.folder / name).read_bytes()
+            except FileNotFoundError:
+                missed.add(parent)
+                continue
+            if name.endswith(".jsonl"):
+                content = content[: content.rfind(b"\n") + 1]  # a line that is being written comes next time
+            self._put(name, content)
+            self._sent[name] = here[name]
+
+    def _here(self) -> dict[str, tuple[int, int]]:
+        found = {}
+        for place, folders, files in os.walk(self.folder):
+            folders[:] = [name for name in folders if _is_shared(name)]
+            for file in filter(_is_shared, files):
+                path = Path(place, file)
+                try:
+                    facts = path.lstat()
+                except FileNotFoundError:  # of a checkpoint that has just been removed
+                    continue
+                if not path.is_symlink():
+                    found[path.relative_to(self.folder).as_posix()] = (facts.st_size, facts.st_mtime_ns)
+        return found
+
+    def _there(self) -> dict[str, int]:
+        """Sizes by name. UserError: the store does not answer."""
+        try:
+            with _answering():
+                selector = FileSelector(str(self._root), recursive=True, allow_not_found=True)
+                infos = [info for info in self._store.get_file_info(selector) if info.type == FileType.File]
+        except OSError as error:
+            raise UserError(f"mirror={self.url} cannot be read ({_first_line(error)})") from error
+        sizes = {str(PurePosixPath(info.path).relative_to(self._root)): info.size for info in infos}
+        return {name: size for name, size in sizes.items() if all(map(_is_shared, name.split("/")))}
+
+    def _read(self, name: str) -> bytes:
+        try:
+            with _answering(), self._store.open_input_stream(str(self._root / name)) as stream:
+                content: bytes = stream.read()
+                return content
+        except OSError as error:
+            raise UserError(f"mirror={self.url} cannot be read ({_first_line(error)})") from error
+
+    def _put(self, name: str, content: bytes) -> None:
+        path = self._root / name
+        with _answering():
+            if isinstance(self._store, LocalFileSystem):
+                self._store.create_dir(str(path.parent), recursive=True)
+                temporary = path.with_name(f".{path.name}.tmp")
+                self._write(temporary, content)
+                self._store.move(str(temporary), str(path))
+            else:
+                self._write(path, content)
+
+    def _write(self, path: PurePosixPath, content: bytes) -> None:
+        with self._store.open_output_stream(str(path)) as stream:
+            stream.upload(BufferReader(content))
+
+
+def store_of(url: str) -> tuple[FileSystem, str]:
+    """(the file system, the path in it) of an address. UserError: it is none, names no folder, or does not answer."""
+    try:
+        store, root = FileSystem.from_uri(url)
+    except (ArrowInvalid, ArrowNotImplementedError, ValueError):
+        try:
+            system, root = url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"mirror={url} is not allowed: {ALLOWED} ({error})") from error
+        store = PyFileSystem(FSSpecHandler(system))
+    except OSError as error:
+        raise UserError(f"mirror={url} cannot be reached ({_first_line(error)})") from error
+    if "://" not in url or not root.strip("/"):
+        raise UserError(f"mirror={url} is not allowed: {ALLOWED}")
+    return store, root
+
+
+def mirror_of(values: dict[str, Any], given: Collection[str], folder: Path) -> str | None:
+    """The address that was typed, if only to say null; else the one that the run in `folder` has."""
+    typed: str | None = values["mirror"]
+    if typed is not None or "mirror" in given:
+        return typed
+    try:
+        kept = json.loads((folder / "config.json").read_text())["mirror"]
+    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it, the door says
+        return None
+    return kept if isinstance(kept, str) else None
+
+
+def fetch(folder: Path, url: str | None, sign: str) -> None:
+    """Bring a run here that only its copy has. A folder with anything in it is left to the door.
+
+    UserError: the store does not answer."""
+    holds = {path.name for path in folder.iterdir() if _is_shared(path.name)} if folder.is_dir() else set()
+    if url is not None and not holds and not folder.is_file() and (count := Mirror(folder, url, sign).fetch()):
+        log.warning("%d files fetched from %s", count, url)
+
+
+@contextmanager
+def mirrored(folder: Path, url: str | None, sign: str) -> Iterator[None]:
+    """Keep a copy of `folder` at `url` while the block runs, and complete it at the end. None: nothing is copied.
+
+    UserError: the store does not answer at the start, or is ahead. Failure: it does not answer at the end; where the
+    block has failed, what it raises counts, and of the store there is a warning.
+    """
+    if url is None:
+        yield
+        return
+    mirror = Mirror(folder, url, sign)
+    mirror.compare()
+    copier = _Copier(mirror)
+    copier.start()
+    try:
+        yield
+    except BaseException:
+        if why := copier.finish(LEAVING_S):
+            log.warning("mirror=%s is not complete (%s); the same command completes it", url, why)
+        raise
+    if why := copier.finish(PATIENCE_S):
+        raise Failure(f"mirror={url} does not answer ({why}); all is in {folder}, the same command copies it later")
+
+
+class _Copier(threading.Thread):
+    """Sends until it is told to finish, and then until it has sent everything once more."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        super().__init__(daemon=True)  # a store that hangs must not hold the process
+        self._mirror, self._why = mirror, ""
+        self._ending, self._done = threading.Event(), threading.Event()
+
+    def run(self) -> None:
+        while not self._done.is_set():
+            ending = self._ending.wait(EVERY_S)
+            try:
+                self._mirror.send()
+                self._why = ""
+            except OSError as error:
+                if not self._why:
+                    log.warning("mirror=%s: going on without a copy (%s)", self._mirror.url, _first_line(error))
+                self._why = _first_line(error)
+                if ending:
+                    time.sleep(PAUSE_S)
+                continue
+            if ending:
+                self._done.set()
+
+    def finish(self, patience_s: float) -> str:
+        """Complete the copy. Returns why not, or nothing."""
+        self._ending.set()
+        if self._done.wait(patience_s):
+            return ""
+        self._done.set()
+        return self._why or f"no answer for {patience_s:g} s"
+
+
+def _ahead(only_there: Iterable[str], here: Collection[str]) -> str | None:
+    """A file that only the copy has, and that no run removes: a newer checkpoint, records, the end of a trial."""
+    for name in sorted(only_there):
+        path = PurePosixPath(name)
+        if path.name in ("end.json", "result.json") or path.parent.name == "records":
+            return name
+        if path.name == "state.json":
+            steps = [PurePosixPath(other).parent for other in here if other.endswith("/state.json")]
+            own = [step.name for step in steps if step.parent == path.parent.parent]
+            if path.parent.name > max(own, default=""):
+                return name
+    return None
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Whatever a store's library raises is an OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(_first_line(error)) from error
+
+
+def _is_shared(name: str) -> bool:
+    return name not in LOCAL and not name.startswith(".") and not name.endswith(PARTIAL)
+
+
+def _rank(name: str) -> tuple[int, str]:
+    file = PurePosixPath(name).name
+    return (1 + LAST.index(file) if file in LAST else 0, name)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,66 @@
+"""What counts as better: goals of trainings, bounds of answering."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eqr_ray.config.errors import UserError
+from eqr_ray.search.answer_goal import AnswerGoal
+from eqr_ray.search.outcome import Goal, Report, Trial, front, goal_of, ranked, scores
+
+ACCURACY, FLOPS = st.floats(0, 1), st.floats(1e3, 1e15)
+
+
+@given(ACCURACY, FLOPS, ACCURACY, FLOPS)
+def test_what_meets_the_bound_is_better_than_what_does_not(a: float, cost: float, b: float, other: float) -> None:
+    for goal in (AnswerGoal(accuracy=0.5), AnswerGoal(flops=1e9)):
+        one, two = goal.meets(a, cost), goal.meets(b, other)
+        if one and not two:
+            assert goal.score(a, cost) > goal.score(b, other)
+        if one and two and goal.accuracy and cost < other * 0.999:
+            assert goal.score(a, cost) > goal.score(b, other)
+        if one and two and goal.flops and a > b + 1e-4:
+            assert goal.score(a, cost) > goal.score(b, other)
+        if not one and not two and goal.accuracy and a > b:
+            assert goal.score(a, cost) >= goal.score(b, other)
+
+
+def test_exactly_one_bound() -> None:
+    for wrong in ({}, {"accuracy": 0.5, "flops": 1.0}, {"accuracy": 1.5}, {"flops": math.inf}):
+        with pytest.raises(UserError, match="objective"):
+            AnswerGoal(**wrong)
+
+
+def test_goals_are_words() -> None:
+    assert goal_of("lowest token_loss") == Goal("token_loss", highest=False)
+    assert str(goal_of("highest validation_exact")) == "highest validation_exact"
+    for text in ("validation_exact", "best validation_exact", "highest a b"):
+        with pytest.raises(UserError, match="highest FIGURE or lowest FIGURE"):
+            goal_of(text)
+
+
+def trial(number: int, *figures: tuple[float, float], status: str = "finished") -> Trial:
+    reports = tuple(Report(step, step, {"right": a, "segments": b}) for step, (a, b) in enumerate(figures))
+    return Trial(number, {}, status, reports=reports)  # type: ignore[arg-type]
+
+
+GOALS = (Goal("right"), Goal("segments", highest=False))
+
+
+def test_the_last_report_of_a_finished_trial_counts() -> None:
+    trials = [
+        trial(0, (0.9, 1), (0.5, 9)),
+        trial(1, (0.6, 5)),
+        trial(2, (0.6, 4)),
+        trial(3, (1.0, 1), status="stopped"),
+        trial(4, (1.0, 1), status="collapsed"),
+        trial(5, (math.nan, 1)),
+        trial(6),
+    ]
+    assert [one.number for one in ranked(trials, GOALS)] == [2, 1, 0, 5, 6]
+    assert [one.number for one in front(trials, GOALS)] == [2, 5]
+    assert scores(trials[4], GOALS) == (-math.inf, -math.inf)

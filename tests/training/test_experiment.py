@@ -1,0 +1,146 @@
+"""The tree of configurations: from flat keys, strictly; what the task decides; what a resume may not change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from eqr_ray.config.cli import door_config
+from eqr_ray.config.errors import UserError
+from eqr_ray.config.strict import from_dict, to_dict
+from eqr_ray.tasks import task_named
+from eqr_ray.training.config import TrainingConfig
+from eqr_ray.training.experiment import FREE, FREE_TRAINING, TRAINING_KEYS, Experiment, build_model, experiment_of
+
+BY_MODEL = {"max_segments", "validate_depth"}  # null in the door: they follow the network
+
+
+def values(*typed: str) -> dict[str, Any]:
+    return {key: value for key, value in door_config("train", typed).items() if key not in ("out", "resume")}
+
+
+def made(*typed: str, task: str = "sudoku6") -> Experiment:
+    return experiment_of(values(*typed), task_named(task), Path("data"), "hash")
+
+
+def test_the_door_offers_every_training_key_with_its_default() -> None:
+    offered = values()
+    for field in fields(TrainingConfig):
+        assert offered[field.name] == (None if field.name in BY_MODEL else field.default), field.name
+    assert set(offered) == {*TRAINING_KEYS, *{f.name for f in fields(Experiment)} - {"training", "data_hash"}} | {
+        "damping",
+        "noise_scale",
+        "init_std",
+    }
+
+
+def test_defaults_are_the_papers() -> None:
+    assert made().training == TrainingConfig()
+    model = made(task="sudoku9").model
+    assert (model.width, model.layers, model.mixing, model.damping, model.noise_scale) == (512, 2, "mlp", 0.05, 0.01)
+    assert (model.vocab_size, model.length, model.grid) == (11, 81, (9, 9))
+
+
+def test_mazes_are_mixed_by_attention() -> None:
+    model = made(task="maze15").model
+    assert (model.mixing, model.positions, model.grid) == ("attention", "rope", (15, 15))
+    assert made("model.positions=rope2d", task="maze15").model.positions == "rope2d"
+    assert made("model.mixing=mlp", task="maze15").model.positions == "none"
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("eqr_small", {"width": 64, "layers": 1, "damping": 0.05, "start": "random", "states": "dual"}),
+        ("trm", {"start": "fixed", "damping": 0.0, "noise_scale": 0.0, "states": "dual", "weights": "tied"}),
+        ("weight_tied", {"states": "single", "weights": "tied", "damping": 0.0}),
+        ("feed_forward", {"states": "single", "weights": "distinct", "grad_cycles": 3, "start": "fixed"}),
+    ],
+)
+def test_presets(preset: str, expected: dict[str, Any]) -> None:
+    model = made(f"model={preset}").model
+    assert {name: getattr(model, name) for name in expected} == expected
+
+
+def test_a_feed_forward_network_is_run_once() -> None:
+    training = made("model=feed_forward").training
+    assert (training.max_segments, training.validate_depth) == (1, 1)
+    assert made("model=feed_forward", "max_segments=3").training.max_segments == 3
+
+
+def test_knobs_are_the_models() -> None:
+    model = made("damping=0.2", "noise_scale=0.1", "init_std=0.5", "model.init_std_H=2").model
+    assert (model.damping, model.noise_scale, model.init_std_H, model.init_std_L) == (0.2, 0.1, 0.5, 0.5)
+    assert made("model.init_std_H=2").model.init_std_H == 2.0
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["learning_rat=1"], "unknown key 'learning_rat'; did you mean 'learning_rate'?"),
+        (["widht=64"], "unknown key 'widht'"),
+        (["model.widht=64"], "did you mean 'model.width'?"),
+        (["model=eqr_smal"], "model=eqr_smal: no such model; did you mean 'eqr_small'?"),
+        (["schedule=vanila"], "did you mean 'vanilla'?"),
+        (["zero=4", "workers=1"], "zero=4"),
+        (["zero=2"], "workers=1 or more"),
+        (["wandb=on"], 'wandb="on": expected one of "disabled", "offline", "online"'),
+        (["steps=many"], 'steps="many": expected a whole number'),
+        (["steps=null"], "steps=null: expected a whole number"),
+        (["batch=9", "workers=2"], "batch=9 cannot be dealt out to workers=2"),
+        (["batch=8", "workers=2", "accumulation=3"], "accumulation=3 does not divide the 4 rows of a worker"),
+        (["damping=1"], "damping=1"),
+        (["seed=99999999999999999999999"], "seed=99999999999999999999999 is not allowed"),
+        (["seed=-1"], "seed=-1 is not allowed"),
+        (["model.states=triple"], "model.states"),
+        (["model.weights=distinct"], "grad_cycles=1 is not allowed with model.weights=distinct"),
+    ],
+)
+def test_mistakes_name_the_value_and_what_is_allowed(typed: list[str], words: str) -> None:
+    with pytest.raises(UserError) as error:
+        made(*typed)
+    assert words in str(error.value)
+
+
+def test_an_experiment_is_its_json() -> None:
+    experiment = made("workers=2", "zero=2", "model=trm", "minutes=1.5")
+    assert from_dict(Experiment, json.loads(json.dumps(to_dict(experiment)))) == experiment
+
+
+CHANGES: dict[str, Callable[[Experiment], Experiment]] = {
+    "seed": lambda e: replace(e, training=replace(e.training, seed=1)),
+    "batch": lambda e: replace(e, training=replace(e.training, batch=4)),
+    "schedule": lambda e: replace(e, training=replace(e.training, schedule="vanilla")),
+    "model": lambda e: replace(e, model=replace(e.model, damping=0.1)),
+    "data_hash": lambda e: replace(e, data_hash="other"),
+    "task": lambda e: replace(e, task="sudoku4"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_computed_is_the_identity(name: str) -> None:
+    assert CHANGES[name](made()).identity != made().identity
+
+
+def test_how_long_and_on_what_is_not() -> None:
+    free = made(
+        "steps=7", "minutes=3", "workers=2", "zero=3", "accumulation=2", "log_every=1", "compile=false", "wandb=offline"
+    )
+    assert free.identity == made().identity
+    assert set(FREE_TRAINING) <= set(TRAINING_KEYS)
+    assert set(FREE) <= {field.name for field in fields(Experiment)}
+
+
+def test_weights_are_keyed_by_the_seed_and_leave_the_generator_alone() -> None:
+    before = torch.get_rng_state()
+    first, again = (build_model(made("model=eqr_small")) for _ in range(2))
+    other = build_model(made("model=eqr_small", "seed=1"))
+    assert torch.equal(first.lm_head, again.lm_head)
+    assert not torch.equal(first.lm_head, other.lm_head)
+    assert torch.equal(torch.get_rng_state(), before)
