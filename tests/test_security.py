@@ -170,7 +170,7 @@ def test_a_training_checkpoint_names_no_files_outside_of_its_folder(
 
 def test_a_model_is_named_by_the_zoo_or_a_path_and_never_by_both() -> None:
     for name in ("zoo:../../tests", "zoo:/etc", "zoo:sudoku6/../sudoku6"):
-        with pytest.raises(UserError, match="is not in the zoo"):
+        with pytest.raises(UserError, match="is not a pretrained network"):
             load_model(name)
 
 

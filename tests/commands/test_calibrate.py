@@ -200,7 +200,7 @@ def test_infer_refuses_another_model_and_foreign_files(made: Path, tmp_path: Pat
         ({"checkpoint": "null"}, "either checkpoint= or records= must be given"),
         ({"data": "null"}, "data= must be given with checkpoint="),
         ({"data": "nowhere.arrow"}, "nowhere.arrow: no such file"),
-        ({"checkpoint": "zoo:nothing"}, "checkpoint=zoo:nothing is not in the zoo"),
+        ({"checkpoint": "zoo:nothing"}, "checkpoint=zoo:nothing is not a pretrained network"),
     ],
 )
 def test_mistakes_are_said_before_anything_is_made(made: Path, tmp_path: Path, options: dict, message: str) -> None:

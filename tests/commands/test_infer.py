@@ -22,6 +22,7 @@ from eqr_ray.config.cli import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict
 from eqr_ray.data.arrow_store import write_split
+from eqr_ray.distributed import answering
 from eqr_ray.distributed.resources import Node, Team
 from eqr_ray.inference.records import Records, concatenate, read_part
 from eqr_ray.inference.run import InferConfig
@@ -207,7 +208,7 @@ NODE = {"CPU": 8.0, "GPU": 1.0}
 def test_who_works(files: dict[str, Path], there: list[Node], options: dict, joined: bool, team: Team | None) -> None:
     keys = {"checkpoint": "c", "data": "d", **options}
     config = from_dict(InferConfig, door_config("infer", [f"{key}={value}" for key, value in keys.items()]))
-    assert infer.team_of(config, there, joined) == team
+    assert answering.team_of(config, there, joined) == team
 
 
 def test_the_same_command_continues_and_another_one_is_refused(files: dict[str, Path]) -> None:

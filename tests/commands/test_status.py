@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from eqr_ray import infer
 from eqr_ray.config.cli import door_config
 from eqr_ray.config.errors import UserError
+from eqr_ray.distributed import answering
 from eqr_ray.status import printable, report
 from eqr_ray.storage.run_dir import LOCK, locked
 from eqr_ray.train import main as train_main
@@ -225,13 +226,13 @@ def test_warnings_of_a_run_are_kept_in_its_folder(
 ) -> None:
     config = {**json.loads((answered / "config.json").read_text()), "out": str(answered)}
     next((answered / "records").iterdir()).unlink()
-    carry_out = infer.carry_out
+    carry_out = answering.carry_out
 
     def warned(*arguments) -> None:
         logging.getLogger("eqr_ray.distributed.actors").warning("an %s died", "actor")
         carry_out(*arguments)
 
-    monkeypatch.setattr(infer, "carry_out", warned)
+    monkeypatch.setattr(answering, "carry_out", warned)
     infer.run(config)
     assert "warned: an actor died" in told(answered)["lost"]
     assert "warning: an actor died\n" in capsys.readouterr().err
