@@ -21,24 +21,27 @@ TORCH ?= torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?= $(if $(filter Linux,$(shell uname -s)),$(if $(shell command -v nvidia-smi),,$(CPU_INDEX)))
 
-.PHONY: help setup check test run audit clean
+.PHONY: help setup lint check test faults run audit clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
 
 setup: $(READY) ## the environment alone, in .venv (PYTHON=, TORCH=, TORCH_INDEX= to choose others)
 
-check: $(READY) ## lint, format, types and the tests without Ray: under 3 minutes
+lint: $(READY) ## lint, format and types alone
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
-	@$(PY) -m pytest -q -m "not ray and not slow"
 
-test: $(READY) ## lint, format, types and every test, Ray's too: some 25 minutes
-	@$(PY) -m ruff check .
-	@$(PY) -m ruff format --check .
-	@$(PY) -m mypy
+check: lint ## lint, format, types and the tests without Ray: under 2 minutes
+	@$(PY) -m pytest -q -m "not ray and not slow and not faults" --durations=10
+
+test: lint ## lint, format, types and every test, Ray's too: some 12 minutes
 	@$(PY) -m pytest -q --durations=60
+
+faults: $(READY) ## drills on several nodes, then every fault on every kind of run: over an hour, as root
+	@$(PY) -m pytest -q -m faults
+	@$(PY) -m benchmarks.faults
 
 run: $(READY) ## the demo: data, training on 2 Ray workers, answers of 2 actors, a table and a picture
 	@$(PY) jobs/demo.py

@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 from eqr_ray.data.arrow_store import write_split
 from eqr_ray.storage.log_reader import read_log
 from eqr_ray.tasks.registry import task_named
-from tests.ray.machines import Machines
+from tests.support.machines import Machines
 
 ROOT = Path(__file__).parents[1]
 KEYS = ["model=eqr_small", "model.width=32", "model.hidden_multiple=32", "batch=64", "learning_rate=1e-3", "warmup=100"]

@@ -1,8 +1,9 @@
-"""What every test shares: a quiet Ray that listens on loopback only, and Ray tests marked, timed and run last."""
+"""What every test shares: a quiet Ray that listens on loopback only, one thread, and Ray tests marked and run last."""
 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -23,22 +24,31 @@ _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_DEDUP_LOGS": "0",
     "MPLBACKEND": "Agg",  # figures are written, never shown
+    "OMP_NUM_THREADS": "1",  # many small tensors; other processes want the other cores
 }
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
-RAY_FOLDER = Path(__file__).parent / "ray"
+# Who starts the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+TESTS = Path(__file__).parent
+FIRST = TESTS / "ray" / "test_jobs.py"  # of the tests that start Ray
 RAY_TIMEOUT_S = 600.0  # starting a cluster and its workers alone takes some 20 s on two cores
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if RAY_FOLDER in item.path.parents:
+        folder = item.path.relative_to(TESTS).parts[0]
+        if folder in ("ray", "faults"):
             item.add_marker(pytest.mark.ray)
+        if folder == "faults":
+            item.add_marker(pytest.mark.faults)
         if item.get_closest_marker("ray") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(RAY_TIMEOUT_S))
-    # Stable: within each half the order stays. A plain mistake is then seen before any cluster is started.
-    items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
+    # Stable: within each part the order stays. A plain mistake is seen before any cluster is started, and the cluster
+    # that takes jobs is gone before another one is there: beside another Ray it could not be started.
+    items.sort(key=lambda item: (item.get_closest_marker("ray") is not None, item.path != FIRST))
 
 
 @pytest.fixture(scope="session")

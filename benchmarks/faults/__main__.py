@@ -34,8 +34,8 @@ from benchmarks.faults.jobs import JOBS, ROOT, Job
 from benchmarks.faults.kinds import CLOCKS, DISK, FAULTS, PATIENCE_S, Fault, Scene
 from eqr_ray.data.arrow_store import write_split
 from eqr_ray.tasks.registry import task_named
-from tests.ray.machines import Machines
-from tests.storage.object_store import BUCKET, S3
+from tests.support.machines import Machines
+from tests.support.object_store import BUCKET, S3
 
 MOST_DRIVERS = 5  # that may end without the run at its end
 DISK_BYTES = 24_000_000

@@ -16,8 +16,8 @@ import psutil
 
 from benchmarks.faults.jobs import Job, Train
 from eqr_ray.training.checkpoint import complete_checkpoints
-from tests.ray.machines import Machines
-from tests.storage.object_store import S3
+from tests.support.machines import Machines
+from tests.support.object_store import S3
 
 PATIENCE_S = 400.0  # for a driver to end
 PAUSE_S = 3.0  # of a node; after some 5 s it would be given up

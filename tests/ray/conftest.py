@@ -1,7 +1,4 @@
-"""One loopback Ray for all tests of a file that asks for it: two CPUs, two logical GPUs.
-
-Not for longer: beside another Ray no cluster that takes jobs can be started.
-"""
+"""One loopback Ray for all tests of the session that ask for it: two CPUs, two logical GPUs."""
 
 from __future__ import annotations
 
@@ -12,8 +9,8 @@ import pytest
 from eqr_ray.distributed.cluster import start_ray
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[dict[str, float]]:
-    """The resources of the running Ray."""
+    """The resources of the running Ray, which this process has joined and commands in this process use."""
     with start_ray(num_cpus=2, num_gpus=2) as resources:
         yield resources

@@ -19,7 +19,7 @@ from eqr_ray.config.errors import Failure, UserError
 from eqr_ray.storage.remote_sync import Mirror, fetch, mirror_of, mirrored, store_of
 from eqr_ray.train import Finished, main
 from eqr_ray.training.checkpoint import complete_checkpoints
-from tests.storage.object_store import S3
+from tests.support.object_store import S3
 
 TINY = ["model=eqr_small", "model.width=8", "model.hidden_multiple=8", "model.h_cycles=2", "model.l_cycles=1"]
 TINY += ["batch=4", "learning_rate=1e-3", "compile=false", "dtype=float32", "log_every=2", "checkpoint_every=3"]

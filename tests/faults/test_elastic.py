@@ -24,7 +24,7 @@ from eqr_ray.inference.records import concatenate, read_part
 from eqr_ray.storage.log_reader import read_log
 from eqr_ray.tasks import Task, task_named
 from eqr_ray.training.checkpoint import complete_checkpoints
-from tests.ray.machines import Machines, cables_possible
+from tests.support.machines import Machines, cables_possible
 
 torch.set_num_threads(1)  # as a worker on a CPU of its own
 ROOT = Path(__file__).parents[2]
