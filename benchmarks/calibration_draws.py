@@ -28,7 +28,7 @@ from eqr_ray.evaluation.outcomes import Replayed, VerdictsAt
 from eqr_ray.inference.recorded_run import open_recorded
 from eqr_ray.inference.records import concatenate
 from eqr_ray.inference.settings import Settings
-from eqr_ray.tasks.keys import mix
+from eqr_ray.tasks.keys import hash_words
 
 DRAW = 0xD4A3  # tells this use of a seed from others
 
@@ -79,7 +79,7 @@ def calibration_draws(
     """`draws` calibrations on so many of the P puzzles each, the first fifth of them as the pilot."""
     every = np.arange(len(residuals_PN))
     for draw in range(draws):
-        order = np.argsort(mix(seed, DRAW, draw, every))
+        order = np.argsort(hash_words(seed, DRAW, draw, every))
         pilot, others, unseen = np.split(order, [puzzles // PILOT, puzzles])
         tests = calibrate(
             lambda below, pilot=pilot: at(below).take(pilot),

@@ -31,7 +31,7 @@ from eqr_ray.model import ModelConfig, Reasoner
 from eqr_ray.model import network as networks
 from eqr_ray.model.compiling import cell_function
 from eqr_ray.model.network import Network, flops_per_segment
-from eqr_ray.model.noise import mix
+from eqr_ray.model.noise import row_keys
 from eqr_ray.tasks.registry import task_named
 from eqr_ray.training.backend import LocalEngine
 from eqr_ray.training.carry import empty_carry
@@ -104,7 +104,7 @@ def inference_rows_per_s(config: ModelConfig, options: Options) -> float:
     """Row-segments a second, readout included."""
     networks.CPU_CHUNK = options.chunk
     network = Network(Reasoner(config), compile=options.compile)
-    keys = mix(0, torch.arange(options.batch))
+    keys = row_keys(0, torch.arange(options.batch))
     embedding = network.embed(torch.randint(1, config.vocab_size, (options.batch, config.length)))
     latent = network.start(keys)
     return options.batch / median_seconds(lambda: network.segment(latent, embedding, keys))

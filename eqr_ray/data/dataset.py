@@ -20,7 +20,7 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import Split, write_split
 from eqr_ray.data.sources import BadRow, Policy, locate, read_part
 from eqr_ray.data.splits import Division, divide
-from eqr_ray.tasks.keys import mix
+from eqr_ray.tasks.keys import hash_words
 from eqr_ray.tasks.puzzles import Puzzles, joined
 from eqr_ray.tasks.registry import Task, task_named
 from eqr_ray.tasks.task import Progress
@@ -164,7 +164,7 @@ def with_copies(task: Task, puzzles: Puzzles, copies: int, seed: int) -> Puzzles
         return puzzles
     assert puzzles.labels is not None
     numbers = np.repeat(np.arange(len(puzzles)), copies)
-    keys = mix(seed, COPIES, numbers, np.tile(np.arange(copies), len(puzzles)))
+    keys = hash_words(seed, COPIES, numbers, np.tile(np.arange(copies), len(puzzles)))
     inputs, labels = task.augment(puzzles.inputs[numbers], puzzles.labels[numbers], keys)
     originals = puzzles.take(np.arange(len(puzzles)))
     made = Puzzles(inputs, labels, puzzles.ratings[numbers], [puzzles.sources[number] for number in numbers.tolist()])

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import Split
-from eqr_ray.tasks.keys import Words, as_words, mix
+from eqr_ray.tasks.keys import Words, as_words, hash_words
 from eqr_ray.tasks.puzzles import Tokens
 from eqr_ray.tasks.registry import Task
 
@@ -35,12 +35,12 @@ def permuted(positions: npt.ArrayLike, size: int, *key: int | npt.ArrayLike) -> 
     assert (values < size).all()
     half = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
     low = (np.uint64(1) << half) - np.uint64(1)
-    keys = np.broadcast_to(mix(*key), values.shape)
+    keys = np.broadcast_to(hash_words(*key), values.shape)
     moving = np.arange(len(values))
     while len(moving):
         left, right = values[moving] >> half, values[moving] & low
         for number in range(FEISTEL_ROUNDS):
-            left, right = right, left ^ (mix(keys[moving], number, right) & low)
+            left, right = right, left ^ (hash_words(keys[moving], number, right) & low)
         values[moving] = (left << half) | right
         moving = moving[values[moving] >= size]
     return values.astype(np.int64)
@@ -80,7 +80,7 @@ class Sampler:
         number = counts_n * self.batch + rows_n
         size = len(self.inputs_NL)
         puzzle = permuted(number % size, size, self.seed, ORDER, number // size)
-        keys = mix(self.seed, SYMMETRY, number)
+        keys = hash_words(self.seed, SYMMETRY, number)
         inputs, labels = self.inputs_NL[puzzle], self.labels_NL[puzzle]
         if self.augment:
             inputs, labels = self.task.augment(inputs, labels, keys)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.tasks.keys import mix
+from eqr_ray.tasks.keys import hash_words
 from eqr_ray.tasks.puzzles import Puzzles
 from eqr_ray.tasks.registry import Task
 
@@ -77,7 +77,7 @@ def divide(
 def _groups(task: Task, pool: Puzzles, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
     """(first row of each group, its fingerprint), in the order of the keyed hash."""
     fingerprints, heads = np.unique(task.fingerprint(pool.inputs, pool.labels), return_index=True)
-    order = np.argsort(mix(seed, SPLIT_DRAW, fingerprints), kind="stable")
+    order = np.argsort(hash_words(seed, SPLIT_DRAW, fingerprints), kind="stable")
     return heads[order], fingerprints[order]
 
 

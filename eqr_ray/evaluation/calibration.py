@@ -26,7 +26,7 @@ import numpy.typing as npt
 from eqr_ray.config.errors import UserError
 from eqr_ray.evaluation.binomial import binomial_tail, fewest, highest_share
 from eqr_ray.evaluation.outcomes import Verdicts, VerdictsAt, abstention
-from eqr_ray.tasks.keys import mix
+from eqr_ray.tasks.keys import hash_words
 
 PILOT = 5  # one puzzle in so many chooses the sequence
 PILOT_DRAW = 0xCA11B  # tells this use of a seed from others
@@ -86,7 +86,7 @@ def check_enough(puzzles: int, goal: Goal) -> None:
 def pilot_of(puzzles: int, seed: int) -> npt.NDArray[np.bool_]:
     """(puzzles,) which are the pilot: a fifth, by a keyed draw, at least one."""
     pilot = np.zeros(puzzles, dtype=np.bool_)
-    pilot[np.argsort(mix(seed, PILOT_DRAW, np.arange(puzzles)))[: max(1, puzzles // PILOT)]] = True
+    pilot[np.argsort(hash_words(seed, PILOT_DRAW, np.arange(puzzles)))[: max(1, puzzles // PILOT)]] = True
     return pilot
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eqr_ray.inference.policies import Signals
 from eqr_ray.inference.settings import Settings
-from eqr_ray.model.noise import mix
+from eqr_ray.model.noise import row_keys
 from eqr_ray.model.residual import RunningMean, latent_change, logit_change
 
 START = -1  # the segment number in the key of a start
@@ -121,7 +121,7 @@ class Slots:
         started but go on from where they were `parked`."""
         device = self.network.device
         at, puzzle, restart = (torch.from_numpy(words).to(device) for words in (slots, puzzles, restarts))
-        start = self.network.start(mix(self._settings.seed, puzzle, restart, START))
+        start = self.network.start(row_keys(self._settings.seed, puzzle, restart, START))
         for state, fresh in zip(self._latent, start, strict=True):
             state.index_copy_(0, at, fresh)
         inputs = torch.from_numpy(inputs_FL).to(device)
@@ -160,7 +160,7 @@ class Slots:
     @torch.no_grad()
     def advance(self) -> Signals:
         """One segment of every slot."""
-        key = mix(self._settings.seed, self._puzzle, self._restart, self._segments)
+        key = row_keys(self._settings.seed, self._puzzle, self._restart, self._segments)
         segment = self.network.segment(self._latent, self._embedding, key)
         self._latent_window.push(latent_change(segment.latent, self._latent))
         self._logit_window.push(logit_change(segment.logits, self._logits), self._segments > 0)

@@ -34,7 +34,7 @@ CUT_STD = 0.8796256610342398  # their std before rescaling
 START_CALLS = {"z_H": -1, "z_L": -2}  # the cell-call counters that starts are drawn under
 
 
-def mix(*words: int | Tensor) -> Tensor:
+def row_keys(*words: int | Tensor) -> Tensor:
     """A 64-bit hash of the words, in order. Words are integers or int64 tensors that broadcast; int64 out."""
     device = next((word.device for word in words if isinstance(word, Tensor)), torch.device("cpu"))
     state = torch.zeros((), dtype=torch.int64, device=device)

@@ -1,7 +1,6 @@
-"""Hash and random draws inside compiled code: splitmix64, the draws on a state of one word.
+"""Hash and random draws inside code that numba compiles: splitmix64 on a state of one word.
 
-Why here: the generators draw millions of small numbers in loops that numba compiles; `keys.mix` gives each puzzle its
-own starting state, and these functions go on from there. Constants as in `keys.py`.
+`keys.hash_words` gives each puzzle its starting state, and these functions go on from there.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.tasks.keys import Words, mix
+from eqr_ray.tasks.keys import Words, hash_words
 from eqr_ray.tasks.puzzles import Puzzles, Tokens
 from eqr_ray.tasks.task import Progress, Task
 
@@ -26,13 +26,16 @@ def harvest(
     make: Callable[[Words], tuple[Tokens, Tokens, int] | None],
     progress: Progress | None,
 ) -> Puzzles:
-    """The first `count` different puzzles of `make(mix(seed, i))`, i = 0, 1, ...: (puzzle, answer, rating) or None."""
+    """The first `count` different puzzles of `make(hash_words(seed, i))`, i = 0, 1, ...
+
+    `make` returns (puzzle, answer, rating), or None for a candidate that is not wanted. UserError: not so many.
+    """
     kept: list[tuple[Tokens, Tokens, int]] = []
     seen: set[int] = set()
     dry, number = 0, 0
     while len(kept) < count:
         size = min(CHUNK, count - len(kept))
-        keys = mix(seed, np.arange(number, number + size))
+        keys = hash_words(seed, np.arange(number, number + size))
         made = [candidate for key in keys if (candidate := make(np.array([key], dtype=np.uint64))) is not None]
         number += size
         dry += size

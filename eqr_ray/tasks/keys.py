@@ -35,7 +35,7 @@ def as_words(value: int | npt.ArrayLike) -> Words:
     return np.asarray(value).astype(np.uint64)
 
 
-def mix(*words: int | npt.ArrayLike) -> Words:
+def hash_words(*words: int | npt.ArrayLike) -> Words:
     """Hash of the words, in order; arrays are broadcast against each other. Returns uint64 of the broadcast shape."""
     hashed = np.zeros((), dtype=np.uint64)
     for word in words:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.tasks.keys import Words, mix
+from eqr_ray.tasks.keys import Words, hash_words
 from eqr_ray.tasks.puzzles import Tokens
 
 WALL = 1
@@ -36,7 +36,7 @@ def augment(puzzles_NL: Tokens, answers_NL: Tokens, keys_N: Words, size: int) ->
     tables = np.concatenate([turns(size, size), turns(size, size - 1)])
     grid = puzzles_NL.reshape(-1, size, size)
     framed = (grid[:, -1, :] == WALL).all(axis=1) & (grid[:, :, -1] == WALL).all(axis=1) & (size % 2 == 0)
-    which = (mix(keys_N, SYMMETRIES) % np.uint64(SYMMETRIES)).astype(np.int64) + SYMMETRIES * framed
+    which = (hash_words(keys_N, SYMMETRIES) % np.uint64(SYMMETRIES)).astype(np.int64) + SYMMETRIES * framed
     cells_NL = tables[which]
     return np.take_along_axis(puzzles_NL, cells_NL, axis=1), np.take_along_axis(answers_NL, cells_NL, axis=1)
 
@@ -47,7 +47,7 @@ def fingerprint(puzzles_NL: Tokens, size: int, vocab_size: int) -> Words:
     Cutting to the rectangle first makes the value independent of where the core lies in the grid.
     """
     token, row, col = np.meshgrid(np.arange(vocab_size), np.arange(size), np.arange(size), indexing="ij")
-    table = mix(token, row, col).reshape(vocab_size, -1)
+    table = hash_words(token, row, col).reshape(vocab_size, -1)
     table[WALL] = 0  # so that walls outside the rectangle do not count
     parts = [_fingerprint(puzzles_NL[at : at + CHUNK], size, table) for at in range(0, len(puzzles_NL), CHUNK)]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint64)
@@ -70,7 +70,7 @@ def _fingerprint(puzzles_NL: Tokens, size: int, table: Words) -> Words:
                 flat = place.reshape(len(puzzles_NL), -1)
                 hashes.append(table[puzzles_NL, flat].sum(axis=1, dtype=np.uint64))
     least = np.min(np.stack(hashes), axis=0)
-    return mix(least, np.minimum(height, width), np.maximum(height, width))
+    return hash_words(least, np.minimum(height, width), np.maximum(height, width))
 
 
 def _extent(used: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.tasks.keys import Words, mix
+from eqr_ray.tasks.keys import Words, hash_words
 from eqr_ray.tasks.puzzles import Tokens
 from eqr_ray.tasks.sudoku_canonical import refined
 from eqr_ray.tasks.sudoku_rules import Geometry
@@ -40,7 +40,7 @@ def _augment(puzzles_NL: Tokens, answers_NL: Tokens, keys_N: Words, shape: Geome
     cols_Nn = _line_order(keys_N, STACKS, COLUMNS, bands=shape.box_rows, lines=shape.box_cols)
     cells_NL = (rows_Nn[:, :, None] * side + cols_Nn[:, None, :]).reshape(len(keys_N), side * side)
     if shape.box_rows == shape.box_cols:
-        turned = (mix(keys_N, TRANSPOSE) & np.uint64(1)).astype(bool)
+        turned = (hash_words(keys_N, TRANSPOSE) & np.uint64(1)).astype(bool)
         grid = cells_NL[turned].reshape(-1, side, side)
         cells_NL[turned] = grid.transpose(0, 2, 1).reshape(-1, side * side)
     digits_NV = np.empty((len(keys_N), side + 2), dtype=np.uint8)
@@ -54,13 +54,13 @@ def _augment(puzzles_NL: Tokens, answers_NL: Tokens, keys_N: Words, shape: Geome
 
 def _permutation(keys: Words, purpose: int, size: int) -> npt.NDArray[np.int64]:
     """(..., size) a keyed permutation of 0..size-1 for each key: the order of hashed numbers."""
-    return np.argsort(mix(keys[..., None], purpose, np.arange(size)), axis=-1)
+    return np.argsort(hash_words(keys[..., None], purpose, np.arange(size)), axis=-1)
 
 
 def _line_order(keys_N: Words, outer: int, inner: int, bands: int, lines: int) -> npt.NDArray[np.int64]:
     """(N, bands * lines) which old line comes to each place: bands permuted, lines permuted inside each."""
     band_NB = _permutation(keys_N, outer, bands)
-    line_NBl = _permutation(mix(keys_N[:, None], inner, np.arange(bands)), inner, lines)
+    line_NBl = _permutation(hash_words(keys_N[:, None], inner, np.arange(bands)), inner, lines)
     return (band_NB[:, :, None] * lines + line_NBl).reshape(len(keys_N), bands * lines)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import Latent, Reasoner
 from eqr_ray.model.network import start_latent
-from eqr_ray.model.noise import mix
+from eqr_ray.model.noise import row_keys
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.loss import IGNORE
 
@@ -90,7 +90,7 @@ def refill(carry: Carry, sampler: Sampler, model: Reasoner, config: TrainingConf
         return carry
     rows, counts = carry.rows[index], carry.draws[index]
     draw = sampler.draw(rows.cpu().numpy(), counts.cpu().numpy())
-    start = start_latent(model, mix(config.seed, Stream.START, rows, counts), carry.latent.z_H.dtype)
+    start = start_latent(model, row_keys(config.seed, Stream.START, rows, counts), carry.latent.z_H.dtype)
     device = rows.device
     labels = torch.from_numpy(draw.labels.astype(np.int64))
     return replace(
@@ -108,7 +108,7 @@ def refill(carry: Carry, sampler: Sampler, model: Reasoner, config: TrainingConf
 
 def exploration_minimum(rows: Tensor, counts: Tensor, config: TrainingConfig) -> Tensor:
     """(B,) int64: 0, or with probability `exploration` a length drawn uniformly from 2..max_segments."""
-    key = mix(config.seed, Stream.EXPLORE, rows, counts)
+    key = row_keys(config.seed, Stream.EXPLORE, rows, counts)
     unit = (key & 0xFFFFFF).double() / (1 << 24)
     span = max(config.max_segments - MIN_EXPLORED + 1, 1)
     length = MIN_EXPLORED + ((key >> 24) & 0xFFFFFF) % span
@@ -117,7 +117,7 @@ def exploration_minimum(rows: Tensor, counts: Tensor, config: TrainingConfig) ->
 
 def noise_keys(carry: Carry, config: TrainingConfig, step: int, segment: int) -> Tensor:
     """(B,) int64 keys of the noise of one segment."""
-    return mix(config.seed, Stream.NOISE, step, carry.rows, segment)
+    return row_keys(config.seed, Stream.NOISE, step, carry.rows, segment)
 
 
 def halt(carry: Carry, latent: Latent, halt_logit: Tensor, exact: Tensor, config: TrainingConfig) -> Carry:

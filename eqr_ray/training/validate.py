@@ -12,7 +12,7 @@ import torch
 
 from eqr_ray.data.arrow_store import Split
 from eqr_ray.model.network import Network
-from eqr_ray.model.noise import mix
+from eqr_ray.model.noise import row_keys
 from eqr_ray.training.loss import IGNORE, row_losses
 
 BATCH = 32  # rows; a multiple of nothing, but the same shape for every call
@@ -49,9 +49,9 @@ def _batch(network: Network, split: Split, index: np.ndarray[tuple[int], np.dtyp
     inputs = torch.from_numpy(split.inputs[full].astype(np.int64)).to(network.device)
     labels = torch.from_numpy(split.labels[index].astype(np.int64)).to(network.device)
     puzzle = torch.from_numpy(full.astype(np.int64)).to(network.device)
-    embedding, latent = network.embed(inputs), network.start(mix(SEED, puzzle, 0))
+    embedding, latent = network.embed(inputs), network.start(row_keys(SEED, puzzle, 0))
     for k in range(1, depth + 1):
-        segment = network.segment(latent, embedding, mix(SEED, puzzle, k))
+        segment = network.segment(latent, embedding, row_keys(SEED, puzzle, k))
         latent = segment.latent
     logits, halt_logit = segment.logits[: len(index)], segment.halt_logit[: len(index)]
     rows, halted = row_losses(logits, halt_logit, labels.masked_fill(labels == 0, IGNORE)), halt_logit > 0

@@ -12,7 +12,7 @@ import pytest
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.sources import locate, read_puzzles, read_source
 from eqr_ray.tasks import Puzzles, task_named
-from eqr_ray.tasks.keys import mix
+from eqr_ray.tasks.keys import hash_words
 
 TASK = task_named("sudoku4")
 
@@ -22,7 +22,9 @@ def write_part(folder: Path, puzzles: Puzzles, copies: int = 0, **about: Any) ->
     assert puzzles.labels is not None
     folder.mkdir(parents=True)
     numbers = np.repeat(np.arange(len(puzzles)), copies + 1)
-    inputs, labels = TASK.augment(puzzles.inputs[numbers], puzzles.labels[numbers], mix(0, np.arange(len(numbers))))
+    inputs, labels = TASK.augment(
+        puzzles.inputs[numbers], puzzles.labels[numbers], hash_words(0, np.arange(len(numbers)))
+    )
     heads = np.arange(len(puzzles)) * (copies + 1)
     inputs[heads], labels[heads] = puzzles.inputs, puzzles.labels
     arrays = {

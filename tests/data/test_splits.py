@@ -8,7 +8,7 @@ import pytest
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.splits import Division, divide
 from eqr_ray.tasks import Puzzles, task_named
-from eqr_ray.tasks.keys import mix
+from eqr_ray.tasks.keys import hash_words
 from eqr_ray.tasks.puzzles import joined
 
 TASK = task_named("sudoku6")
@@ -16,7 +16,7 @@ TASK = task_named("sudoku6")
 
 def symmetric(puzzles: Puzzles, seed: int) -> Puzzles:
     assert puzzles.labels is not None
-    inputs, labels = TASK.augment(puzzles.inputs, puzzles.labels, mix(seed, np.arange(len(puzzles))))
+    inputs, labels = TASK.augment(puzzles.inputs, puzzles.labels, hash_words(seed, np.arange(len(puzzles))))
     return Puzzles(inputs, labels, puzzles.ratings, puzzles.sources)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from eqr_ray.inference.records import STATUSES, Records, concatenate
 from eqr_ray.inference.settings import Settings
-from eqr_ray.model.noise import mix
+from eqr_ray.model.noise import row_keys
 from tests.inference.fake import FakeNetwork
 
 ACCEPTED_TOKEN = 1  # at the first position: what the stand-in's verifier asks for
@@ -39,11 +39,11 @@ def trajectory(
     """The records of one trajectory: its snapshots and its end, after `until` segments at most."""
     last = settings.depth if until is None else until
     word = torch.tensor([puzzle]), torch.tensor([restart])
-    latent = network.start(mix(settings.seed, *word, -1))
+    latent = network.start(row_keys(settings.seed, *word, -1))
     embedding = network.embed(torch.from_numpy(inputs[puzzle : puzzle + 1]))
     logits, logit_changes, latent_changes, calm, rows = None, [], [], 0, []
     for k in range(last):
-        after = network.segment(latent, embedding, mix(settings.seed, *word, k))
+        after = network.segment(latent, embedding, row_keys(settings.seed, *word, k))
         if logits is not None:
             logit_changes.append((after.logits - logits).norm(dim=-1).mean(dim=-1)[0])
         moved = sum((new - old).flatten(1).norm(dim=1).square() for new, old in zip(after.latent, latent, strict=True))

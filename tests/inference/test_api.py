@@ -12,7 +12,7 @@ import torch
 from eqr_ray.config.errors import UserError
 from eqr_ray.inference.api import Model, load, solve
 from eqr_ray.model.network import Network
-from eqr_ray.model.noise import mix
+from eqr_ray.model.noise import row_keys
 from tests.inference.tiny import TASK, save_tiny, sudokus
 
 
@@ -29,11 +29,11 @@ def test_the_answer_is_that_of_the_restart_of_least_residual(model: Model) -> No
         found = []
         for restart in range(4):
             word = torch.tensor([puzzle]), torch.tensor([restart])
-            latent = network.start(mix(9, *word, -1))
+            latent = network.start(row_keys(9, *word, -1))
             embedding = network.embed(torch.from_numpy(puzzles.inputs[puzzle : puzzle + 1]))
             logits = []
             for k in range(5):
-                latent, one, _ = network.segment(latent, embedding, mix(9, *word, k))
+                latent, one, _ = network.segment(latent, embedding, row_keys(9, *word, k))
                 logits.append(one)
             changes = [(b - a).norm(dim=-1).mean().item() for a, b in itertools.pairwise(logits)]
             found.append((np.mean(changes[-3:]), logits[-1].argmax(dim=-1)[0].tolist()))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from eqr_ray.model.noise import BYTES_STD, keyed_noise, mix, truncated_normal
+from eqr_ray.model.noise import BYTES_STD, keyed_noise, row_keys, truncated_normal
 
 
 def eps(keys, call=0, shape=(81, 64)):
@@ -17,7 +17,7 @@ def eps(keys, call=0, shape=(81, 64)):
 
 
 def test_moments_are_those_of_four_bytes():
-    x = eps(mix(7, torch.arange(400))).double().flatten().numpy()
+    x = eps(row_keys(7, torch.arange(400))).double().flatten().numpy()
     n = len(x)
     assert abs(x.mean()) < 5 / math.sqrt(n)
     assert x.std() == pytest.approx(1.0, abs=5 / math.sqrt(2 * n))
@@ -28,10 +28,10 @@ def test_moments_are_those_of_four_bytes():
 
 @pytest.mark.parametrize("other", ["call", "key", "row", "column"])
 def test_no_correlation_between_neighbours(other):
-    a = eps(mix(1, torch.arange(200)))
+    a = eps(row_keys(1, torch.arange(200)))
     b = {
-        "call": lambda: eps(mix(1, torch.arange(200)), call=1),
-        "key": lambda: eps(mix(1, torch.arange(1, 201))),
+        "call": lambda: eps(row_keys(1, torch.arange(200)), call=1),
+        "key": lambda: eps(row_keys(1, torch.arange(1, 201))),
         "row": lambda: a.roll(1, 1),
         "column": lambda: a.roll(1, 2),
     }[other]()
@@ -40,7 +40,7 @@ def test_no_correlation_between_neighbours(other):
 
 
 def test_a_row_draws_the_same_in_any_batch():
-    keys = mix(3, torch.arange(50))
+    keys = row_keys(3, torch.arange(50))
     assert torch.equal(eps(keys)[17:20], eps(keys[17:20]))
 
 
@@ -49,7 +49,7 @@ def test_no_scale_means_no_noise():
 
 
 def test_starts_are_truncated_normals_of_exact_std():
-    x = truncated_normal(mix(5, torch.arange(300)), -1, (81, 32), std=1.7).double().flatten().numpy() / 1.7
+    x = truncated_normal(row_keys(5, torch.arange(300)), -1, (81, 32), std=1.7).double().flatten().numpy() / 1.7
     cut = 2 / 0.8796256610342398
     reference = stats.truncnorm(-2, 2, scale=1 / 0.8796256610342398)
     assert np.abs(x).max() <= cut + 1e-5
@@ -58,17 +58,24 @@ def test_starts_are_truncated_normals_of_exact_std():
 
 
 def test_the_two_states_start_apart():
-    keys = mix(5, torch.arange(20))
+    keys = row_keys(5, torch.arange(20))
     a, b = truncated_normal(keys, -1, (81, 32), 1.0), truncated_normal(keys, -2, (81, 32), 1.0)
     assert abs(float(np.corrcoef(a.flatten(), b.flatten())[0, 1])) < 0.02
 
 
 def test_mix_separates_words_and_their_order():
     words = torch.arange(1000)
-    hashes = [mix(0, words), mix(1, words), mix(words, 0), mix(words, 1), mix(0, words, 0), mix(words)]
+    hashes = [
+        row_keys(0, words),
+        row_keys(1, words),
+        row_keys(words, 0),
+        row_keys(words, 1),
+        row_keys(0, words, 0),
+        row_keys(words),
+    ]
     same_words = 4  # (0, 0), (0, 1), (1, 0) and (1, 1) are each asked for twice
     assert len(torch.unique(torch.cat(hashes))) == 6000 - same_words
 
 
 def test_mix_takes_any_64_bit_seed():
-    assert int(mix(2**64 - 1)) == int(mix(-1))
+    assert int(row_keys(2**64 - 1)) == int(row_keys(-1))

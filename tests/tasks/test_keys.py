@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eqr_ray.tasks.draws import below, scramble, shuffle
-from eqr_ray.tasks.keys import finalise, mix
+from eqr_ray.tasks.keys import finalise, hash_words
 
 WORD = st.integers(0, 2**64 - 1)
 MASK = 2**64 - 1
@@ -25,7 +25,7 @@ def twin(*words: int) -> int:
 
 @given(st.lists(WORD, min_size=1, max_size=4))
 def test_mix_is_its_twin(words: list[int]) -> None:
-    assert int(mix(*words)) == twin(*words)
+    assert int(hash_words(*words)) == twin(*words)
 
 
 def test_splitmix64_published_value() -> None:
@@ -34,11 +34,11 @@ def test_splitmix64_published_value() -> None:
 
 
 def test_mix_broadcasts_and_depends_on_order() -> None:
-    table = mix(np.arange(3)[:, None], np.arange(4))
+    table = hash_words(np.arange(3)[:, None], np.arange(4))
     assert table.shape == (3, 4)
     assert int(table[2, 1]) == twin(2, 1)
     assert int(table[1, 2]) != int(table[2, 1])
-    assert int(mix(-1)) == twin(MASK)
+    assert int(hash_words(-1)) == twin(MASK)
 
 
 @given(WORD)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.tasks import task_named
-from eqr_ray.tasks.keys import mix
+from eqr_ray.tasks.keys import hash_words
 from eqr_ray.tasks.puzzles import Tokens
 
 OPEN_5 = "S    " + "     " + "  #  " + "     " + "    G"
@@ -124,7 +124,7 @@ def test_symmetries_keep_the_maze(name: str) -> None:
     made = task.generate(1, 3)
     assert made.labels is not None
     copies = np.zeros(64, dtype=np.int64)
-    puzzles, answers = task.augment(made.inputs[copies], made.labels[copies], mix(1, np.arange(64)))
+    puzzles, answers = task.augment(made.inputs[copies], made.labels[copies], hash_words(1, np.arange(64)))
     assert not task.suspects(puzzles, answers).any()
     assert len({one.tobytes() for one in puzzles}) == 8
     assert len(set(task.fingerprint(puzzles, answers).tolist())) == 1
@@ -138,7 +138,7 @@ def test_symmetries_keep_the_maze(name: str) -> None:
 @given(random_mazes(), st.integers(0, 2**60))
 def test_fingerprint_of_any_maze_is_kept(puzzle: Tokens, seed: int) -> None:
     task = task_named("maze6")
-    turned, _ = task.augment(puzzle[None], puzzle[None], mix(seed, np.arange(1)))
+    turned, _ = task.augment(puzzle[None], puzzle[None], hash_words(seed, np.arange(1)))
     assert task.fingerprint(turned, None) == task.fingerprint(puzzle[None], None)
 
 

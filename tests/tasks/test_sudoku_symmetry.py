@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eqr_ray.tasks import task_named
-from eqr_ray.tasks.keys import mix
+from eqr_ray.tasks.keys import hash_words
 from eqr_ray.tasks.puzzles import Tokens
 
 NAMES = ["sudoku4", "sudoku6", "sudoku9"]
@@ -22,7 +22,7 @@ def test_a_symmetry_keeps_validity_clues_and_fingerprint(name: str, seed: int) -
     task = task_named(name)
     made = task.generate(16, 7)
     assert made.labels is not None
-    puzzles, answers = task.augment(made.inputs, made.labels, mix(seed, np.arange(16)))
+    puzzles, answers = task.augment(made.inputs, made.labels, hash_words(seed, np.arange(16)))
     assert not task.suspects(puzzles, answers).any()
     assert ((puzzles > 1).sum(axis=1) == (made.inputs > 1).sum(axis=1)).all()
     assert (task.fingerprint(puzzles, answers) == task.fingerprint(made.inputs, made.labels)).all()
@@ -33,7 +33,7 @@ def test_a_row_depends_on_its_own_key_only() -> None:
     task = task_named("sudoku9")
     made = task.generate(12, 1)
     assert made.labels is not None
-    keys = mix(1, np.arange(12))
+    keys = hash_words(1, np.arange(12))
     together = task.augment(made.inputs, made.labels, keys)
     alone = [task.augment(made.inputs[i : i + 1], made.labels[i : i + 1], keys[i : i + 1]) for i in range(12)]
     assert (together[0] == np.concatenate([one[0] for one in alone])).all()
@@ -49,12 +49,12 @@ def test_every_kind_of_symmetry_is_drawn(name: str, transposes: bool) -> None:
     place = np.zeros((1, task.length), dtype=np.uint8) + 1
     place[0, 0] = 2
     count = 3000
-    puzzles, _ = task.augment(np.repeat(place, count, 0), np.repeat(place, count, 0), mix(9, np.arange(count)))
+    puzzles, _ = task.augment(np.repeat(place, count, 0), np.repeat(place, count, 0), hash_words(9, np.arange(count)))
     reached = {(int(np.argmax(one > 1)), int(one.max())) for one in puzzles}
     assert reached == {(cell, token) for cell in range(task.length) for token in range(2, side + 2)}
     line = np.full((1, task.length), 1, dtype=np.uint8)
     line[0, :2] = 2  # two neighbours in a row: upright only after a transposition
-    puzzles, _ = task.augment(np.repeat(line, count, 0), np.repeat(line, count, 0), mix(9, np.arange(count)))
+    puzzles, _ = task.augment(np.repeat(line, count, 0), np.repeat(line, count, 0), hash_words(9, np.arange(count)))
     upright = [np.ptp(np.flatnonzero(one > 1) // side) > 0 for one in puzzles]
     assert any(upright) == transposes
 
@@ -87,7 +87,7 @@ def test_fingerprints_divide_4x4_puzzles_as_canonical_forms_do() -> None:
     task = task_named("sudoku4")
     made = task.generate(60, 2)
     assert made.labels is not None
-    copies = task.augment(made.inputs, made.labels, mix(4, np.arange(60)))
+    copies = task.augment(made.inputs, made.labels, hash_words(4, np.arange(60)))
     puzzles, answers = np.concatenate([made.inputs, copies[0]]), np.concatenate([made.labels, copies[1]])
     forms = [canonical_4x4(p, a) for p, a in zip(puzzles, answers, strict=True)]
     prints = task.fingerprint(puzzles, answers).tolist()
