@@ -18,7 +18,7 @@ CHUNK = 64  # candidates between two looks at the fingerprints
 DRY_LIMIT = 20_000  # candidates in a row without a new puzzle: the task has no more
 
 
-def harvest(
+def generate_unique(
     task: Task,
     count: int,
     seed: int,

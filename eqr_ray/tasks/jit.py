@@ -1,4 +1,4 @@
-"""The compiler's decorator, typed: the few hot loops of the tasks (search, digging, mazes) are compiled by numba.
+"""The compiler's decorator, typed: the few hot loops of the tasks (search, clues, mazes) are compiled by numba.
 
 Why here: numba has no type stubs for its decorator, and every compiled file wants the same two options. The compiled
 code is cached beside the sources (or in the user's cache folder where those cannot be written), so that only the first

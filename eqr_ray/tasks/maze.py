@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.tasks import maze_search, maze_symmetry
-from eqr_ray.tasks.generation import harvest
+from eqr_ray.tasks.generation import generate_unique
 from eqr_ray.tasks.keys import Words
 from eqr_ray.tasks.puzzles import NOT_RATED, Puzzles, Tokens
 from eqr_ray.tasks.task import Progress, Task
@@ -161,4 +161,4 @@ class Maze(Task):
             puzzle[start], puzzle[goal] = START, GOAL
             return puzzle, self.solve(puzzle, limit=1)[0], steps
 
-        return harvest(self, count, seed, f"generated seed={seed}{' hard' if hard else ''}", make, progress)
+        return generate_unique(self, count, seed, f"generated seed={seed}{' hard' if hard else ''}", make, progress)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.tasks import sudoku_generation, sudoku_symmetry
-from eqr_ray.tasks.generation import harvest
+from eqr_ray.tasks.generation import generate_unique
 from eqr_ray.tasks.keys import Words
 from eqr_ray.tasks.puzzles import NOT_RATED, Puzzles, Tokens
 from eqr_ray.tasks.sudoku_rules import digit_masks, geometry, is_solved, place, repeated_digit
@@ -25,7 +25,7 @@ NO_RANDOMNESS = np.zeros(0, dtype=np.uint64)
 # Guesses after which a search is given up: half a minute for 16x16, never reached by 9x9.
 MAX_GUESSES = 1_000_000
 # Guesses allowed to prove that a clue may go. 9x9 needs a few; in 16x16 the last clues would cost minutes each.
-DIG_GUESSES = {16: 20}
+PROOF_GUESSES = {16: 20}
 # `hard`: at least so many guesses (one in ten of the minimal 9x9 puzzles, one in thirty of 6x6).
 HARD_GUESSES = {6: 1, 9: 3, 16: 10}
 # Clues put back at random, 0 to this. There are only 36 minimal 4x4 puzzles up to symmetry.
@@ -124,15 +124,15 @@ class Sudoku(Task):
             rating = self.rate(puzzle)
             return (puzzle, answer, rating) if rating >= least or (rating == NOT_RATED and hard) else None
 
-        return harvest(self, count, seed, f"generated seed={seed}{' hard' if hard else ''}", make, progress)
+        return generate_unique(self, count, seed, f"generated seed={seed}{' hard' if hard else ''}", make, progress)
 
     def _make(self, randomness: Words) -> tuple[Tokens, Tokens]:
         shape = self.shape
         tables = shape.units, shape.row_assignments, shape.col_assignments
         put_back = int(randomness[0] % np.uint64(PUT_BACK.get(self.side, 0) + 1))
         answer = sudoku_generation.full_grid(*tables, randomness)
-        puzzle, _ = sudoku_generation.dig(
-            answer, *tables, DIG_GUESSES.get(self.side, MAX_GUESSES), put_back, randomness
+        puzzle, _ = sudoku_generation.remove_clues(
+            answer, *tables, PROOF_GUESSES.get(self.side, MAX_GUESSES), put_back, randomness
         )
         return _tokens(puzzle), _tokens(answer)
 

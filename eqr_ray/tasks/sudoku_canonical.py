@@ -22,7 +22,7 @@ BOX, DIGIT = np.uint64(0x6A09E667F3BCC909), np.uint64(0xBB67AE8584CAA73B)
 
 
 @jit
-def refined(puzzles_NL: Tokens, digits_NL: Tokens, box_rows: int, box_cols: int, prints_N: Words) -> None:
+def canonical_hashes(puzzles_NL: Tokens, digits_NL: Tokens, box_rows: int, box_cols: int, prints_N: Words) -> None:
     """Write the fingerprint of each puzzle to `prints_N`; `digits_NL` are its answers, or the puzzles again."""
     side = box_rows * box_cols
     column = ROW if box_rows == box_cols else COLUMN

@@ -35,7 +35,7 @@ def full_grid(units: Bits, rows: Bits, cols: Bits, randomness: Words) -> Bits:
 
 
 @jit
-def dig(
+def remove_clues(
     grid: Bits, units: Bits, rows: Bits, cols: Bits, max_guesses: int, put_back: int, randomness: Words
 ) -> tuple[Bits, bool]:
     """Take clues from the solved `grid` (L,) in random order; each that goes leaves the solution unique.

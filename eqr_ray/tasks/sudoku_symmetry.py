@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from eqr_ray.tasks.keys import Words, hash_words
 from eqr_ray.tasks.puzzles import Tokens
-from eqr_ray.tasks.sudoku_canonical import refined
+from eqr_ray.tasks.sudoku_canonical import canonical_hashes
 from eqr_ray.tasks.sudoku_rules import Geometry
 
 CHUNK = 4096  # rows at once: the working set stays in cache
@@ -65,9 +65,10 @@ def _line_order(keys_N: Words, outer: int, inner: int, bands: int, lines: int) -
 
 
 def fingerprint(puzzles_NL: Tokens, answers_NL: Tokens | None, shape: Geometry) -> Words:
-    """(N,) a hash that no symmetry changes: the refined colours of `sudoku_colours`."""
+    """(N,) a hash that no symmetry changes: see `sudoku_canonical`."""
     digits_NL = puzzles_NL if answers_NL is None else answers_NL
     assert max(puzzles_NL.max(initial=0), digits_NL.max(initial=0)) < shape.side + 2  # compiled code does not look
     prints = np.empty(len(puzzles_NL), dtype=np.uint64)
-    refined(np.ascontiguousarray(puzzles_NL), np.ascontiguousarray(digits_NL), shape.box_rows, shape.box_cols, prints)
+    puzzles, digits = np.ascontiguousarray(puzzles_NL), np.ascontiguousarray(digits_NL)
+    canonical_hashes(puzzles, digits, shape.box_rows, shape.box_cols, prints)
     return prints
