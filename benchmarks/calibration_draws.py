@@ -103,12 +103,12 @@ def main() -> None:
     options = from_dict(Options, {key: text if key == "records" else parse_value(text) for key, text in words.items()})
     run, goal = open_recorded(Path(options.records)), Goal(options.risk, options.confidence)
     check_enough(options.puzzles, goal)
-    if options.puzzles >= len(run.questions):
-        raise UserError(f"puzzles={options.puzzles} leaves none of the {len(run.questions):,} recorded ones unseen")
-    assert run.questions.labels is not None
+    if options.puzzles >= len(run.puzzle_set):
+        raise UserError(f"puzzles={options.puzzles} leaves none of the {len(run.puzzle_set):,} recorded ones unseen")
+    assert run.puzzle_set.labels is not None
     depth, breadth = options.depth or run.settings.depth, options.breadth or run.settings.breadth
     rows = concatenate([one.take((one.segments <= depth) & (one.restart < breadth)) for one in run.blocks()])
-    replayed = Replayed(rows, run.questions.labels)
+    replayed = Replayed(rows, run.puzzle_set.labels)
     settings = Settings(depth, breadth, run.settings.seed, options.policy, settle_for=options.settle_for)
     at = replayed.at_thresholds(settings, options.select)
     print(options)

@@ -42,7 +42,7 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
     run, out = recorded_now(config) if config.records is None else recorded_before(config, given)
     settings = config.settings(run.settings)
     config = replace(config, out=str(out), depth=settings.depth, breadth=settings.breadth)
-    print(f"testing thresholds on the records of {len(run.questions):,} puzzles", file=sys.stderr)
+    print(f"testing thresholds on the records of {len(run.puzzle_set):,} puzzles", file=sys.stderr)
     found = calibration_of(run, settings, config)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "config.json", asdict(config))
@@ -58,14 +58,14 @@ def recorded_now(config: CalibrateConfig) -> tuple[RecordedRun, Path]:
     out = Path(config.out or beside(str(config.checkpoint)))
     check_free(out)
     keys = {name: getattr(config, name) for name in HANDED_ON}
-    return recorded(keys, out / RUN, lambda job: config.check(job.questions, job.settings)), out
+    return recorded(keys, out / RUN, lambda job: config.check(job.puzzle_set, job.settings)), out
 
 
 def recorded_before(config: CalibrateConfig, given: Collection[str]) -> tuple[RecordedRun, Path]:
     """The records that are there already, and the folder of results."""
     check_not_recording(given)
     run = open_recorded(Path(str(config.records)), config.data)
-    config.check(run.questions, run.settings)
+    config.check(run.puzzle_set, run.settings)
     settings = config.settings(run.settings)
     out = Path(config.out or run.path / f"calibration-{config.policy}-{settings.depth}x{settings.breadth}")
     check_free(out)

@@ -53,13 +53,13 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_points(out / TABLE, points)
     write_json(out / "config.json", {**to_dict(config), "out": str(out)})
-    questions = runs[0].questions
-    title = f"{questions.task.name}, {len(questions):,} puzzles: what accuracy costs"
+    puzzle_set = runs[0].puzzle_set
+    title = f"{puzzle_set.task.name}, {len(puzzle_set):,} puzzles: what accuracy costs"
     draw_frontier(points, title, out / "frontier.png")
     summary = {
-        "task": questions.task.name,
-        "puzzles": len(questions),
-        "data_hash": questions.data_hash,
+        "task": puzzle_set.task.name,
+        "puzzles": len(puzzle_set),
+        "data_hash": puzzle_set.data_hash,
         "select": config.select,
         "records": [str(run.path) for run in runs],
         "points": len(points),
@@ -90,7 +90,7 @@ def open_runs(config: FrontierConfig, out: Path, given: Collection[str]) -> list
         return [open_recorded(Path(folder), config.data) for folder in config.folders]
     keys = ("checkpoint", "data", "select", "depth", "breadth", "settle_for", *RECORDING)
     own = {name: getattr(config, name) for name in keys}
-    return [recorded(own, out / RUN, lambda job: check_answers(job.questions, job.config.data))]
+    return [recorded(own, out / RUN, lambda job: check_answers(job.puzzle_set, job.config.data))]
 
 
 def write_points(path: Path, points: Sequence[Point]) -> None:

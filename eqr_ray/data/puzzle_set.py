@@ -22,7 +22,7 @@ from eqr_ray.tasks.registry import Task, task_named
 
 
 @dataclass(frozen=True)
-class Questions:
+class PuzzleSet:
     """`inputs` (N, L) uint8; `labels` the same (zeros where one is missing) or None without answers; `lines` (N,) where
     each stands in the user's file, from 1; the rows that could not be read; and a hash of the tokens of both."""
 
@@ -37,7 +37,7 @@ class Questions:
         return len(self.inputs)
 
 
-def open_questions(path: str | Path, task_name: str, limit: int | None = None) -> Questions:
+def open_puzzle_set(path: str | Path, task_name: str, limit: int | None = None) -> PuzzleSet:
     """The puzzles of a file or folder for a model of this task ("": not known, the data tells); the first `limit`.
 
     UserError: unreadable, of another task, or without a single puzzle.
@@ -50,12 +50,12 @@ def open_questions(path: str | Path, task_name: str, limit: int | None = None) -
         raise UserError(f"{path}: no {task.name} puzzle in it{first}")
     inputs, labels = puzzles.inputs[:limit], None if puzzles.labels is None else puzzles.labels[:limit]
     lines = np.arange(1, len(puzzles) + 1) if puzzles.lines is None else puzzles.lines  # a prepared file has no others
-    return Questions(task, inputs, labels, lines[:limit], bad, content_hash(task, inputs, labels))
+    return PuzzleSet(task, inputs, labels, lines[:limit], bad, content_hash(task, inputs, labels))
 
 
-def check_fit(questions: Questions, length: int, vocab_size: int) -> None:
+def check_fit(puzzle_set: PuzzleSet, length: int, vocab_size: int) -> None:
     """UserError where a network of this `length` and `vocab_size` cannot read the puzzles."""
-    task = questions.task
+    task = puzzle_set.task
     if task.length != length:
         raise UserError(f"the puzzles are {task.name} with {task.length} cells, the model takes {length}")
     if task.vocab_size != vocab_size:

@@ -13,7 +13,7 @@ from typing import Any
 
 from eqr_ray.config.cli import door_config, flat
 from eqr_ray.config.errors import UserError
-from eqr_ray.data.puzzle_set import open_questions
+from eqr_ray.data.puzzle_set import open_puzzle_set
 from eqr_ray.distributed.recording import recorded
 from eqr_ray.evaluation.frontier import Point
 from eqr_ray.inference.recorded_run import RecordedRun, check_answers
@@ -57,9 +57,9 @@ class AnsweringSweep:
         check_answering(search)
         validation = str(config.data_folder / "validation.arrow")
         _, card = load_model(config.checkpoint)
-        questions = open_questions(validation, card.task, config.limit)
-        check_answers(questions, validation)
-        return AnsweringSweep(search, config, questions.task.name, questions.data_hash, card.hash)
+        puzzle_set = open_puzzle_set(validation, card.task, config.limit)
+        check_answers(puzzle_set, validation)
+        return AnsweringSweep(search, config, puzzle_set.task.name, puzzle_set.data_hash, card.hash)
 
     def run(self, count: int) -> dict[int, Trial]:
         """All trials, one after the other."""
@@ -98,4 +98,4 @@ class AnsweringSweep:
         where = {"checkpoint": config.checkpoint, "data": str(data), "limit": limit, "seed": config.seed}
         means = {name: getattr(config, name) for name in ("actors", "address", "device")}
         folder = config.folder / room / recording_name(keys)
-        return recorded({**keys, **where, **means}, folder, lambda job: check_answers(job.questions, str(data)))
+        return recorded({**keys, **where, **means}, folder, lambda job: check_answers(job.puzzle_set, str(data)))

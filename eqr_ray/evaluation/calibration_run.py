@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.data.puzzle_set import Questions
+from eqr_ray.data.puzzle_set import PuzzleSet
 from eqr_ray.evaluation.calibration import Goal, calibrate, check_enough, chosen, pilot_of, report, thresholds
 from eqr_ray.evaluation.outcomes import divided
 from eqr_ray.inference.calibration_artifact import conditions
@@ -75,18 +75,18 @@ class CalibrateConfig:
             raise UserError(f"depth={depth} is not allowed: more than settle_for={self.settle_for}")
         return settings
 
-    def check(self, questions: Questions, most: Settings) -> None:
+    def check(self, puzzle_set: PuzzleSet, most: Settings) -> None:
         """UserError: what a run that records `most` of these puzzles cannot tell."""
         self.settings(most)
-        missing = len(questions) if questions.labels is None else int((~is_answered(questions.labels)).sum())
+        missing = len(puzzle_set) if puzzle_set.labels is None else int((~is_answered(puzzle_set.labels)).sum())
         if missing:
-            raise UserError(f"{missing:,} of the {len(questions):,} puzzles have no answer to compare with")
-        check_enough(len(questions), self.goal)
+            raise UserError(f"{missing:,} of the {len(puzzle_set):,} puzzles have no answer to compare with")
+        check_enough(len(puzzle_set), self.goal)
 
 
 def calibration_of(run: RecordedRun, settings: Settings, config: CalibrateConfig) -> dict[str, Any]:
     """What calibration.json holds."""
-    goal, labels, manifest = config.goal, run.questions.labels, run.manifest
+    goal, labels, manifest = config.goal, run.puzzle_set.labels, run.manifest
     assert labels is not None
     pilot_N = pilot_of(len(labels), settings.seed)
     pilot, others = divided(run.blocks(), labels, pilot_N, settings.depth, settings.breadth)
@@ -97,8 +97,8 @@ def calibration_of(run: RecordedRun, settings: Settings, config: CalibrateConfig
     full = others.verdicts(replace(settings, policy="full"), config.select)
     network = ("checkpoint_hash", "noise_scale", "init_std", "dtype")
     made_for = conditions(
-        settings, task=run.questions.task.name, select=config.select, **{name: manifest[name] for name in network}
+        settings, task=run.puzzle_set.task.name, select=config.select, **{name: manifest[name] for name in network}
     )
-    counts = {"puzzles": len(labels), "pilot": len(pilot), "data_hash": run.questions.data_hash, "seed": settings.seed}
+    counts = {"puzzles": len(labels), "pilot": len(pilot), "data_hash": run.puzzle_set.data_hash, "seed": settings.seed}
     promise = {"settle_for": settings.settle_for, **asdict(goal)}
     return {"settle_below": None, **promise, **made_for, **counts, **report(tests, verdicts, full, goal)}

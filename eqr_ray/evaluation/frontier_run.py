@@ -82,7 +82,7 @@ class FrontierConfig:
         own = {name: value for name, value in given.items() if value is not None}
         most = dataclasses.replace(run.settings, snapshots=(), **own)
         around = tuple(factor * run.settings.settle_below for factor in THRESHOLDS)
-        return grid(most, self.policies, self.thresholds or around, self.budgets, run.questions.task.name)
+        return grid(most, self.policies, self.thresholds or around, self.budgets, run.puzzle_set.task.name)
 
 
 def points_of(runs: Sequence[RecordedRun], config: FrontierConfig, show: Callable[[str], None]) -> list[Point]:
@@ -90,12 +90,12 @@ def points_of(runs: Sequence[RecordedRun], config: FrontierConfig, show: Callabl
     check_same_puzzles(runs)
     points: list[Point] = []
     for run, label in zip(runs, labels_of(runs), strict=True):
-        candidates, questions = config.candidates(run), run.questions
-        assert questions.labels is not None
-        replays = Replays(candidates, questions.inputs, questions.labels, config.select)
+        candidates, puzzle_set = config.candidates(run), run.puzzle_set
+        assert puzzle_set.labels is not None
+        replays = Replays(candidates, puzzle_set.inputs, puzzle_set.labels, config.select)
         for block in run.blocks():
             replays.add(block)
-            show(f"{run.path}: {int(block.puzzle[-1]) + 1:,}/{len(questions):,} puzzles, {len(candidates)} settings")
+            show(f"{run.path}: {int(block.puzzle[-1]) + 1:,}/{len(puzzle_set):,} puzzles, {len(candidates)} settings")
         points += replays.points(label, run.flops_per_segment, run.row_segments_per_s)
     return with_front(points)
 
@@ -104,7 +104,7 @@ def check_same_puzzles(runs: Sequence[RecordedRun]) -> None:
     """UserError: runs that cannot be compared, for their puzzles differ."""
     first = runs[0]
     for run in runs[1:]:
-        if run.questions.data_hash != first.questions.data_hash:
+        if run.puzzle_set.data_hash != first.puzzle_set.data_hash:
             raise UserError(f"records={run.path} are of other puzzles than records={first.path}")
 
 

@@ -1,6 +1,6 @@
 """Answers: one row per puzzle, chosen from the records, for people and programs.
 
-Why here: `answers.parquet` and `answers.csv` are read from records and questions alone, block by block, so that
+Why here: `answers.parquet` and `answers.csv` are read from records and puzzles alone, block by block, so that
 choosing otherwise never means running again. Rows that could not be read follow at the end with the reason.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from eqr_ray.data.puzzle_set import Questions
+from eqr_ray.data.puzzle_set import PuzzleSet
 from eqr_ray.inference.records import CANCELLED, STATUSES, Records, TableWriter, is_answered, is_exact
 from eqr_ray.inference.selection import choose
 from eqr_ray.storage.atomic import atomic
@@ -36,7 +36,7 @@ COLUMNS = {
 }
 
 
-def answer_rows(block: Records, questions: Questions, select: str, depth: int, breadth: int) -> list[dict[str, Any]]:
+def answer_rows(block: Records, puzzle_set: PuzzleSet, select: str, depth: int, breadth: int) -> list[dict[str, Any]]:
     """The answers of a block of ordered records that holds all restarts of its puzzles."""
     rows = block.take(block.last_at(depth, breadth))
     answers = rows.take(rows.status != CANCELLED)
@@ -45,16 +45,16 @@ def answer_rows(block: Records, questions: Questions, select: str, depth: int, b
     spent = np.add.reduceat(rows.segments.astype(np.int64), first)
     residual = chosen.latent_residual if select == "latent_residual" else chosen.logit_residual
     exact: list[Any] = [None] * len(chosen)
-    if questions.labels is not None:
-        labels = questions.labels[chosen.puzzle]
+    if puzzle_set.labels is not None:
+        labels = puzzle_set.labels[chosen.puzzle]
         right = is_exact(chosen.prediction, labels).tolist()
         exact = [one if known else None for one, known in zip(right, is_answered(labels).tolist(), strict=True)]
     return [
         {
             "puzzle": puzzle,
-            "line": int(questions.lines[puzzle]),
-            "question": questions.task.decode(questions.inputs[puzzle]),
-            "answer": questions.task.decode(chosen.prediction[number]),
+            "line": int(puzzle_set.lines[puzzle]),
+            "question": puzzle_set.task.decode(puzzle_set.inputs[puzzle]),
+            "answer": puzzle_set.task.decode(chosen.prediction[number]),
             "restart": int(chosen.restart[number]),
             "residual": float(residual[number]) if math.isfinite(residual[number]) else None,
             "segments": int(spent[number]),
@@ -66,13 +66,13 @@ def answer_rows(block: Records, questions: Questions, select: str, depth: int, b
     ]
 
 
-def _bad_rows(questions: Questions) -> Iterator[dict[str, Any]]:
-    for row in questions.bad:
+def _bad_rows(puzzle_set: PuzzleSet) -> Iterator[dict[str, Any]]:
+    for row in puzzle_set.bad:
         yield {**dict.fromkeys(COLUMNS), "line": row.line, "question": row.text, "status": f"bad row: {row}"}
 
 
 def write_answers(
-    out: Path, blocks: Iterable[Records], questions: Questions, select: str, depth: int, breadth: int
+    out: Path, blocks: Iterable[Records], puzzle_set: PuzzleSet, select: str, depth: int, breadth: int
 ) -> None:
     """`answers.parquet` and `answers.csv` in `out`, both atomically. Constant memory for any number of puzzles."""
     with (
@@ -83,10 +83,10 @@ def write_answers(
         lines = csv.DictWriter(file, list(COLUMNS))
         lines.writeheader()
         for block in blocks:
-            rows = answer_rows(block, questions, select, depth, breadth)
+            rows = answer_rows(block, puzzle_set, select, depth, breadth)
             table.write({name: [row[name] for row in rows] for name in COLUMNS})
             lines.writerows(rows)
-        bad = list(_bad_rows(questions))
+        bad = list(_bad_rows(puzzle_set))
         if bad:
             table.write({name: [row[name] for row in bad] for name in COLUMNS})
             lines.writerows(bad)

@@ -16,7 +16,7 @@ from typing import Any
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict
-from eqr_ray.data.puzzle_set import Questions, open_questions
+from eqr_ray.data.puzzle_set import PuzzleSet, open_puzzle_set
 from eqr_ray.inference.record_dir import stored_manifest
 from eqr_ray.inference.records import Records, concatenate, is_answered, read_part
 from eqr_ray.inference.settings import Settings
@@ -26,13 +26,13 @@ BLOCK_BYTES = 1 << 25  # of predictions, most of what a row has: 400,000 rows of
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """`settings` it was run with, the `questions` it answered, and what a segment costs: operations, and row-segments a
+    """`settings` it was run with, the `puzzle_set` it answered, and what a segment costs: operations and row-segments a
     second of all its devices (None: too short to tell)."""
 
     path: Path
     manifest: dict[str, Any]
     settings: Settings
-    questions: Questions
+    puzzle_set: PuzzleSet
     flops_per_segment: float
     row_segments_per_s: float | None
 
@@ -71,17 +71,17 @@ def open_recorded(path: Path, data: str | None = None) -> RecordedRun:
     summary, config = (_read(path / name) for name in ("summary.json", "config.json"))
     if not config or any(summary.get(name) != manifest[name] for name in kept):
         raise UserError(f"records={path}: the run is not finished; the command that began it continues it")
-    questions = open_questions(data or config["data"], summary["task"], manifest["puzzles"])
-    if questions.data_hash != manifest["data_hash"]:
+    puzzle_set = open_puzzle_set(data or config["data"], summary["task"], manifest["puzzles"])
+    if puzzle_set.data_hash != manifest["data_hash"]:
         raise UserError(f"data={data or config['data']} does not hold the puzzles that records={path} are of")
-    check_answers(questions, data or config["data"])
+    check_answers(puzzle_set, data or config["data"])
     flops = summary["flops_mean"] / summary["segments_mean"]
-    return RecordedRun(path, manifest, settings, questions, flops, summary["row_segments_per_s"])
+    return RecordedRun(path, manifest, settings, puzzle_set, flops, summary["row_segments_per_s"])
 
 
-def check_answers(questions: Questions, data: str) -> None:
+def check_answers(puzzle_set: PuzzleSet, data: str) -> None:
     """UserError: no answer of the puzzles in `data` is known."""
-    if questions.labels is None or not is_answered(questions.labels).any():
+    if puzzle_set.labels is None or not is_answered(puzzle_set.labels).any():
         raise UserError(f"data={data} has no answers to compare with")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import content_hash
-from eqr_ray.data.puzzle_set import Questions, check_fit, open_questions
+from eqr_ray.data.puzzle_set import PuzzleSet, check_fit, open_puzzle_set
 from eqr_ray.inference.answers import write_answers
 from eqr_ray.inference.breadth_rounds import Stages, first_units
 from eqr_ray.inference.calibration_artifact import calibrated, conditions
@@ -103,21 +103,21 @@ class Job:
     settings: Settings
     slots: int
     factory: NetworkFactory
-    questions: Questions
+    puzzle_set: PuzzleSet
     folder: RunFolder
     flops_per_segment: float
 
     def stages(self) -> Stages:
         """What is to be run, (units, inputs) after (units, inputs)."""
         whole = policy_named(self.settings.policy).whole
-        return Stages(self.folder, self.questions.inputs, self.settings, whole)
+        return Stages(self.folder, self.puzzle_set.inputs, self.settings, whole)
 
 
 def prepare(config: InferConfig, device_type: str) -> Job:
     """Open model, puzzles and folder for a run on this type of device ("cpu", "cuda"). UserErrors of its parts."""
     reasoner, card = load_model(config.checkpoint)
-    questions = open_questions(config.data, card.task, config.limit)
-    check_fit(questions, reasoner.config.length, reasoner.config.vocab_size)
+    puzzle_set = open_puzzle_set(config.data, card.task, config.limit)
+    check_fit(puzzle_set, reasoner.config.length, reasoner.config.vocab_size)
     settings = replace(config.settings(card), verifier=card.task if policy_named(config.policy).verifies else "")
     kind = type(make_policy(settings))
     widens = kind.widens and settings.budget is None and settings.budget_total is None
@@ -127,18 +127,18 @@ def prepare(config: InferConfig, device_type: str) -> Job:
         here = conditions(
             settings,
             checkpoint_hash=card.hash,
-            task=questions.task.name,
+            task=puzzle_set.task.name,
             noise_scale=noise_scale,
             init_std=config.init_std,
             dtype=config.dtype,
             select=config.select,
         )
         settings = calibrated(settings, here, Path(config.calibration))
-    slots, compiled = _means(config, len(questions) * settings.breadth, flops, device_type, widens)
+    slots, compiled = _means(config, len(puzzle_set) * settings.breadth, flops, device_type, widens)
     manifest = {
         "checkpoint_hash": card.hash,
-        "puzzles": len(questions),
-        "data_hash": questions.data_hash,
+        "puzzles": len(puzzle_set),
+        "data_hash": puzzle_set.data_hash,
         **asdict(settings),
         "noise_scale": noise_scale,
         "init_std": config.init_std,
@@ -148,9 +148,9 @@ def prepare(config: InferConfig, device_type: str) -> Job:
     }
     out = Path(config.out or f"runs/infer-{content_hash(manifest)[:12]}")
     folder = RunFolder(out, manifest, [], widens)
-    folder.units += first_units(len(questions), settings, folder.widths, kind.whole)
+    folder.units += first_units(len(puzzle_set), settings, folder.widths, kind.whole)
     factory = NetworkFactory(reasoner, noise_scale, config.init_std, config.dtype, compiled, config.device)
-    return Job(config, settings, slots, factory, questions, folder, flops)
+    return Job(config, settings, slots, factory, puzzle_set, folder, flops)
 
 
 def _means(
@@ -184,7 +184,7 @@ def _absolute(job: Job) -> dict[str, Any]:
 
 def carry_out(job: Job, reports: Iterable[Report], progress: Progress, show: Callable[[str], None]) -> None:
     """Save every unit as it is reported; `show` is given the line of progress after every report."""
-    labels, since_s, row_segments = job.questions.labels, time.monotonic(), 0
+    labels, since_s, row_segments = job.puzzle_set.labels, time.monotonic(), 0
     for report in reports:
         row_segments += report.row_segments
         progress.report(report, labels)
@@ -203,9 +203,9 @@ _NOTHING = {"seconds": 0.0, "row_segments": 0}  # units reported together: the f
 
 def started(job: Job) -> Progress:
     """Progress that knows what earlier sittings of this run have finished. It judges the answers of the first stage."""
-    settings, labels = job.settings, job.questions.labels
+    settings, labels = job.settings, job.puzzle_set.labels
     width = max(unit.restart_last for unit in job.folder.units)
-    progress = Progress(len(job.questions), Scores(depth=settings.depth, breadth=width, select=job.config.select))
+    progress = Progress(len(job.puzzle_set), Scores(depth=settings.depth, breadth=width, select=job.config.select))
     missing = set(job.folder.missing())
     for unit, rows in job.folder.finished(missing):
         if (unit.restart_first, unit.restart_last) == (0, width):
@@ -216,24 +216,24 @@ def started(job: Job) -> Progress:
 
 def finish(job: Job, actors: int) -> dict[str, Any]:
     """Read all parts; write answers.parquet, answers.csv and summary.json. Returns the summary."""
-    config, settings, questions, out = job.config, job.settings, job.questions, job.folder.path
+    config, settings, puzzle_set, out = job.config, job.settings, job.puzzle_set, job.folder.path
     depths = sorted({*settings.snapshots, settings.depth})
     grid = [Scores(depth=d, breadth=b, select=config.select) for d in depths for b in sorted({1, settings.breadth})]
     for block in job.folder.blocks():
-        labels = None if questions.labels is None else questions.labels[block.puzzle]
+        labels = None if puzzle_set.labels is None else puzzle_set.labels[block.puzzle]
         for scores in grid:
             scores.add(block, labels)
-    write_answers(out, job.folder.blocks(), questions, config.select, settings.depth, settings.breadth)
+    write_answers(out, job.folder.blocks(), puzzle_set, config.select, settings.depth, settings.breadth)
     seconds, row_segments = job.folder.spent()
     summary = {
         **grid[-1].summary(job.flops_per_segment),
-        "bad_rows": len(questions.bad),
+        "bad_rows": len(puzzle_set.bad),
         "seconds": seconds,
         "row_segments_per_s": row_segments / seconds if seconds else None,
         "actors": actors,
         "verified": policy_named(settings.policy).verifies,
         "select": config.select,
-        "task": questions.task.name,
+        "task": puzzle_set.task.name,
         **job.folder.manifest,
         "table": [_cell(scores, job.flops_per_segment) for scores in grid],
     }

@@ -81,16 +81,16 @@ def settings_of(config: SearchConfig, values: Mapping[str, Value], run: Recorded
     own = {name: whole[name] for name in REPLAYED if whole.get(name) is not None}
     changes: dict[str, Any] = {"snapshots": (), **own}
     if policy_named(str(whole["policy"])).verifies:
-        changes["verifier"] = run.questions.task.name
+        changes["verifier"] = run.puzzle_set.task.name
     return dataclasses.replace(run.settings, **changes)
 
 
 def tried(config: SearchConfig, values: Mapping[str, Value], run: RecordedRun) -> Point:
     """Accuracy and cost of the trial on a recorded run."""
-    questions = run.questions
-    assert questions.labels is not None
+    puzzle_set = run.puzzle_set
+    assert puzzle_set.labels is not None
     select = str(values_of(config, values)["select"])
-    replays = Replays([settings_of(config, values, run)], questions.inputs, questions.labels, select)
+    replays = Replays([settings_of(config, values, run)], puzzle_set.inputs, puzzle_set.labels, select)
     for block in run.blocks():
         replays.add(block)
     (point,) = replays.points("", run.flops_per_segment, run.row_segments_per_s)

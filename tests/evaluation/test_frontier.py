@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from eqr_ray.data.puzzle_set import Questions
+from eqr_ray.data.puzzle_set import PuzzleSet
 from eqr_ray.evaluation.frontier import Point, Replays, SegmentCounts, grid, on_front, recommended, with_front
 from eqr_ray.evaluation.frontier_run import labels_of
 from eqr_ray.inference.engine import Engine, run_units
@@ -168,9 +168,9 @@ def run_of(spent: list[int]) -> Records:
 
 def test_runs_are_told_apart_by_what_differs() -> None:
     task = task_named("sudoku4")
-    questions = Questions(task, np.zeros((1, 16), np.uint8), None, np.ones(1, np.int64), [], "hash")
+    puzzle_set = PuzzleSet(task, np.zeros((1, 16), np.uint8), None, np.ones(1, np.int64), [], "hash")
     first = RecordedRun(
-        Path("a"), {"noise_scale": 0.1, "seed": 0, "snapshots": [1], "widths": [1]}, WHOLE, questions, 1.0, None
+        Path("a"), {"noise_scale": 0.1, "seed": 0, "snapshots": [1], "widths": [1]}, WHOLE, puzzle_set, 1.0, None
     )
     other = dataclasses.replace(first, path=Path("b"), manifest={**first.manifest, "noise_scale": 0.5, "widths": [2]})
     assert labels_of([first]) == [""]
