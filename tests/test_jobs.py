@@ -33,7 +33,14 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     root = tmp_path / "tree"
-    names = ["eqr_ray/a.py", "eqr_ray/zoo/x/model.json", "jobs/again.py", "tune/s.yaml", "pyproject.toml", "LICENSE"]
+    names = [
+        "eqr_ray/a.py",
+        "eqr_ray/pretrained/x/model.json",
+        "jobs/again.py",
+        "tune/s.yaml",
+        "pyproject.toml",
+        "LICENSE",
+    ]
     names += ["eqr_ray/__pycache__/a.pyc", "eqr_ray/.secret", ".env", "data/train.arrow", "runs/r/log.jsonl", ".git/x"]
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -45,11 +52,20 @@ def tree(tmp_path: Path) -> Path:
 
 def test_the_package_alone_is_shipped(tree: Path, tmp_path: Path) -> None:
     package = pack(tree, tmp_path / "store")
-    wanted = {"eqr_ray/a.py", "eqr_ray/zoo/x/model.json", "jobs/again.py", "tune/s.yaml", "pyproject.toml", "LICENSE"}
+    wanted = {
+        "eqr_ray/a.py",
+        "eqr_ray/pretrained/x/model.json",
+        "jobs/again.py",
+        "tune/s.yaml",
+        "pyproject.toml",
+        "LICENSE",
+    }
     shipped = {path.relative_to(package.folder).as_posix() for path in package.folder.rglob("*") if path.is_file()}
     assert shipped == wanted == set(package.sizes)
     assert package.sizes["LICENSE"] == len("LICENSE")
-    assert str(package).startswith(f"package {package.hash[:12]}: 6 files, 0.00 MB; eqr_ray/zoo/x/model.json (0.00 MB)")
+    assert str(package).startswith(
+        f"package {package.hash[:12]}: 6 files, 0.00 MB; eqr_ray/pretrained/x/model.json (0.00 MB)"
+    )
 
 
 def test_a_package_is_named_by_its_content(tree: Path, tmp_path: Path) -> None:
@@ -67,7 +83,7 @@ def test_a_package_is_named_by_its_content(tree: Path, tmp_path: Path) -> None:
 def test_our_own_package_is_small_and_runs(tmp_path: Path) -> None:
     package = pack(ROOT, tmp_path / "store")
     assert sum(package.sizes.values()) < 5e6
-    assert "eqr_ray/conf/train.yaml" in package.sizes
+    assert "eqr_ray/config/conf/train.yaml" in package.sizes
     assert not [name for name in package.sizes if name.startswith(("tests/", "data/", "runs/", ".git"))]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, "-m", "jobs.again", "train", "--help"]

@@ -168,7 +168,7 @@ def test_a_training_checkpoint_names_no_files_outside_of_its_folder(
     assert "it names the file" in caplog.text
 
 
-def test_a_model_is_named_by_the_zoo_or_a_path_and_never_by_both() -> None:
+def test_a_model_is_pretrained_or_a_path_and_never_by_both() -> None:
     for name in ("zoo:../../tests", "zoo:/etc", "zoo:sudoku6/../sudoku6"):
         with pytest.raises(UserError, match="is not a pretrained network"):
             load_model(name)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.data.validation import BadRow, Intake, Policy, RawRow
+from eqr_ray.data.validation import BadRow, Intake, RawRow, Strictness
 from eqr_ray.tasks.puzzles import Puzzles
 from eqr_ray.tasks.registry import Task, tasks_of_length
 
@@ -26,12 +26,12 @@ COLUMNS = {
 }
 
 
-def read_csv(task: Task, path: Path, policy: Policy) -> tuple[Puzzles, list[BadRow]]:
+def read_csv(task: Task, path: Path, strictness: Strictness) -> tuple[Puzzles, list[BadRow]]:
     """The puzzles of a file with a header that names a question column, or of lines `puzzle` or `puzzle,answer`.
 
     UserError: the file cannot be read, or has neither form.
     """
-    intake = Intake(task, str(path), policy)
+    intake = Intake(task, str(path), strictness)
     header: list[str] | None = None
     started = False
     for number, line in _lines(path, strip=" " not in task.vocabulary):

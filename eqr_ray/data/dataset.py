@@ -18,7 +18,7 @@ import numpy as np
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import Split, write_split
-from eqr_ray.data.sources import BadRow, Policy, locate, read_part
+from eqr_ray.data.sources import BadRow, Strictness, locate, read_part
 from eqr_ray.data.splits import Division, divide
 from eqr_ray.tasks.keys import hash_words
 from eqr_ray.tasks.puzzles import Puzzles, joined
@@ -113,7 +113,7 @@ def _read(
     read = {}
     bad: list[BadRow] = []
     for part, path in locate(config.source, endpoint).items():
-        read[part], found = read_part(task, path, Policy(unique=config.unique))
+        read[part], found = read_part(task, path, Strictness(unique=config.unique))
         bad += found
     return read["train"], read.get("test"), bad
 

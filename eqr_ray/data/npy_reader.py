@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.data.validation import BadRow, Intake, Policy, RawRow
+from eqr_ray.data.validation import BadRow, Intake, RawRow, Strictness
 from eqr_ray.tasks.puzzles import Puzzles, Tokens
 from eqr_ray.tasks.registry import Task, tasks_of_length
 
@@ -31,7 +31,7 @@ def is_npy_part(folder: Path) -> bool:
     return (folder / "dataset.json").is_file() and any(folder.glob("*__inputs.npy"))
 
 
-def read_npy(task: Task, folder: Path, policy: Policy) -> tuple[Puzzles, list[BadRow]]:
+def read_npy(task: Task, folder: Path, strictness: Strictness) -> tuple[Puzzles, list[BadRow]]:
     """The first row of each group of every set of `folder`. UserError: a file that is missing, foreign or damaged."""
     about = _about(folder)
     if about.get("seq_len", task.length) != task.length:
@@ -46,7 +46,7 @@ def read_npy(task: Task, folder: Path, policy: Policy) -> tuple[Puzzles, list[Ba
             raise UserError(f"{path}: shape {inputs.shape} where {task.name} has (rows, {task.length})")
         if labels is not None and labels.shape != inputs.shape:
             raise UserError(f"{path}: inputs of shape {inputs.shape}, but labels of {labels.shape}")
-        intake = intake or Intake(task, str(path), policy)
+        intake = intake or Intake(task, str(path), strictness)
         for row in _group_heads(folder, name, len(inputs)).tolist():
             try:
                 question = _as_tokens(inputs[row])

@@ -12,11 +12,11 @@ from eqr_ray.data import hub
 from eqr_ray.data.arrow_store import Split
 from eqr_ray.data.csv_reader import guess_task, read_csv
 from eqr_ray.data.npy_reader import guess_npy_task, is_npy_part, read_npy
-from eqr_ray.data.validation import BadRow, Policy
+from eqr_ray.data.validation import BadRow, Strictness
 from eqr_ray.tasks.puzzles import Puzzles, joined
 from eqr_ray.tasks.registry import Task
 
-__all__ = ["BadRow", "Policy", "locate", "read_part", "read_puzzles", "read_source"]
+__all__ = ["BadRow", "Strictness", "locate", "read_part", "read_puzzles", "read_source"]
 
 HUB = "hub:"
 
@@ -44,16 +44,16 @@ def locate(source: str, endpoint: str | None = None) -> dict[str, Path]:
     return parts
 
 
-def read_part(task: Task, path: Path, policy: Policy) -> tuple[Puzzles, list[BadRow]]:
+def read_part(task: Task, path: Path, strictness: Strictness) -> tuple[Puzzles, list[BadRow]]:
     """The puzzles of one CSV file or npy folder, and the rows that were not taken."""
-    return read_npy(task, path, policy) if path.is_dir() else read_csv(task, path, policy)
+    return read_npy(task, path, strictness) if path.is_dir() else read_csv(task, path, strictness)
 
 
 def read_source(
     task: Task, source: str, unique: bool = False, endpoint: str | None = None
 ) -> tuple[Puzzles, list[BadRow]]:
     """Every part of a source, train first, with answers; `unique` proves that each puzzle has one solution."""
-    read = [read_part(task, path, Policy(unique=unique)) for path in locate(source, endpoint).values()]
+    read = [read_part(task, path, Strictness(unique=unique)) for path in locate(source, endpoint).values()]
     return joined([puzzles for puzzles, _ in read], task.length), [row for _, bad in read for row in bad]
 
 
@@ -78,5 +78,5 @@ def read_puzzles(task: Task | None, path: str | Path) -> tuple[Task, Puzzles, li
         return split.task, split.puzzles(), []
     if task is None:
         task = guess_npy_task(path) if path.is_dir() else guess_task(path)
-    puzzles, bad = read_part(task, path, Policy(complete=False))
+    puzzles, bad = read_part(task, path, Strictness(complete=False))
     return task, puzzles, bad

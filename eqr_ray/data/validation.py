@@ -53,7 +53,7 @@ class RawRow:
 
 
 @dataclass(frozen=True)
-class Policy:
+class Strictness:
     """How strict the intake is. `complete`: a missing answer is searched for and a missing rating counted, as training
     needs it; otherwise both stay missing (the answer: zeros). `unique`: every puzzle must have exactly one solution."""
 
@@ -64,10 +64,10 @@ class Policy:
 class Intake:
     """Takes the rows of one file. Feed `add`, then call `finish` once."""
 
-    def __init__(self, task: Task, file: str, policy: Policy) -> None:
+    def __init__(self, task: Task, file: str, strictness: Strictness) -> None:
         self.task = task
         self.file = file
-        self.policy = policy
+        self.strictness = strictness
         self.bad: list[BadRow] = []
         self._waiting: list[RawRow] = []
         self._parts: list[Puzzles] = []
@@ -103,12 +103,12 @@ class Intake:
                 except UserError as error:
                     reasons.setdefault(number, str(error))
         self._judge(inputs_NL, labels_NL, answered, reasons)
-        if self.policy.complete:
+        if self.strictness.complete:
             self._complete(inputs_NL, labels_NL, answered, ratings, reasons)
         for number, reason in reasons.items():
             self.reject(rows[number].line, reason, rows[number].text)
         good = np.array([number for number in range(len(rows)) if number not in reasons], dtype=np.int64)
-        labels = labels_NL[good] if self.policy.complete or answered[good].any() else None
+        labels = labels_NL[good] if self.strictness.complete or answered[good].any() else None
         sources = [rows[number].source or Path(self.file).name for number in good.tolist()]
         lines = np.array([rows[number].line for number in good.tolist()], dtype=np.int64)
         self._parts.append(Puzzles(inputs_NL[good], labels, ratings[good], sources, lines))
@@ -172,7 +172,7 @@ class Intake:
             if number in reasons:
                 continue
             try:
-                if self.policy.unique or not answered[number]:
+                if self.strictness.unique or not answered[number]:
                     solutions = self.task.solve(inputs_NL[number], limit=2)
                     if len(solutions) != 1:
                         reasons[number] = "several solutions" if solutions else "no solution"

@@ -26,8 +26,8 @@ BLOCK_BYTES = 1 << 25  # of predictions, most of what a row has: 400,000 rows of
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """`settings` it was run with, the `puzzle_set` it answered, and what a segment costs: operations and row-segments a
-    second of all its devices (None: too short to tell)."""
+    """`settings` it was run with, the `puzzle_set` it answered, and what a segment costs: operations and
+    row-segments a second of all its devices (None: too short to tell)."""
 
     path: Path
     manifest: dict[str, Any]

@@ -119,7 +119,7 @@ def kept(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def placed(weights: str | None) -> str | None:
-    """The name of a trained network, as a run keeps it: of the zoo, or an absolute path."""
+    """The name of a trained network, as a run keeps it: a pretrained one, or an absolute path."""
     return weights if weights is None or weights.startswith("zoo:") else str(Path(weights).resolve())
 
 

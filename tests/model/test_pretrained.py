@@ -62,7 +62,7 @@ def test_names_that_lead_nowhere(name, tmp_path, monkeypatch):
         load_model(name)
 
 
-def test_every_network_of_the_zoo_loads():
+def test_every_pretrained_network_loads():
     assert pretrained_names() == ["maze15", "sudoku6", "sudoku9"]
     for name in pretrained_names():
         model, card = load_model(f"zoo:{name}")
