@@ -33,7 +33,7 @@ from eqr_ray.model.compiling import cell_function
 from eqr_ray.model.network import Network, flops_per_segment
 from eqr_ray.model.noise import row_keys
 from eqr_ray.tasks.registry import task_named
-from eqr_ray.training.backend import LocalEngine
+from eqr_ray.training.backend import LocalBackend
 from eqr_ray.training.carry import empty_carry
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.ema import Ema
@@ -82,7 +82,7 @@ def training_rows_per_s(config: ModelConfig, options: Options, folder: Path) -> 
     task = task_named("sudoku9")
     write_split(folder / "train.arrow", task, task.generate(PUZZLES, seed=0), source="generate", seed=0)
     training = TrainingConfig(batch=options.batch, accumulation=max(1, options.batch // options.chunk))
-    engine = LocalEngine(Reasoner(config), training, torch.device("cpu"))
+    engine = LocalBackend(Reasoner(config), training, torch.device("cpu"))
     engine.model.cell_fn = cell_function(engine.device, options.compile)
     engine.set_learning_rate(training.learning_rate)
     sampler = Sampler(Split.open(folder / "train.arrow"), task, options.batch, seed=0, augment=True)

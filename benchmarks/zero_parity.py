@@ -1,4 +1,4 @@
-"""DeepSpeed's stages against the single-process engine: the same losses, the same weights, and what a step costs.
+"""DeepSpeed's stages against the single-process backend: the same losses, the same weights, and what a step costs.
 
     python benchmarks/zero_parity.py                    # 50 steps, workers 1 and 2, ZeRO 0-3
     python benchmarks/zero_parity.py --steps 200
@@ -6,15 +6,15 @@
 
 Float32. Workers are plain processes joined by torch.distributed (gloo); no Ray is started. Columns:
 
-    loss      largest relative difference of a step's loss from LocalEngine with the whole batch at once
-    ordered   the same from LocalEngine with the batch in as many micro-batches as there are workers, which adds the
+    loss      largest relative difference of a step's loss from LocalBackend with the whole batch at once
+    ordered   the same from LocalBackend with the batch in as many micro-batches as there are workers, which adds the
               gradients in the workers' order: what remains is not the order of a sum
     weights   largest difference of a weight at the end from that twin
-    handed    as `ordered`, when LocalEngine's state is handed over half-way: weights, moments, number of updates
+    handed    as `ordered`, when LocalBackend's state is handed over half-way: weights, moments, number of updates
     ms        median milliseconds of a step
 
 Halting is a threshold and the optimizer's step is a sign where gradients are small: the rounding of another order of
-summation grows with the number of steps (`loss`), and says nothing about the engine.
+summation grows with the number of steps (`loss`), and says nothing about the backend.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import ModelConfig, Reasoner
 from eqr_ray.model.compiling import cell_function
 from eqr_ray.tasks import task_named
-from eqr_ray.training.backend import Engine, LocalEngine
+from eqr_ray.training.backend import Backend, LocalBackend
 from eqr_ray.training.carry import Carry, empty_carry
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.loop import rows_of
@@ -108,48 +108,50 @@ class Course:
 
 @dataclass(frozen=True)
 class State:
-    """LocalEngine's state half-way, for others to go on from."""
+    """LocalBackend's state half-way, for others to go on from."""
 
     carry: Carry
     weights: dict[str, Tensor]
     moments: dict[str, Tensor]
 
 
-def course(engine: Engine, setting: Setting, config: TrainingConfig, carry: Carry, first: int, last: int) -> Course:
+def course(backend: Backend, setting: Setting, config: TrainingConfig, carry: Carry, first: int, last: int) -> Course:
     """Steps first..last-1; losses are means over the global batch."""
     sampler = Sampler(Split.open(setting.data), TASK, config.batch, config.seed, config.augment)
     losses, seconds = [], []
     for step in range(first, last):
         start = time.perf_counter()
-        engine.set_learning_rate(learning_rate(step, config))
-        carry, sums = training_step(engine, carry, sampler, config, step)
+        backend.set_learning_rate(learning_rate(step, config))
+        carry, sums = training_step(backend, carry, sampler, config, step)
         seconds.append(time.perf_counter() - start)
-        losses.append(float(engine.sum(torch.stack(list(sums)))[1]) / config.batch)
-    return Course(losses, seconds, {name: p.detach().clone() for name, p in engine.parameters().items()})
+        losses.append(float(backend.sum(torch.stack(list(sums)))[1]) / config.batch)
+    return Course(losses, seconds, {name: p.detach().clone() for name, p in backend.parameters().items()})
 
 
-def fresh(engine: Engine, config: TrainingConfig) -> Carry:
+def fresh(backend: Backend, config: TrainingConfig) -> Carry:
     """The carry before the first step."""
-    return empty_carry(engine.model, rows_of(engine.rank, engine.workers, config.batch), torch.float32, engine.device)
+    return empty_carry(
+        backend.model, rows_of(backend.rank, backend.workers, config.batch), torch.float32, backend.device
+    )
 
 
 def local(setting: Setting, accumulation: int) -> Course:
-    """LocalEngine's course, its batch in so many micro-batches."""
+    """LocalBackend's course, its batch in so many micro-batches."""
     config = replace(setting.training, accumulation=accumulation)
-    engine = LocalEngine(setting.model(), config, torch.device("cpu"))
-    return course(engine, setting, config, fresh(engine, config), 0, setting.steps)
+    backend = LocalBackend(setting.model(), config, torch.device("cpu"))
+    return course(backend, setting, config, fresh(backend, config), 0, setting.steps)
 
 
 def half_way(setting: Setting, accumulation: int) -> State:
-    """LocalEngine after half of the steps, as a checkpoint would hold it."""
+    """LocalBackend after half of the steps, as a checkpoint would hold it."""
     config = replace(setting.training, accumulation=accumulation)
-    engine = LocalEngine(setting.model(), config, torch.device("cpu"))
+    backend = LocalBackend(setting.model(), config, torch.device("cpu"))
     sampler = Sampler(Split.open(setting.data), TASK, config.batch, config.seed, config.augment)
-    carry = fresh(engine, config)
+    carry = fresh(backend, config)
     for step in range(setting.steps // 2):
-        engine.set_learning_rate(learning_rate(step, config))
-        carry, _ = training_step(engine, carry, sampler, config, step)
-    return State(carry, engine.parameters(), engine.optimizer_state())
+        backend.set_learning_rate(learning_rate(step, config))
+        carry, _ = training_step(backend, carry, sampler, config, step)
+    return State(carry, backend.parameters(), backend.optimizer_state())
 
 
 def worker(rank: int, workers: int, store: str, setting: Setting, results: Queue[dict[str, Any]]) -> None:
@@ -158,21 +160,21 @@ def worker(rank: int, workers: int, store: str, setting: Setting, results: Queue
     os.environ["DS_ACCELERATOR"] = "cpu"
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=workers)
     # DeepSpeed reads its device from the environment when it is imported
-    from eqr_ray.distributed.deepspeed_backend import DeepSpeedEngine, Stage  # noqa: PLC0415
+    from eqr_ray.distributed.deepspeed_backend import DeepSpeedBackend, Stage  # noqa: PLC0415
 
     config, middle = setting.training, setting.steps // 2
     whole, twin, state = local(setting, 1), local(setting, workers), half_way(setting, workers)
     rows = rows_of(rank, workers, config.batch)
     stage: Stage
     for stage in STAGES:
-        engine = DeepSpeedEngine(setting.model(), config, stage, torch.device("cpu"))
-        ours = course(engine, setting, config, fresh(engine, config), 0, setting.steps)
-        engine = DeepSpeedEngine(setting.model(), config, stage, torch.device("cpu"))
-        engine.load(state.weights, state.moments, middle)
-        given = engine.parameters() | engine.optimizer_state()
+        backend = DeepSpeedBackend(setting.model(), config, stage, torch.device("cpu"))
+        ours = course(backend, setting, config, fresh(backend, config), 0, setting.steps)
+        backend = DeepSpeedBackend(setting.model(), config, stage, torch.device("cpu"))
+        backend.load(state.weights, state.moments, middle)
+        given = backend.parameters() | backend.optimizer_state()
         assert all(torch.equal(given[name], value) for name, value in (state.weights | state.moments).items())
         carry = Carry.of({name: value[rows.start : rows.stop] for name, value in state.carry.tensors().items()})
-        handed = course(engine, setting, config, carry, middle, setting.steps)
+        handed = course(backend, setting, config, carry, middle, setting.steps)
         row = {
             "workers": workers,
             "zero": stage,
@@ -233,7 +235,7 @@ def main() -> None:
         setting = Setting(**chosen, data=str(data))
         rows = measure(setting, given.workers)
     print(json.dumps({name: value for name, value in asdict(setting).items() if name != "data"}))
-    print("workers  ZeRO  loss      ordered   weights   handed    ms     (LocalEngine ms)")
+    print("workers  ZeRO  loss      ordered   weights   handed    ms     (LocalBackend ms)")
     for row in rows:
         figures = "  ".join(f"{row[name]:8.1e}" for name in ("loss", "ordered", "weights", "handed"))
         print(f"{row['workers']:7}  {row['zero']:4}  {figures}  {row['ms']:5.1f}  ({row['local_ms']:.1f})")

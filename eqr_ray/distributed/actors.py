@@ -30,8 +30,8 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.distributed.cluster import free, nodes
-from eqr_ray.distributed.metrics import Figures
-from eqr_ray.distributed.resources import Team, room
+from eqr_ray.distributed.metrics import RayMetrics
+from eqr_ray.distributed.resources import ResourceRequest, capacity
 from eqr_ray.inference.dispatch import CALL_S, Dispatcher, call_s
 from eqr_ray.inference.engine import Engine, Report
 from eqr_ray.inference.policies import make_policy
@@ -124,12 +124,12 @@ class Actors:
 
     def __init__(
         self,
-        team: Team,
+        team: ResourceRequest,
         factory: Callable[[], NetworkLike],
         settings: Settings,
         slots: int,
         elastic: bool = False,
-        figures: Figures | None = None,
+        figures: RayMetrics | None = None,
     ) -> None:
         self._figures = figures
         self._team, self._settings, self._slots, self._elastic = team, settings, slots, elastic
@@ -250,7 +250,7 @@ class Actors:
         if not self._elastic or time.monotonic() - self._looked_s < LOOK_EVERY_S:
             return
         self._looked_s = time.monotonic()
-        there, unused = room(nodes(), self._team), room(free(), self._team)
+        there, unused = capacity(nodes(), self._team), capacity(free(), self._team)
         new = min(there - len(self._hands), unused)
         if new > 0:
             log.info("%d places for %d actors, %d of them free: %d more", there, len(self._hands), unused, new)

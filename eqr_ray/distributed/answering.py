@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from eqr_ray.distributed.actors import Actors
-from eqr_ray.distributed.cluster import ask_for, in_time, start_ray
-from eqr_ray.distributed.metrics import Figures
+from eqr_ray.distributed.cluster import request_nodes, start_ray, wait_for_nodes
+from eqr_ray.distributed.metrics import RayMetrics
 from eqr_ray.distributed.resources import (
     Node,
-    Team,
-    TooFew,
+    NotEnoughResources,
+    ResourceRequest,
+    describe_nodes,
     gpu_share,
-    in_words,
     places,
     share,
     this_machine,
@@ -39,23 +39,25 @@ from eqr_ray.storage.remote_sync import fetch, mirrored
 from eqr_ray.storage.run_dir import locked
 
 
-def team_of(config: InferConfig, there: Sequence[Node], joined: bool) -> Team | None:
+def team_of(config: InferConfig, there: Sequence[Node], joined: bool) -> ResourceRequest | None:
     """Who works: a team of actors, or None for this process."""
     gpu_share(config.gpus_each)
     use_gpus, actors = uses_gpus(config.device, there), config.actors
     if actors is None:
         most = places(there, use_gpus, config.gpus_each)
         if joined and most == 0:
-            raise TooFew(f"the cluster has no place for an actor; there are {in_words(there)}; actors=0 works here")
+            raise NotEnoughResources(
+                f"the cluster has no place for an actor; there are {describe_nodes(there)}; actors=0 works here"
+            )
         actors = most if joined or (use_gpus and most > 1) else 0
     return share(there, actors, use_gpus, gpus_each=config.gpus_each) if actors else None
 
 
-def work(job: Job, team: Team | None, joined: bool) -> None:
+def work(job: Job, team: ResourceRequest | None, joined: bool) -> None:
     """Run what is missing, on actors or here; nothing is started where nothing is missing."""
     progress, line = started(job), ProgressLine()
     run: Run | None = None
-    figures: Figures | None = None
+    figures: RayMetrics | None = None
 
     def show(words: str) -> None:
         line(words)
@@ -81,7 +83,7 @@ Run = Callable[[Sequence[Unit], npt.NDArray[np.uint8]], Iterator[Report]]
 
 
 @contextmanager
-def runner(job: Job, team: Team | None, joined: bool) -> Iterator[tuple[Run, Figures | None]]:
+def runner(job: Job, team: ResourceRequest | None, joined: bool) -> Iterator[tuple[Run, RayMetrics | None]]:
     """Who runs units: an engine in this process, or a team of actors, for which Ray is started if none was joined; and
     where Ray shows figures."""
     if team is None:
@@ -94,7 +96,7 @@ def runner(job: Job, team: Team | None, joined: bool) -> Iterator[tuple[Run, Fig
             gpus = int(here["GPU"]) if team.gpus_each else 0
             stack.enter_context(start_ray(num_cpus=int(here["CPU"]), num_gpus=gpus))
         elastic = joined and job.config.actors is None
-        figures = Figures(job.folder.path.name)
+        figures = RayMetrics(job.folder.path.name)
         yield stack.enter_context(Actors(team, job.factory, job.settings, job.slots, elastic, figures)).run, figures
 
 
@@ -109,9 +111,9 @@ def answer(config: InferConfig, check: Callable[[Job], None] | None = None) -> t
         if joined:
             stack.enter_context(start_ray(address))
             if config.wait_minutes:  # so that an autoscaler brings machines
-                ask_for([{"GPU" if config.device == "cuda" else "CPU": 1}] * (config.actors or 1))
-                stack.callback(ask_for, [])
-            team = in_time(lambda there: team_of(config, there, joined), config.wait_minutes * 60)
+                request_nodes([{"GPU" if config.device == "cuda" else "CPU": 1}] * (config.actors or 1))
+                stack.callback(request_nodes, [])
+            team = wait_for_nodes(lambda there: team_of(config, there, joined), config.wait_minutes * 60)
         else:
             team = team_of(config, this_machine(), joined)
         job = prepare(config, device_named(config.device).type if team is None else team.device_type)

@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eqr_ray.distributed.resources import Node, Team, TooFew, places, room, share, uses_gpus
+from eqr_ray.distributed.resources import Node, NotEnoughResources, ResourceRequest, capacity, places, share, uses_gpus
 from eqr_ray.training.experiment import Experiment
 
 LOOK_EVERY_S = 5.0  # at the nodes of the cluster
 
 
-def place(experiment: Experiment, there: Sequence[Node], device: str | None = None, at_most: int | None = None) -> Team:
+def place(
+    experiment: Experiment, there: Sequence[Node], device: str | None = None, at_most: int | None = None
+) -> ResourceRequest:
     """As many workers as the nodes that are `there` have room for, from `workers_min` to `workers`, so that the batch
     can be dealt out evenly. `device`: the one of an earlier attempt; `at_most`: fewer, for more were not placed.
-    TooFew: not even the least; it says what there is."""
+    NotEnoughResources: not even the least; it says what there is."""
     use_gpus = uses_gpus(device or experiment.device, there)
     least = experiment.least_workers
     most = max(min(at_most or experiment.workers, places(there, use_gpus)), least)
@@ -27,13 +29,13 @@ def place(experiment: Experiment, there: Sequence[Node], device: str | None = No
     return share(there, count, use_gpus, "workers" if least == experiment.workers else "workers_min")
 
 
-def could_grow(experiment: Experiment, team: Team, there: Sequence[Node], free: Sequence[Node]) -> bool:
+def could_grow(experiment: Experiment, team: ResourceRequest, there: Sequence[Node], free: Sequence[Node]) -> bool:
     """Whether another attempt would have more workers than `team`; `free`: what is unused on each node."""
     try:
         wanted = place(experiment, there, team.device_type)
-    except TooFew:
+    except NotEnoughResources:
         return False
-    return wanted.workers > team.workers and room(free, wanted) >= wanted.workers - team.workers
+    return wanted.workers > team.workers and capacity(free, wanted) >= wanted.workers - team.workers
 
 
 @dataclass

@@ -25,7 +25,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.distributed.resources import Node, TooFew
+from eqr_ray.distributed.resources import Node, NotEnoughResources
 
 OBJECT_STORE_BYTES = 200_000_000  # weights, blocks of puzzles and records; no data set goes through it
 
@@ -103,7 +103,7 @@ def free() -> list[Node]:
     return list(by_node.values())
 
 
-def ask_for(bundles: Sequence[Mapping[str, float]]) -> None:
+def request_nodes(bundles: Sequence[Mapping[str, float]]) -> None:
     """Let an autoscaler, where there is one, keep room for these bundles, instead of those asked for before."""
     request_resources(bundles=[dict(bundle) for bundle in bundles])
 
@@ -121,14 +121,14 @@ def free_what_the_dead_hold() -> None:
             remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 
 
-def in_time(place: Callable[[Sequence[Node]], T], wait_s: float, interrupted: Callable[[], bool] = bool) -> T:
-    """`place` on the nodes that are there, as soon as it is possible. TooFew: it was not within `wait_s`.
+def wait_for_nodes(place: Callable[[Sequence[Node]], T], wait_s: float, interrupted: Callable[[], bool] = bool) -> T:
+    """`place` on the nodes that are there, as soon as it is possible. NotEnoughResources: it was not within `wait_s`.
     KeyboardInterrupt: somebody does not want to wait."""
     end_s, said_s = time.monotonic() + wait_s, -SAY_EVERY_S
     while True:
         try:
             return place(nodes())
-        except TooFew as error:
+        except NotEnoughResources as error:
             now_s = time.monotonic()
             if now_s >= end_s:
                 raise

@@ -1,6 +1,6 @@
-"""DeepSpeed as the engine of the training loop: data parallel, ZeRO 0-3. The only file that knows DeepSpeed.
+"""DeepSpeed as the backend of the training loop: data parallel, ZeRO 0-3. The only file that knows DeepSpeed.
 
-It answers training/engine.py's protocol on every worker of an initialised torch.distributed group, whoever made that
+It answers training/backend.py's protocol on every worker of an initialised torch.distributed group, whoever made that
 group. ZeRO 0 keeps everything on every worker, 1 divides the optimizer's moments, 2 the gradients too, 3 the weights
 too. What a checkpoint asks for is given and taken in full at every stage, so that it fits any stage and worker count.
 The loop's moving average of the weights (training/ema.py) is kept in full on every worker, at stage 3 too, which must
@@ -48,7 +48,7 @@ logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns of any optimi
 warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)
 
 
-class DeepSpeedEngine:
+class DeepSpeedBackend:
     """One worker's share of a data-parallel training, in an initialised torch.distributed group. Every method is
     collective."""
 

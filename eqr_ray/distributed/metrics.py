@@ -32,7 +32,7 @@ COUNTERS = {
 }
 
 
-class Figures:
+class RayMetrics:
     """The figures of one run. Ray must have been started."""
 
     def __init__(self, run: str) -> None:
@@ -56,7 +56,7 @@ class MeasuredTracker:
     """A tracker that also shows to Ray what it is given."""
 
     def __init__(self, tracker: Tracker, run: str) -> None:
-        self._tracker, self._figures = tracker, Figures(run)
+        self._tracker, self._figures = tracker, RayMetrics(run)
 
     def log(self, kind: str, step: int, figures: dict[str, Any]) -> None:
         self._tracker.log(kind, step, figures)

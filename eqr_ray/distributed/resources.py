@@ -20,12 +20,12 @@ RAY_PRECISION = 10_000  # Ray counts resources in these parts of one, rounded: 6
 Node = Mapping[str, float]  # what one node has, in Ray's words: {"CPU": 8.0, "GPU": 1.0, ...}
 
 
-class TooFew(UserError):
+class NotEnoughResources(UserError):
     """The nodes have no room for the workers; others may come."""
 
 
 @dataclass(frozen=True)
-class Team:
+class ResourceRequest:
     """How many workers, and what each is given of one node."""
 
     workers: int
@@ -76,34 +76,36 @@ def fitting(node: Node, each: Mapping[str, float]) -> int:
     return min(int(node.get(name, 0) / amount + 1e-6) for name, amount in each.items() if amount)
 
 
-def room(nodes: Sequence[Node], team: Team) -> int:
+def capacity(nodes: Sequence[Node], team: ResourceRequest) -> int:
     """How many workers with the share of this team's fit on these nodes."""
     return sum(fitting(node, {"CPU": team.cpus_each, "GPU": team.gpus_each}) for node in nodes)
 
 
-def share(nodes: Sequence[Node], workers: int, use_gpus: bool, key: str = "actors", gpus_each: float = 1.0) -> Team:
+def share(
+    nodes: Sequence[Node], workers: int, use_gpus: bool, key: str = "actors", gpus_each: float = 1.0
+) -> ResourceRequest:
     """A team of `workers` (at least 1) that fits on these nodes: each with `gpus_each` GPUs and the whole CPUs that its
     node has per such share (none where there are fewer CPUs than shares), or with the most whole CPUs of which there
     are `workers` times so many.
 
-    `key` is what the user calls the number. TooFew: fewer GPUs or CPUs than workers; it says what is there.
+    `key` is what the user calls the number. NotEnoughResources: fewer GPUs or CPUs than workers; it says what is there.
     """
     if workers < 1:
         raise UserError(f"{key}={workers} is not allowed: at least 1, or 0 to work without Ray")
     if workers > places(nodes, use_gpus, gpus_each):
-        raise TooFew(_too_many(nodes, workers, use_gpus, key, gpus_each))
+        raise NotEnoughResources(_too_many(nodes, workers, use_gpus, key, gpus_each))
     if use_gpus:
         each = gpu_share(gpus_each)
         shares = [(node.get("CPU", 0), fitting(node, {"GPU": each})) for node in nodes]
         cpus_each = sorted((int(cpus) // count for cpus, count in shares for _ in range(count)), reverse=True)
-        return Team(workers, float(cpus_each[workers - 1]), each)
+        return ResourceRequest(workers, float(cpus_each[workers - 1]), each)
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     most = next(c for c in range(max(cpus), 0, -1) if sum(count // c for count in cpus) >= workers)
-    return Team(workers, float(most), 0.0)
+    return ResourceRequest(workers, float(most), 0.0)
 
 
 def _too_many(nodes: Sequence[Node], workers: int, use_gpus: bool, key: str, gpus_each: float) -> str:
-    there = in_words(nodes)
+    there = describe_nodes(nodes)
     if not use_gpus:
         return f"{key}={workers} needs {workers} CPUs; there are {there}"
     shared = "" if gpus_each == 1 else f" with gpus_each={gpus_each:g}"
@@ -112,7 +114,7 @@ def _too_many(nodes: Sequence[Node], workers: int, use_gpus: bool, key: str, gpu
     return f"{wanted}; there are {there}; device=cpu lets {key} share the CPUs"
 
 
-def in_words(nodes: Sequence[Node]) -> str:
+def describe_nodes(nodes: Sequence[Node]) -> str:
     """What is there: "2 GPUs, 24 CPUs on 3 nodes"."""
     total = ", ".join(f"{sum(node.get(name, 0) for node in nodes):g} {name}s" for name in ("GPU", "CPU"))
     return total if len(nodes) == 1 else f"{total} on {len(nodes)} nodes"

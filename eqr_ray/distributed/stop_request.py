@@ -1,7 +1,7 @@
-"""What the workers of a training are asked between two steps: to write a checkpoint and end, and why.
+"""How the driver and the cluster ask the workers of a training to write a checkpoint and end.
 
-The driver asks through a file of the run folder, which all of them see; Ray Train tells a worker that its node is about
-to be taken away. One worker's word is all workers' word, since they end together.
+The driver asks through a file of the run folder, which all workers see; Ray Train tells a worker that its node is about
+to be taken away. A request to one worker is a request to all, since they end together.
 """
 
 from __future__ import annotations
@@ -12,63 +12,61 @@ from pathlib import Path
 
 import torch
 
-from eqr_ray.training.backend import Engine
+from eqr_ray.training.backend import Backend
 
-STOP, AGAIN = "stop", "again"  # end the run; make room for a start on other workers
-WORDS = (STOP, AGAIN)
-FILE = ".wish"
-LOOK_EVERY_S = 1.0
+STOP, RESTART = "stop", "restart"  # end the run; make room for a start on other workers
+REASONS = (STOP, RESTART)
+FILE = ".stop_request"
+POLL_EVERY_S = 1.0
 
 
-class Wish:
-    """The driver's side. The file is there before the workers are, empty: a shared disk is slow to show a new one."""
+class StopRequest:
+    """The driver's side. The file is there, empty, before the workers are: a shared disk is slow to show a new one."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / FILE
-        self._word = ""
+        self._reason = ""
 
-    def begin(self) -> None:
-        """Another attempt: nothing is asked of it yet."""
-        self._word = ""
+    def clear(self) -> None:
+        """A new attempt: nothing is asked of it yet."""
+        self._reason = ""
         self._file.write_text("")
 
-    def ask(self, word: str) -> None:
+    def send(self, reason: str) -> None:
         """Ask, once or more often; STOP is never taken back."""
-        if self._word not in (word, STOP):
-            self._word = word
-            self._file.write_text(word)
+        if self._reason not in (reason, STOP):
+            self._reason = reason
+            self._file.write_text(reason)
 
-    def end(self) -> None:
-        """Nobody is asked any more."""
+    def remove(self) -> None:
+        """The workers have ended."""
         self._file.unlink(missing_ok=True)
 
 
-class Asked:
-    """The workers' side: whether to end after this step. `leaving`: this worker's node is about to go. Collective.
+class StopPoll:
+    """The workers' side: called after every step, true when they must end; `reason` says why. Collective: costs one
+    small sum over the workers. `node_is_leaving`: this worker's node is about to be taken away."""
 
-    Costs one small sum over the workers at every step.
-    """
+    reason = ""
 
-    word = ""
-
-    def __init__(self, engine: Engine, folder: Path, leaving: Callable[[], bool]) -> None:
-        self._engine, self._file, self._leaving = engine, folder / FILE, leaving
-        self._looked_s = -LOOK_EVERY_S
-        self._read = ""
+    def __init__(self, backend: Backend, folder: Path, node_is_leaving: Callable[[], bool]) -> None:
+        self._backend, self._file, self._node_is_leaving = backend, folder / FILE, node_is_leaving
+        self._read_s = -POLL_EVERY_S
+        self._content = ""
 
     def __call__(self) -> bool:
-        mine = {self._look(), AGAIN if self._leaving() else ""}
-        votes = torch.tensor([word in mine for word in WORDS], dtype=torch.float32, device=self._engine.device)
-        heard = self._engine.sum(votes).tolist()
-        self.word = next((word for word, count in zip(WORDS, heard, strict=True) if count), "")
-        return bool(self.word)
+        mine = {self._read(), RESTART if self._node_is_leaving() else ""}
+        votes = torch.tensor([reason in mine for reason in REASONS], dtype=torch.float32, device=self._backend.device)
+        counts = self._backend.sum(votes).tolist()
+        self.reason = next((reason for reason, count in zip(REASONS, counts, strict=True) if count), "")
+        return bool(self.reason)
 
-    def _look(self) -> str:
-        """What the file says; the first worker looks, and not at every step."""
-        if self._engine.rank == 0 and time.monotonic() - self._looked_s >= LOOK_EVERY_S:
-            self._looked_s = time.monotonic()
+    def _read(self) -> str:
+        """The content of the file, which the first worker reads at most once in POLL_EVERY_S."""
+        if self._backend.rank == 0 and time.monotonic() - self._read_s >= POLL_EVERY_S:
+            self._read_s = time.monotonic()
             try:
-                self._read = self._file.read_text()
+                self._content = self._file.read_text()
             except OSError:  # the driver has gone
-                self._read = ""
-        return self._read
+                self._content = ""
+        return self._content

@@ -30,10 +30,18 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 from eqr_ray.config.errors import Failure, UserError
 from eqr_ray.config.strict import to_dict
 from eqr_ray.distributed.attempts import LOOK_EVERY_S, Patience, could_grow, place
-from eqr_ray.distributed.cluster import ask_for, free, free_what_the_dead_hold, in_time, is_joined, nodes, start_ray
-from eqr_ray.distributed.metrics import Figures
-from eqr_ray.distributed.resources import Team, TooFew, in_words
-from eqr_ray.distributed.stop_request import AGAIN, STOP, Wish
+from eqr_ray.distributed.cluster import (
+    free,
+    free_what_the_dead_hold,
+    is_joined,
+    nodes,
+    request_nodes,
+    start_ray,
+    wait_for_nodes,
+)
+from eqr_ray.distributed.metrics import RayMetrics
+from eqr_ray.distributed.resources import NotEnoughResources, ResourceRequest, describe_nodes
+from eqr_ray.distributed.stop_request import RESTART, STOP, StopRequest
 from eqr_ray.storage.run_dir import CHECKPOINTS
 from eqr_ray.training.checkpoint import complete_checkpoints
 from eqr_ray.training.experiment import Experiment
@@ -46,13 +54,13 @@ WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"  # Ray Train's own: one more pro
 log = logging.getLogger(__name__)
 
 
-def scaling(team: Team) -> ScalingConfig:
+def scaling(team: ResourceRequest) -> ScalingConfig:
     """The team in Ray Train's words."""
     each = {"CPU": team.cpus_each, **({"GPU": team.gpus_each} if team.gpus_each else {})}
     return ScalingConfig(num_workers=team.workers, use_gpu=team.gpus_each > 0, resources_per_worker=each)
 
 
-def environment(team: Team) -> dict[str, str]:
+def environment(team: ResourceRequest) -> dict[str, str]:
     """Read by workers before they import anything."""
     return {
         "OMP_NUM_THREADS": str(team.threads),  # workers of one machine must not fight for its cores
@@ -63,7 +71,7 @@ def environment(team: Team) -> dict[str, str]:
 def train_on_ray(
     experiment: Experiment,
     folder: Path,
-    team: Team | None = None,
+    team: ResourceRequest | None = None,
     interrupted: Callable[[], bool] = bool,
 ) -> dict[str, Any]:
     """Run to the end, through deaths of workers and changes of the cluster, and return the summary.
@@ -78,14 +86,14 @@ def train_on_ray(
     with start_ray(experiment.address, log_to_driver=False):
         if joined and team is None:
             os.environ[WATCHER] = "1"
-        wish, storage = Wish(folder), folder.resolve() / "ray"
+        stop_request, storage = StopRequest(folder), folder.resolve() / "ray"
         try:
-            returned = _to_the_end(experiment, folder, storage, team, joined, interrupted, wish)
+            returned = _to_the_end(experiment, folder, storage, team, joined, interrupted, stop_request)
         finally:
-            wish.end()
+            stop_request.remove()
             if joined and team is None:
                 with suppress(RayError, OSError, RuntimeError):  # what ended the block counts
-                    ask_for([])
+                    request_nodes([])
             shutil.rmtree(storage, ignore_errors=True)
     return _summary(returned)
 
@@ -94,27 +102,27 @@ def _to_the_end(
     experiment: Experiment,
     folder: Path,
     storage: Path,
-    team: Team | None,
+    team: ResourceRequest | None,
     joined: bool,
     interrupted: Callable[[], bool],
-    wish: Wish,
+    stop_request: StopRequest,
 ) -> dict[str, Any]:
     """One attempt after the other. Returns what the workers returned at the last."""
     patience, given, device, most = Patience(experiment.max_failures, _newest(folder)), team, None, None
-    figures = Figures(folder.name)
+    figures = RayMetrics(folder.name)
     wait_s = experiment.wait_minutes * 60 if joined else 0.0
     while True:
         if interrupted():
             raise KeyboardInterrupt
         if given is None:
             if joined:  # so that an autoscaler brings machines, for as long as fewer are there than wanted
-                ask_for([{"GPU" if "cuda" in (experiment.device, device) else "CPU": 1}] * experiment.workers)
+                request_nodes([{"GPU" if "cuda" in (experiment.device, device) else "CPU": 1}] * experiment.workers)
             team = _team(experiment, folder, device, most, wait_s, interrupted)
             device, wait_s = team.device_type, max(wait_s, LOST_S) if joined else 0.0
         assert team is not None
         grown = partial(_could_grow, experiment, team) if given is None and joined else bool
         try:
-            returned = _attempt(_trainer(experiment, folder, storage, team), interrupted, grown, wish)
+            returned = _attempt(_trainer(experiment, folder, storage, team), interrupted, grown, stop_request)
         except (ControllerError, WorkerGroupError, RayActorError) as error:
             step, unplaced = _newest(folder), isinstance(error, ControllerError)
             begun = patience.failures > 0 or step > patience.step
@@ -130,7 +138,7 @@ def _to_the_end(
         ended, most = returned.get("ended"), None
         if ended == STOP:
             raise KeyboardInterrupt
-        if ended != AGAIN:
+        if ended != RESTART:
             return returned
         log.warning("workers come or go: starting again from step %d", _newest(folder))
         figures.count("restarts")
@@ -143,21 +151,21 @@ def _team(
     most: int | None,
     wait_s: float,
     interrupted: Callable[[], bool],
-) -> Team:
-    """Who works at the next attempt. TooFew at the first, Failure at a later one: not enough within `wait_s`."""
+) -> ResourceRequest:
+    """Who works at the next attempt. Not enough within `wait_s`: NotEnoughResources at the first, then Failure."""
     try:
-        return in_time(partial(place, experiment, device=device, at_most=most), wait_s, interrupted)
-    except TooFew as error:
+        return wait_for_nodes(partial(place, experiment, device=device, at_most=most), wait_s, interrupted)
+    except NotEnoughResources as error:
         if device is None:
             raise
         raise Failure(f"{error}; resume={folder} goes on from the newest checkpoint") from error
 
 
 def _attempt(
-    trainer: TorchTrainer, interrupted: Callable[[], bool], grown: Callable[[], bool], wish: Wish
+    trainer: TorchTrainer, interrupted: Callable[[], bool], grown: Callable[[], bool], stop_request: StopRequest
 ) -> dict[str, Any]:
     """Run Ray Train in a thread of its own, where it leaves signals alone, and watch."""
-    wish.begin()
+    stop_request.clear()
     outcome: Future[Any] = Future()
 
     def fit() -> None:
@@ -170,13 +178,13 @@ def _attempt(
     looked_s = time.monotonic()
     while not wait([outcome], timeout=0.2).done:
         if interrupted():
-            wish.ask(STOP)
+            stop_request.send(STOP)
         elif time.monotonic() - looked_s >= LOOK_EVERY_S:
             looked_s = time.monotonic()
             with _unless_away():
                 free_what_the_dead_hold()
                 if grown():
-                    wish.ask(AGAIN)
+                    stop_request.send(RESTART)
     returned = outcome.result().return_value
     assert isinstance(returned, dict)
     return returned
@@ -193,7 +201,7 @@ class _LeanTrainer(TorchTrainer):
         return [callback for callback in callbacks if not isinstance(callback, unwanted)]
 
 
-def _trainer(experiment: Experiment, folder: Path, storage: Path, team: Team) -> TorchTrainer:
+def _trainer(experiment: Experiment, folder: Path, storage: Path, team: ResourceRequest) -> TorchTrainer:
     return _LeanTrainer(
         _work,
         train_loop_config={
@@ -212,7 +220,7 @@ def _trainer(experiment: Experiment, folder: Path, storage: Path, team: Team) ->
     )
 
 
-def _could_grow(experiment: Experiment, team: Team) -> bool:
+def _could_grow(experiment: Experiment, team: ResourceRequest) -> bool:
     return could_grow(experiment, team, nodes(), free())
 
 
@@ -231,9 +239,9 @@ def _newest(folder: Path) -> int:
     return int(kept[-1].name) if kept else -1
 
 
-def _unplaced(team: Team) -> str:
+def _unplaced(team: ResourceRequest) -> str:
     each = f"{team.cpus_each:g} CPUs" + (" and a GPU" if team.gpus_each else "")
-    there = in_words(nodes())
+    there = describe_nodes(nodes())
     return f"{team.workers} workers with {each} each could not be started in the cluster, which has {there}"
 
 

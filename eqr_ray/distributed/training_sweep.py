@@ -14,7 +14,7 @@ from eqr_ray.config.cli import as_typed, door_config, flat
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import to_dict
 from eqr_ray.distributed.cluster import nodes, start_ray
-from eqr_ray.distributed.resources import Node, Team, this_machine
+from eqr_ray.distributed.resources import Node, ResourceRequest, this_machine
 from eqr_ray.search.early_stopping import Halving, Judge
 from eqr_ray.search.finals import Finalist, check_finals, final_numbers, finalists_of, judged, of_trial, tested
 from eqr_ray.search.outcome import Trial
@@ -135,7 +135,7 @@ def runner(config: SweepConfig, machine: Machine) -> Runner:
     from eqr_ray.distributed.trials import run_trials, team_of_trial, trials_at_once  # noqa: PLC0415
 
     there = machine.there()
-    team: Team = team_of_trial(config.workers, config.cpus_each, config.gpus_each, config.device, there)
+    team: ResourceRequest = team_of_trial(config.workers, config.cpus_each, config.gpus_each, config.device, there)
     at_once = trials_at_once(team, config.at_once, there)
 
     def run(queue: Queue, judge: Judge) -> None:

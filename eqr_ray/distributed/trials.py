@@ -30,7 +30,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.distributed.resources import Node, Team, gpu_share, in_words, room, uses_gpus
+from eqr_ray.distributed.resources import Node, ResourceRequest, capacity, describe_nodes, gpu_share, uses_gpus
 from eqr_ray.distributed.trainer import train_on_ray
 from eqr_ray.search.early_stopping import Judge
 from eqr_ray.search.outcome import Report, Trial
@@ -47,20 +47,24 @@ ENDING_S = 60  # that a new trial waits for the last one's thread to end in the 
 DRIVER_MEMORY = 1_000_000.0  # bytes: Tune wants every trial to ask for something, and its workers have the CPUs
 
 
-def team_of_trial(workers: int, cpus_each: int, gpus_each: float, device: str, there: Sequence[Node]) -> Team:
+def team_of_trial(
+    workers: int, cpus_each: int, gpus_each: float, device: str, there: Sequence[Node]
+) -> ResourceRequest:
     """Who works for one trial: its workers, or the trial itself (workers=0). UserError: no such share."""
     if workers < 0 or cpus_each < 1:
         raise UserError(f"workers={workers} cpus_each={cpus_each} are not allowed: 0 or more, 1 or more")
     gpus = gpu_share(gpus_each) if uses_gpus(device, there) else 0.0
-    return Team(max(workers, 1), float(cpus_each), gpus)
+    return ResourceRequest(max(workers, 1), float(cpus_each), gpus)
 
 
-def trials_at_once(team: Team, asked: int | None, there: Sequence[Node]) -> int:
+def trials_at_once(team: ResourceRequest, asked: int | None, there: Sequence[Node]) -> int:
     """How many trials the nodes have room for, or as many as are `asked` for. UserError: not even one."""
-    fit = room(there, team) // team.workers
+    fit = capacity(there, team) // team.workers
     if fit < 1:
         each = f"{team.cpus_each:g} CPUs" + (f" and {team.gpus_each:g} GPUs" if team.gpus_each else "")
-        raise UserError(f"a trial of {team.workers} workers with {each} each has no place; there are {in_words(there)}")
+        raise UserError(
+            f"a trial of {team.workers} workers with {each} each has no place; there are {describe_nodes(there)}"
+        )
     if asked is not None and asked < 1:
         raise UserError(f"at_once={asked} is not allowed: at least 1, or null for as many as there is room for")
     return fit if asked is None else min(fit, asked)
@@ -69,7 +73,7 @@ def trials_at_once(team: Team, asked: int | None, there: Sequence[Node]) -> int:
 def run_trials(
     queue: Queue,
     judge: Judge,
-    team: Team,
+    team: ResourceRequest,
     *,
     workers: int,
     at_once: int,
@@ -135,7 +139,9 @@ def _name(trial: TuneTrial) -> str:
     return f"{trial.config[NUMBER]:05d}-{trial.trial_id}"
 
 
-def _function(path: Path, workers: int, team: Team, free: Mapping[str, Any]) -> Callable[[dict[str, Any]], None]:
+def _function(
+    path: Path, workers: int, team: ResourceRequest, free: Mapping[str, Any]
+) -> Callable[[dict[str, Any]], None]:
     def trial(config: dict[str, Any]) -> None:
         os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(ENDING_S)
 
@@ -151,7 +157,7 @@ def _function(path: Path, workers: int, team: Team, free: Mapping[str, Any]) -> 
     return trial
 
 
-def _with_workers(experiment: Experiment, folder: Path, team: Team, reporter: Reporter) -> None:
+def _with_workers(experiment: Experiment, folder: Path, team: ResourceRequest, reporter: Reporter) -> None:
     """Train on Ray Train's workers, who report by the folder and end when that says so.
 
     Why not Ray's own way, TuneReportCallback and an exception out of a report: once Tune has ended a trial, nobody

@@ -1,4 +1,4 @@
-"""What one Ray Train worker does: build its engine, run the loop from the newest checkpoint, hand in the result.
+"""What one Ray Train worker does: build its backend, run the loop from the newest checkpoint, hand in the result.
 
 Recovery is here and not in Ray: the workers of another attempt find the run folder's newest complete checkpoint by
 themselves, which is also what a new driver's workers do. A mistake of the user and a loss that diverged are values, not
@@ -19,13 +19,13 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict, to_dict
-from eqr_ray.distributed.deepspeed_backend import DeepSpeedEngine
+from eqr_ray.distributed.deepspeed_backend import DeepSpeedBackend
 from eqr_ray.distributed.metrics import MeasuredTracker
-from eqr_ray.distributed.stop_request import Asked
+from eqr_ray.distributed.stop_request import StopPoll
 from eqr_ray.storage.log_handler import warnings_told
 from eqr_ray.storage.run_dir import LOCK, write_config
 from eqr_ray.storage.run_log import NoTracker, RunTracker, Tracker, kept_warning
-from eqr_ray.training.collective import together
+from eqr_ray.training.collective import collective_call
 from eqr_ray.training.experiment import Experiment, build_model, finish, training_job
 from eqr_ray.training.loop import TrainingDiverged, train
 
@@ -39,24 +39,24 @@ def work(task: dict[str, Any]) -> dict[str, Any] | None:
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # nccl and DeepSpeed take the current one
-    engine = DeepSpeedEngine(build_model(experiment), experiment.training, experiment.zero, device)
-    first = engine.rank == 0
-    asked = Asked(engine, folder, node_is_going)
+    backend = DeepSpeedBackend(build_model(experiment), experiment.training, experiment.zero, device)
+    first = backend.rank == 0
+    stop_poll = StopPoll(backend, folder, node_is_leaving)
     tracker: Tracker = NoTracker()
     try:
-        together(engine, lambda: check_shared(folder))
+        collective_call(backend, lambda: check_shared(folder))
         if first:
             tracker = MeasuredTracker(RunTracker(folder, experiment.wandb, to_dict(experiment)), folder.name)
         with warnings_told(kept_warning(tracker)):
-            job = together(engine, lambda: training_job(experiment, folder, tracker, ray.train.report))
+            job = collective_call(backend, lambda: training_job(experiment, folder, tracker, ray.train.report))
             if first:
                 write_config(folder, to_dict(experiment))
-            result = train(engine, replace(job, interrupted=asked))
+            result = train(backend, replace(job, interrupted=stop_poll))
             return {"summary": finish(experiment, folder, result)} if first else None
     except KeyboardInterrupt:  # raised on every worker, after a checkpoint
-        if not asked.word:
+        if not stop_poll.reason:
             raise
-        return {"ended": asked.word}
+        return {"ended": stop_poll.reason}
     except TrainingDiverged as error:  # raised on every worker: it follows from a sum over all of them
         return {"diverged": str(error)}
     except UserError as error:  # likewise: of what they found together
@@ -65,7 +65,7 @@ def work(task: dict[str, Any]) -> dict[str, Any] | None:
         tracker.close()
 
 
-def node_is_going() -> bool:
+def node_is_leaving() -> bool:
     """Whether Ray Train's watcher has said that a node of the workers is about to be taken away. The public
     `ray.train.get_preemption_info` asks all workers through an actor, which is too much for every step."""
     return get_train_context().preemption_context.preemption_info is not None

@@ -1,7 +1,7 @@
 """What the training loop asks of the thing that owns weights and optimizer, and the single-process answer.
 
 The distributed answer, DeepSpeed over Ray Train's workers, is in distributed/deepspeed_engine.py; both run the same
-loop. Losses arrive as means over the rows of a micro-batch; an engine averages over micro-batches and workers, which
+loop. Losses arrive as means over the rows of a micro-batch; an backend averages over micro-batches and workers, which
 makes the gradient that of the mean over the global batch.
 """
 
@@ -21,7 +21,7 @@ from eqr_ray.training.optim import build_optimizer
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamATan2, besides the number of updates
 
 
-class Engine(Protocol):
+class Backend(Protocol):
     """Owns the weights of one worker. All methods are collective: every worker calls them in the same order."""
 
     model: Reasoner
@@ -48,7 +48,7 @@ class Engine(Protocol):
         ...
 
     def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], updates: int) -> None:
-        """Take over the state of a checkpoint after `updates` updates, whatever engine and worker count wrote it."""
+        """Take over the state of a checkpoint after `updates` updates, whatever backend and worker count wrote it."""
         ...
 
     def sum(self, values: Tensor) -> Tensor:
@@ -58,8 +58,8 @@ class Engine(Protocol):
     def barrier(self) -> None: ...
 
 
-class LocalEngine:
-    """One process, plain torch: for laptops and tests, and the twin that distributed engines are checked against."""
+class LocalBackend:
+    """One process, plain torch: for laptops and tests, and the twin that distributed backends are checked against."""
 
     rank, workers = 0, 1
 

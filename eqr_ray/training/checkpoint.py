@@ -26,9 +26,9 @@ from torch import Tensor
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.storage.atomic import flush, write_bytes, write_json
-from eqr_ray.training.backend import Engine
+from eqr_ray.training.backend import Backend
 from eqr_ray.training.carry import Carry
-from eqr_ray.training.collective import agreed, together
+from eqr_ray.training.collective import broadcast, collective_call
 from eqr_ray.training.ema import Ema
 
 log = logging.getLogger(__name__)
@@ -49,23 +49,23 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, engine: Engine, ema: Ema, carry: Carry, step: int, elapsed_s: float, experiment: str, keep: int
+    folder: Path, backend: Backend, ema: Ema, carry: Carry, step: int, elapsed_s: float, experiment: str, keep: int
 ) -> Path:
     """Write `folder/STEP` from all workers together; keep the newest `keep`. Collective."""
     final, partial = folder / f"{step:08d}", folder / f"{step:08d}.partial"
-    weights, moments = engine.parameters(), engine.optimizer_state()
-    if engine.rank == 0:
+    weights, moments = backend.parameters(), backend.optimizer_state()
+    if backend.rank == 0:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    engine.barrier()
+    backend.barrier()
     rows = carry.rows.tolist()
     _write(partial / f"carry-{rows[0]:06d}-{rows[-1] + 1:06d}.safetensors", carry.tensors())
-    if engine.rank == 0:
-        _write(partial / WEIGHTS, {**weights, **dict(engine.model.named_buffers())})
+    if backend.rank == 0:
+        _write(partial / WEIGHTS, {**weights, **dict(backend.model.named_buffers())})
         _write(partial / EMA, ema.shadow)
         _write(partial / OPTIMIZER, moments)
-    engine.barrier()
-    if engine.rank == 0:
+    backend.barrier()
+    if backend.rank == 0:
         files = {path.name: _sha256(path.read_bytes()) for path in sorted(partial.glob("*.safetensors"))}
         state = {"format": FORMAT, "step": step, "elapsed_s": elapsed_s, "experiment": experiment, "files": files}
         write_json(partial / STATE, state)
@@ -76,7 +76,7 @@ def save_checkpoint(
         older = [path for path in reversed(complete_checkpoints(folder)) if path.name < final.name]
         for old in older[keep - 1 :]:
             shutil.rmtree(old)
-    engine.barrier()
+    backend.barrier()
     return final
 
 
@@ -85,7 +85,7 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[0-9]" * 8) if (path / STATE).is_file())
 
 
-def choose_checkpoint(folder: Path, experiment: str, engine: Engine) -> Checkpoint | None:
+def choose_checkpoint(folder: Path, experiment: str, backend: Backend) -> Checkpoint | None:
     """The newest sound checkpoint in the eyes of the first worker, for all of them; None where there is none at all.
 
     Newer folders, which are damaged, are renamed to NAME.damaged: the run goes on before them, and must not find them
@@ -94,18 +94,18 @@ def choose_checkpoint(folder: Path, experiment: str, engine: Engine) -> Checkpoi
     """
 
     def choose() -> Checkpoint | None:
-        found = newest_checkpoint(folder) if engine.rank == 0 else None
+        found = newest_checkpoint(folder) if backend.rank == 0 else None
         if found is not None and found.experiment != experiment:
             raise UserError(f"{found.folder} was written by another experiment: its data, model or batch differ")
         if found is not None:
             _set_aside(folder, found.folder.name)
         return found
 
-    chosen = together(engine, choose)
-    step = agreed(engine, -1 if chosen is None else chosen.step)
+    chosen = collective_call(backend, choose)
+    step = broadcast(backend, -1 if chosen is None else chosen.step)
     if step < 0:
         return None
-    return together(engine, lambda: chosen or _described(folder / f"{step:08d}"))
+    return collective_call(backend, lambda: chosen or _described(folder / f"{step:08d}"))
 
 
 def _set_aside(folder: Path, chosen: str) -> None:
@@ -160,21 +160,21 @@ def _contents(checkpoint: Checkpoint) -> dict[str, bytes]:
     return contents
 
 
-def load_checkpoint(checkpoint: Checkpoint, engine: Engine, ema: Ema, rows: range) -> Carry:
-    """Put engine and EMA where they were, and return the carry of `rows`, whoever held them then. Collective.
+def load_checkpoint(checkpoint: Checkpoint, backend: Backend, ema: Ema, rows: range) -> Carry:
+    """Put backend and EMA where they were, and return the carry of `rows`, whoever held them then. Collective.
 
     OSError, on every worker: one of them reads something else than what was written.
     """
-    contents = together(engine, lambda: _contents(checkpoint))
+    contents = collective_call(backend, lambda: _contents(checkpoint))
     parts: dict[str, dict[str, Tensor]] = {name: tensors_from_bytes(contents.pop(name)) for name in checkpoint.files}
-    engine.load(parts[WEIGHTS], parts[OPTIMIZER], checkpoint.step)
+    backend.load(parts[WEIGHTS], parts[OPTIMIZER], checkpoint.step)
     with torch.no_grad():
-        for name, buffer in engine.model.named_buffers():  # fixed starts are drawn once, and belong to the weights
+        for name, buffer in backend.model.named_buffers():  # fixed starts are drawn once, and belong to the weights
             buffer.copy_(parts[WEIGHTS][name])
-    ema.load({name: tensor.to(engine.device) for name, tensor in parts[EMA].items()})
+    ema.load({name: tensor.to(backend.device) for name, tensor in parts[EMA].items()})
     pieces = [parts[name] for name in sorted(parts) if name.startswith("carry-")]
     whole = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-    mine = {name: tensor[rows.start : rows.stop].to(engine.device) for name, tensor in whole.items()}
+    mine = {name: tensor[rows.start : rows.stop].to(backend.device) for name, tensor in whole.items()}
     assert mine["rows"].tolist() == list(rows)
     return Carry.of(mine)
 

@@ -1,6 +1,6 @@
 """What one worker finds wrong, said on all of them: nobody is left waiting in a collective for one that gave up.
 
-Built from the engine's sum alone, so that every engine has it.
+Built from the backend's sum alone, so that every backend has it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.training.backend import Engine
+from eqr_ray.training.backend import Backend
 
 T = TypeVar("T")
 LONGEST = 2_000  # bytes of a message that the others hear
@@ -20,9 +20,9 @@ LONGEST = 2_000  # bytes of a message that the others hear
 ERRORS: tuple[type[UserError] | type[OSError], ...] = (UserError, OSError)
 
 
-def together(engine: Engine, make: Callable[[], T]) -> T:
+def collective_call(backend: Backend, make: Callable[[], T]) -> T:
     """`make()` on every worker. UserError or OSError on any of them is raised by all. Collective; `make` is not."""
-    heard = torch.zeros(engine.workers, 1 + LONGEST, dtype=torch.int64, device=engine.device)
+    heard = torch.zeros(backend.workers, 1 + LONGEST, dtype=torch.int64, device=backend.device)
     own: Exception | None = None
     try:
         made = make()
@@ -31,8 +31,8 @@ def together(engine: Engine, make: Callable[[], T]) -> T:
         kind = 1 + isinstance(error, OSError)
         said = f"{socket.gethostname()}: {error}" if kind == 2 else str(error)
         numbers = torch.tensor([kind, *said.encode()[:LONGEST]], dtype=torch.int64)
-        heard[engine.rank, : len(numbers)] = numbers
-    total = engine.sum(heard).tolist()
+        heard[backend.rank, : len(numbers)] = numbers
+    total = backend.sum(heard).tolist()
     if own is not None:
         raise own
     for kind, *letters in total:
@@ -41,7 +41,7 @@ def together(engine: Engine, make: Callable[[], T]) -> T:
     return made
 
 
-def agreed(engine: Engine, number: int) -> int:
+def broadcast(backend: Backend, number: int) -> int:
     """The first worker's number, on all of them. Collective."""
-    mine = torch.tensor([0 if engine.rank else number], dtype=torch.int64, device=engine.device)
-    return int(engine.sum(mine)[0])
+    mine = torch.tensor([0 if backend.rank else number], dtype=torch.int64, device=backend.device)
+    return int(backend.sum(mine)[0])

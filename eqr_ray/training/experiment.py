@@ -27,7 +27,7 @@ from eqr_ray.storage.log_handler import warnings_told
 from eqr_ray.storage.run_dir import CHECKPOINTS, SUMMARY, write_config
 from eqr_ray.storage.run_log import RunTracker, Tracker, WandbMode, kept_warning
 from eqr_ray.tasks import Task, task_named
-from eqr_ray.training.backend import LocalEngine
+from eqr_ray.training.backend import LocalBackend
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.loop import TrainingJob, rows_of, train
 
@@ -202,7 +202,7 @@ def check_data(experiment: Experiment) -> None:
 def training_job(
     experiment: Experiment, folder: Path, tracker: Tracker, report: Callable[[dict[str, Any]], None]
 ) -> TrainingJob:
-    """What one worker needs besides its engine. UserError where the data is not what the experiment was made with."""
+    """What one worker needs besides its backend. UserError where the data is not what the experiment was made with."""
     check_data(experiment)
     config = experiment.training
     train, validation = open_splits(Path(experiment.data))
@@ -218,13 +218,13 @@ def train_here(
 ) -> dict[str, Any]:
     """Train in this process, without Ray, and return the summary. `report` hears the figures of every checkpoint;
     `interrupted`: a wish to end with a checkpoint after this step."""
-    engine = LocalEngine(build_model(experiment), experiment.training, device_named(experiment.device))
+    backend = LocalBackend(build_model(experiment), experiment.training, device_named(experiment.device))
     tracker = RunTracker(folder, experiment.wandb, to_dict(experiment))
     try:
         with warnings_told(kept_warning(tracker)):
             job = training_job(experiment, folder, tracker, report)
             write_config(folder, to_dict(experiment))
-            return finish(experiment, folder, train(engine, dataclasses.replace(job, interrupted=interrupted)))
+            return finish(experiment, folder, train(backend, dataclasses.replace(job, interrupted=interrupted)))
     finally:
         tracker.close()
 

@@ -1,6 +1,6 @@
-"""The training loop: steps, figures, validation, checkpoints, time limit, resume. One loop for every engine.
+"""The training loop: steps, figures, validation, checkpoints, time limit, resume. One loop for every backend.
 
-Everything that reaches outside is passed in: the engine, the tracker, and `report`, which the distributed worker uses
+Everything that reaches outside is passed in: the backend, the tracker, and `report`, which the distributed worker uses
 to tell Ray Train. All workers take every decision together.
 """
 
@@ -24,7 +24,7 @@ from eqr_ray.model.compiling import cell_function
 from eqr_ray.model.network import Network
 from eqr_ray.model.runtime import dtype_named
 from eqr_ray.storage.run_log import Tracker
-from eqr_ray.training.backend import Engine
+from eqr_ray.training.backend import Backend
 from eqr_ray.training.carry import Carry, empty_carry
 from eqr_ray.training.checkpoint import choose_checkpoint, load_checkpoint, save_checkpoint
 from eqr_ray.training.config import TrainingConfig
@@ -40,7 +40,7 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What one worker needs besides its engine. `experiment` is the hash of what a resume may not change."""
+    """What one worker needs besides its backend. `experiment` is the hash of what a resume may not change."""
 
     config: TrainingConfig
     sampler: Sampler
@@ -72,38 +72,38 @@ def rows_of(rank: int, workers: int, batch: int) -> range:
     return range(rank * share, (rank + 1) * share)
 
 
-def train(engine: Engine, job: TrainingJob) -> dict[str, Any]:
+def train(backend: Backend, job: TrainingJob) -> dict[str, Any]:
     """Run to the last step or the time limit, from the newest checkpoint if there is one; the last figures."""
     config = job.config
-    rows = rows_of(engine.rank, engine.workers, config.batch)
+    rows = rows_of(backend.rank, backend.workers, config.batch)
     if len(rows) % config.accumulation:
         raise UserError(f"accumulation={config.accumulation} does not divide the {len(rows)} rows of a worker")
-    engine.model.cell_fn = cell_function(engine.device, config.compile)
-    ema = Ema(engine.parameters(), config.ema)
-    carry, done, before_s = _begin(engine, ema, job, rows)
-    network = _ema_network(engine, config)
+    backend.model.cell_fn = cell_function(backend.device, config.compile)
+    ema = Ema(backend.parameters(), config.ema)
+    carry, done, before_s = _begin(backend, ema, job, rows)
+    network = _ema_network(backend, config)
     clock = _Clock(before_s, done, time.monotonic())
     sums: list[StepSums] = []
     figures: dict[str, Any] = {"step": done}
     stop = done >= config.steps
     if stop:  # killed between its last checkpoint and its end: only the figures are missing
-        figures |= _validate(engine, job, ema, network, done)
+        figures |= _validate(backend, job, ema, network, done)
     while not stop:
-        engine.set_learning_rate(learning_rate(done, config))
-        carry, step_sums = training_step(engine, carry, job.sampler, config, done)
-        ema.update(engine.parameters())
+        backend.set_learning_rate(learning_rate(done, config))
+        carry, step_sums = training_step(backend, carry, job.sampler, config, done)
+        ema.update(backend.parameters())
         sums.append(step_sums)
         done += 1
         if done % config.log_every == 0 or done == config.steps:
-            figures = _log(engine, job, sums, done, clock)
+            figures = _log(backend, job, sums, done, clock)
             sums = []
-            stop = done == config.steps or _time_is_up(engine, config, clock)
+            stop = done == config.steps or _time_is_up(backend, config, clock)
         if stop or (config.validate_every and done % config.validate_every == 0):
-            figures |= _validate(engine, job, ema, network, done)
+            figures |= _validate(backend, job, ema, network, done)
         interrupted = job.interrupted()
         if stop or interrupted or done % config.checkpoint_every == 0:
             save_checkpoint(
-                job.checkpoints, engine, ema, carry, done, clock.elapsed_s(), job.experiment, config.keep_checkpoints
+                job.checkpoints, backend, ema, carry, done, clock.elapsed_s(), job.experiment, config.keep_checkpoints
             )
             job.report({**figures, "step": done})
         if interrupted:
@@ -118,27 +118,27 @@ def train(engine: Engine, job: TrainingJob) -> dict[str, Any]:
     }
 
 
-def _begin(engine: Engine, ema: Ema, job: TrainingJob, rows: range) -> tuple[Carry, int, float]:
+def _begin(backend: Backend, ema: Ema, job: TrainingJob, rows: range) -> tuple[Carry, int, float]:
     """The carry, the steps done and the time spent, from the newest checkpoint or from nothing."""
-    checkpoint = choose_checkpoint(job.checkpoints, job.experiment, engine)
+    checkpoint = choose_checkpoint(job.checkpoints, job.experiment, backend)
     if checkpoint is None:
-        return empty_carry(engine.model, rows, dtype_named(job.config.dtype), engine.device), 0, 0.0
-    carry = load_checkpoint(checkpoint, engine, ema, rows)
-    job.tracker.log("resume", checkpoint.step, {"checkpoint": checkpoint.folder.name, "workers": engine.workers})
+        return empty_carry(backend.model, rows, dtype_named(job.config.dtype), backend.device), 0, 0.0
+    carry = load_checkpoint(checkpoint, backend, ema, rows)
+    job.tracker.log("resume", checkpoint.step, {"checkpoint": checkpoint.folder.name, "workers": backend.workers})
     return carry, checkpoint.step, checkpoint.elapsed_s
 
 
-def _ema_network(engine: Engine, config: TrainingConfig) -> Network:
+def _ema_network(backend: Backend, config: TrainingConfig) -> Network:
     """A second model that validation runs with the averaged weights."""
-    shadow = Reasoner(engine.model.config).to(engine.device)
-    shadow.load_state_dict(dict(engine.model.named_buffers()), strict=False)
+    shadow = Reasoner(backend.model.config).to(backend.device)
+    shadow.load_state_dict(dict(backend.model.named_buffers()), strict=False)
     return Network(shadow, dtype=dtype_named(config.dtype), compile=config.compile)
 
 
-def _log(engine: Engine, job: TrainingJob, sums: list[StepSums], done: int, clock: _Clock) -> dict[str, Any]:
+def _log(backend: Backend, job: TrainingJob, sums: list[StepSums], done: int, clock: _Clock) -> dict[str, Any]:
     """Means over all rows of all workers since the last time."""
     local: Tensor = torch.stack([torch.stack(list(step)) for step in sums]).sum(0)
-    total = StepSums(*engine.sum(local).tolist())
+    total = StepSums(*backend.sum(local).tolist())
     if not math.isfinite(float(total.loss)):
         words = f"the loss became {float(total.loss)} before step {done}"
         job.tracker.log("diverged", done, {"message": words})
@@ -167,23 +167,23 @@ def _log(engine: Engine, job: TrainingJob, sums: list[StepSums], done: int, cloc
     return figures
 
 
-def _time_is_up(engine: Engine, config: TrainingConfig, clock: _Clock) -> bool:
+def _time_is_up(backend: Backend, config: TrainingConfig, clock: _Clock) -> bool:
     """Whether any worker's clock has passed the limit: one decision for all."""
     if not config.minutes:
         return False
     mine = float(clock.elapsed_s() >= config.minutes * 60)
-    return bool(engine.sum(torch.tensor([mine], dtype=torch.float64, device=engine.device))[0] > 0)
+    return bool(backend.sum(torch.tensor([mine], dtype=torch.float64, device=backend.device))[0] > 0)
 
 
-def _validate(engine: Engine, job: TrainingJob, ema: Ema, network: Network, done: int) -> dict[str, float]:
+def _validate(backend: Backend, job: TrainingJob, ema: Ema, network: Network, done: int) -> dict[str, float]:
     """Accuracy of the EMA weights on the validation split, every worker on its share of the puzzles."""
     config = job.config
     count = min(config.validate_puzzles, len(job.validation))
     if count == 0:
         return {}
     ema.copy_to(network.model)
-    sums = validate(network, job.validation, range(engine.rank, count, engine.workers), config.validate_depth)
-    total = ValidationSums(*engine.sum(torch.tensor(sums, dtype=torch.float64, device=engine.device)).tolist())
+    sums = validate(network, job.validation, range(backend.rank, count, backend.workers), config.validate_depth)
+    total = ValidationSums(*backend.sum(torch.tensor(sums, dtype=torch.float64, device=backend.device)).tolist())
     figures = {
         "validation_exact": round(total.exact / total.puzzles, 5),
         "validation_token_accuracy": round(total.token_accuracy / total.puzzles, 5),

@@ -17,7 +17,7 @@ from torch import Tensor
 from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import Latent, Readout
 from eqr_ray.model.noise import keyed_noise
-from eqr_ray.training.backend import Engine
+from eqr_ray.training.backend import Backend
 from eqr_ray.training.carry import Carry, halt, noise_keys, refill
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.loss import RowLosses, row_losses
@@ -39,13 +39,13 @@ class StepSums(NamedTuple):
 
 
 def training_step(
-    engine: Engine, carry: Carry, sampler: Sampler, config: TrainingConfig, step: int
+    backend: Backend, carry: Carry, sampler: Sampler, config: TrainingConfig, step: int
 ) -> tuple[Carry, StepSums]:
     """Update the weights once; `step` counts updates from 0."""
-    carry = refill(carry, sampler, engine.model, config)
+    carry = refill(carry, sampler, backend.model, config)
     for segment, supervised in enumerate(config.supervised):
         parts = [
-            _micro_batch(engine, carry, rows, noise_keys(carry, config, step, segment)[rows], supervised)
+            _micro_batch(backend, carry, rows, noise_keys(carry, config, step, segment)[rows], supervised)
             for rows in _micro_batches(len(carry.rows), config.accumulation)
         ]
         latent = Latent(*(torch.cat([part[0].latent[i] for part in parts]) for i in range(2)))
@@ -56,16 +56,16 @@ def training_step(
 
 
 def _micro_batch(
-    engine: Engine, carry: Carry, rows: slice, keys: Tensor, supervised: bool
+    backend: Backend, carry: Carry, rows: slice, keys: Tensor, supervised: bool
 ) -> tuple[Readout, RowLosses]:
     """Run some rows one segment on, and take their loss backward where this segment is supervised."""
     latent = Latent(carry.latent.z_H[rows], carry.latent.z_L[rows])
-    noise = keyed_noise(keys, engine.model.config.noise_scale)
+    noise = keyed_noise(keys, backend.model.config.noise_scale)
     with torch.set_grad_enabled(supervised):
-        readout = engine.forward(carry.inputs[rows], latent, noise)
+        readout = backend.forward(carry.inputs[rows], latent, noise)
         losses = row_losses(readout.logits, readout.halt_logit, carry.labels[rows])
         if supervised:
-            engine.accumulate(losses.total.mean())
+            backend.accumulate(losses.total.mean())
     return (
         Readout(Latent(*(z.detach() for z in readout.latent)), readout.logits.detach(), readout.halt_logit.detach()),
         RowLosses(*(value.detach() for value in losses)),

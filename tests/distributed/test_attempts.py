@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from eqr_ray.config.cli import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.distributed.attempts import Patience, could_grow, place
-from eqr_ray.distributed.resources import TooFew
-from eqr_ray.distributed.stop_request import AGAIN, FILE, LOOK_EVERY_S, STOP, Asked, Wish
+from eqr_ray.distributed.resources import NotEnoughResources
+from eqr_ray.distributed.stop_request import FILE, POLL_EVERY_S, RESTART, STOP, StopPoll, StopRequest
 from eqr_ray.tasks import task_named
 from eqr_ray.training.experiment import Experiment, experiment_of
 
@@ -50,7 +50,7 @@ def test_a_team_always_fits_and_divides_the_batch(nodes: list[int], most: int, l
         return
     try:
         team = place(wanted, cpus(*nodes))
-    except TooFew:
+    except NotEnoughResources:
         assert sum(nodes) < least
         return
     assert least <= team.workers <= min(most, sum(nodes))
@@ -61,16 +61,16 @@ def test_a_team_always_fits_and_divides_the_batch(nodes: list[int], most: int, l
 
 
 def test_fewer_than_the_least_are_refused_by_the_name_of_their_key() -> None:
-    with pytest.raises(TooFew, match=r"^workers_min=2 needs 2 CPUs; there are 0 GPUs, 1 CPUs"):
+    with pytest.raises(NotEnoughResources, match=r"^workers_min=2 needs 2 CPUs; there are 0 GPUs, 1 CPUs"):
         place(experiment(workers=4, workers_min=2), cpus(1))
-    with pytest.raises(TooFew, match=r"^workers=4 needs 4 CPUs"):
+    with pytest.raises(NotEnoughResources, match=r"^workers=4 needs 4 CPUs"):
         place(experiment(workers=4), cpus(1, 1, 1))
 
 
 def test_an_attempt_on_gpus_is_not_followed_by_one_on_cpus() -> None:
     there = [{"CPU": 8.0, "GPU": 0.0}]
     assert place(experiment(workers=2, device="auto"), there).device_type == "cpu"
-    with pytest.raises(TooFew, match="workers=2 needs 2 GPUs"):
+    with pytest.raises(NotEnoughResources, match="workers=2 needs 2 GPUs"):
         place(experiment(workers=2, device="auto"), there, "cuda")
 
 
@@ -134,7 +134,7 @@ def test_workers_that_the_batch_does_not_fit(keys: dict[str, Any], said: str) ->
 # ---- what workers are asked
 
 
-class Engines:
+class Backends:
     """Workers in one thread: each `sum` is over what all of them would say."""
 
     def __init__(self, workers: int) -> None:
@@ -154,48 +154,48 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_workers_hear_the_driver_within_a_second(tmp_path: Path, clock: list[float]) -> None:
-    wish, engine = Wish(tmp_path), Engines(1)
-    wish.begin()
-    asked = Asked(engine, tmp_path, leaving=lambda: False)  # type: ignore[arg-type]
-    assert not asked()
-    wish.ask(AGAIN)
-    assert not asked()  # it looks once a second
-    clock[0] += LOOK_EVERY_S
-    assert asked()
-    assert asked.word == AGAIN
-    wish.ask(STOP)
-    wish.ask(AGAIN)  # stop is not taken back
-    clock[0] += LOOK_EVERY_S
-    assert asked()
-    assert asked.word == STOP
-    wish.begin()
-    clock[0] += LOOK_EVERY_S
-    assert not asked()
-    wish.end()
-    clock[0] += LOOK_EVERY_S
-    assert not asked()
+    stop_request, backend = StopRequest(tmp_path), Backends(1)
+    stop_request.clear()
+    stop_poll = StopPoll(backend, tmp_path, node_is_leaving=lambda: False)  # type: ignore[arg-type]
+    assert not stop_poll()
+    stop_request.send(RESTART)
+    assert not stop_poll()  # it looks once a second
+    clock[0] += POLL_EVERY_S
+    assert stop_poll()
+    assert stop_poll.reason == RESTART
+    stop_request.send(STOP)
+    stop_request.send(RESTART)  # stop is not taken back
+    clock[0] += POLL_EVERY_S
+    assert stop_poll()
+    assert stop_poll.reason == STOP
+    stop_request.clear()
+    clock[0] += POLL_EVERY_S
+    assert not stop_poll()
+    stop_request.remove()
+    clock[0] += POLL_EVERY_S
+    assert not stop_poll()
     assert not (tmp_path / FILE).exists()
 
 
 def test_one_worker_whose_node_goes_takes_all_along(tmp_path: Path) -> None:
-    engine = Engines(2)
-    Wish(tmp_path).begin()
-    leaving = Asked(engine, tmp_path, leaving=lambda: True)  # type: ignore[arg-type]
+    backend = Backends(2)
+    StopRequest(tmp_path).clear()
+    leaving = StopPoll(backend, tmp_path, node_is_leaving=lambda: True)  # type: ignore[arg-type]
     assert leaving()
-    assert leaving.word == AGAIN
-    other = Asked(engine, tmp_path, leaving=lambda: False)  # type: ignore[arg-type]
+    assert leaving.reason == RESTART
+    other = StopPoll(backend, tmp_path, node_is_leaving=lambda: False)  # type: ignore[arg-type]
     assert not other()
-    engine.others = torch.tensor([0.0, 1.0])
+    backend.others = torch.tensor([0.0, 1.0])
     assert other()
-    assert other.word == AGAIN
-    engine.others = torch.tensor([1.0, 1.0])
+    assert other.reason == RESTART
+    backend.others = torch.tensor([1.0, 1.0])
     assert other()
-    assert other.word == STOP
+    assert other.reason == STOP
 
 
 def test_only_the_first_worker_reads_the_file(tmp_path: Path) -> None:
-    wish, engine = Wish(tmp_path), Engines(2)
-    wish.begin()
-    wish.ask(STOP)
-    engine.rank = 1
-    assert not Asked(engine, tmp_path, leaving=lambda: False)()  # type: ignore[arg-type]
+    stop_request, backend = StopRequest(tmp_path), Backends(2)
+    stop_request.clear()
+    stop_request.send(STOP)
+    backend.rank = 1
+    assert not StopPoll(backend, tmp_path, node_is_leaving=lambda: False)()  # type: ignore[arg-type]

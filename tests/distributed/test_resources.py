@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.distributed.resources import Node, Team, gpu_share, places, room, share, this_machine, uses_gpus
+from eqr_ray.distributed.resources import (
+    Node,
+    ResourceRequest,
+    capacity,
+    gpu_share,
+    places,
+    share,
+    this_machine,
+    uses_gpus,
+)
 
 HEAD, GPU_NODE, BIG = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 64.0, "GPU": 8.0}
 
@@ -17,18 +26,18 @@ HEAD, GPU_NODE, BIG = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 64.0, "GPU
 @pytest.mark.parametrize(
     ("nodes", "workers", "use_gpus", "team"),
     [
-        ([HEAD, GPU_NODE, GPU_NODE], 2, True, Team(2, 8.0, 1.0)),  # not 24 / 2 CPUs
-        ([HEAD, GPU_NODE, GPU_NODE], 2, False, Team(2, 8.0, 0.0)),
-        ([HEAD, GPU_NODE, GPU_NODE], 4, False, Team(4, 4.0, 0.0)),
-        ([{"CPU": 4.0}, {"CPU": 2.0}], 3, False, Team(3, 2.0, 0.0)),
-        ([{"CPU": 5.0}, {"CPU": 3.0}], 2, False, Team(2, 3.0, 0.0)),
-        ([BIG], 1, True, Team(1, 8.0, 1.0)),  # the CPUs of the other seven GPUs stay free
-        ([BIG, GPU_NODE, {"CPU": 2.0, "GPU": 1.0}], 10, True, Team(10, 2.0, 1.0)),
-        ([{"CPU": 1.0, "GPU": 2.0}], 2, True, Team(2, 0.0, 1.0)),
-        ([{"GPU": 1.0}], 1, True, Team(1, 0.0, 1.0)),
+        ([HEAD, GPU_NODE, GPU_NODE], 2, True, ResourceRequest(2, 8.0, 1.0)),  # not 24 / 2 CPUs
+        ([HEAD, GPU_NODE, GPU_NODE], 2, False, ResourceRequest(2, 8.0, 0.0)),
+        ([HEAD, GPU_NODE, GPU_NODE], 4, False, ResourceRequest(4, 4.0, 0.0)),
+        ([{"CPU": 4.0}, {"CPU": 2.0}], 3, False, ResourceRequest(3, 2.0, 0.0)),
+        ([{"CPU": 5.0}, {"CPU": 3.0}], 2, False, ResourceRequest(2, 3.0, 0.0)),
+        ([BIG], 1, True, ResourceRequest(1, 8.0, 1.0)),  # the CPUs of the other seven GPUs stay free
+        ([BIG, GPU_NODE, {"CPU": 2.0, "GPU": 1.0}], 10, True, ResourceRequest(10, 2.0, 1.0)),
+        ([{"CPU": 1.0, "GPU": 2.0}], 2, True, ResourceRequest(2, 0.0, 1.0)),
+        ([{"GPU": 1.0}], 1, True, ResourceRequest(1, 0.0, 1.0)),
     ],
 )
-def test_a_team_by_hand(nodes: list[Node], workers: int, use_gpus: bool, team: Team) -> None:
+def test_a_team_by_hand(nodes: list[Node], workers: int, use_gpus: bool, team: ResourceRequest) -> None:
     assert share(nodes, workers, use_gpus) == team
 
 
@@ -49,17 +58,17 @@ def test_every_team_fits_node_by_node(nodes: list[Node], use_gpus: bool, gpus_ea
         return sum(min(pair) for pair in zip(by_gpu, by_cpu, strict=True))
 
     assert team.gpus_each == (pytest.approx(gpus_each, abs=1e-4) if use_gpus else 0)
-    assert room(nodes, team) == fitting(team.cpus_each) >= workers
+    assert capacity(nodes, team) == fitting(team.cpus_each) >= workers
     if not use_gpus:
         assert team.cpus_each >= 1
         assert fitting(team.cpus_each + 1) < workers  # and no larger share does
 
 
 def test_a_gpu_is_divided_among_actors() -> None:
-    assert share([BIG], 16, True, gpus_each=0.5) == Team(16, 4.0, 0.5)
-    assert share([BIG, GPU_NODE], 18, True, gpus_each=0.5) == Team(18, 4.0, 0.5)
-    assert share([BIG], 3, True, gpus_each=2) == Team(3, 16.0, 2.0)
-    assert share([HEAD], 2, False, gpus_each=0.5) == Team(2, 4.0, 0.0)  # of no meaning without GPUs
+    assert share([BIG], 16, True, gpus_each=0.5) == ResourceRequest(16, 4.0, 0.5)
+    assert share([BIG, GPU_NODE], 18, True, gpus_each=0.5) == ResourceRequest(18, 4.0, 0.5)
+    assert share([BIG], 3, True, gpus_each=2) == ResourceRequest(3, 16.0, 2.0)
+    assert share([HEAD], 2, False, gpus_each=0.5) == ResourceRequest(2, 4.0, 0.0)  # of no meaning without GPUs
     for count in range(1, 101):
         assert count * gpu_share(1 / count) <= 1
         assert gpu_share(round(1 / count, 4)) == gpu_share(1 / count)
@@ -73,11 +82,11 @@ def test_a_share_that_does_not_divide_gpus_is_refused(gpus_each: float) -> None:
 
 
 def test_room_for_more_of_a_team() -> None:
-    team = Team(2, 4.0, 0.5)
-    assert room([GPU_NODE], team) == 2
-    assert room([GPU_NODE, BIG], team) == 18
-    assert room([GPU_NODE, HEAD, {"CPU": 3.0, "GPU": 1.0}], team) == 2
-    assert room([HEAD], Team(1, 3.0, 0.0)) == 2
+    team = ResourceRequest(2, 4.0, 0.5)
+    assert capacity([GPU_NODE], team) == 2
+    assert capacity([GPU_NODE, BIG], team) == 18
+    assert capacity([GPU_NODE, HEAD, {"CPU": 3.0, "GPU": 1.0}], team) == 2
+    assert capacity([HEAD], ResourceRequest(1, 3.0, 0.0)) == 2
 
 
 def test_what_does_not_fit_is_said_with_the_way_out() -> None:

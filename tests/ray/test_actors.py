@@ -22,7 +22,7 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.distributed import actors as actors_module
 from eqr_ray.distributed.actors import Actors, Breadth, Turn
 from eqr_ray.distributed.cluster import nodes
-from eqr_ray.distributed.resources import Team, share
+from eqr_ray.distributed.resources import ResourceRequest, share
 from eqr_ray.inference.engine import Engine, Report, run_units
 from eqr_ray.inference.records import SETTLED, Records, concatenate
 from eqr_ray.inference.settings import Settings
@@ -36,7 +36,7 @@ SETTINGS = Settings(depth=6, breadth=4, seed=1, policy="settle", settle_below=0.
 SLOTS = 8
 INPUTS = puzzles(24)
 UNITS = plan(24, 4, 6, whole=False)
-ON_GPUS = Team(2, 0.5, 1.0)
+ON_GPUS = ResourceRequest(2, 0.5, 1.0)
 
 
 def here() -> dict[Unit, Records]:
@@ -46,7 +46,10 @@ def here() -> dict[Unit, Records]:
 
 
 def on_actors(
-    team: Team, factory: Callable[[], FakeNetwork], disturb: Callable[[int, Actors], None], elastic: bool = False
+    team: ResourceRequest,
+    factory: Callable[[], FakeNetwork],
+    disturb: Callable[[int, Actors], None],
+    elastic: bool = False,
 ) -> list[Unit]:
     """Run all units; `disturb` is called before each report. Every unit must come once, with the undisturbed rows."""
     expected, seen = here(), []
@@ -131,7 +134,7 @@ def test_the_restarts_of_one_puzzle_are_spread_over_actors(tmp_path: Path) -> No
     expected = [rows for report in run_units(engine, one, INPUTS) for _, rows in report.finished]
     won = expected[0].take(expected[0].status == SETTLED)
     assert won.segments.tolist() == [71]
-    with Actors(Team(3, 0.5, 0.0), partial(Signing, tmp_path), race, SLOTS) as actors:
+    with Actors(ResourceRequest(3, 0.5, 0.0), partial(Signing, tmp_path), race, SLOTS) as actors:
         reports = list(actors.run(one, INPUTS))
     assert [unit for report in reports for unit, _ in report.finished] == one
     assert_same(reports[-1].finished[0][1], expected[0])
@@ -140,7 +143,7 @@ def test_the_restarts_of_one_puzzle_are_spread_over_actors(tmp_path: Path) -> No
 
 
 def test_an_actor_that_dies_while_it_starts_is_replaced(tmp_path: Path) -> None:
-    on_actors(Team(2, 0.5, 0.0), partial(Stillborn, tmp_path), lambda number, actors: None)
+    on_actors(ResourceRequest(2, 0.5, 0.0), partial(Stillborn, tmp_path), lambda number, actors: None)
 
 
 def test_two_actors_share_a_gpu() -> None:
@@ -149,8 +152,8 @@ def test_two_actors_share_a_gpu() -> None:
     assert sorted(one["cuda_visible_devices"] for one in about) == ["0", "0", "1", "1"]
 
 
-@pytest.mark.parametrize("team", [Team(1, 1.0, 0.0), ON_GPUS], ids=["one", "two"])
-def test_actors_give_the_records_of_one_process(team: Team) -> None:
+@pytest.mark.parametrize("team", [ResourceRequest(1, 1.0, 0.0), ON_GPUS], ids=["one", "two"])
+def test_actors_give_the_records_of_one_process(team: ResourceRequest) -> None:
     on_actors(team, FakeNetwork, lambda number, actors: None)
 
 
@@ -177,7 +180,7 @@ def test_actors_that_end_themselves_in_the_middle_of_a_unit(tmp_path: Path) -> N
 
 def test_a_unit_that_always_kills_its_actor_is_given_up(tmp_path: Path) -> None:
     with (
-        Actors(Team(1, 1.0, 0.0), partial(DyingFake, tmp_path, times=100), SETTINGS, SLOTS) as actors,
+        Actors(ResourceRequest(1, 1.0, 0.0), partial(DyingFake, tmp_path, times=100), SETTINGS, SLOTS) as actors,
         pytest.raises(RayActorError),
     ):
         list(actors.run(UNITS, INPUTS))
@@ -186,7 +189,7 @@ def test_a_unit_that_always_kills_its_actor_is_given_up(tmp_path: Path) -> None:
 
 def test_a_team_that_cannot_be_placed_is_refused_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     message = "3 actors with 1 GPUs and 0.5 CPUs each were not placed within 3 s"
-    too_many = Actors(Team(3, 0.5, 1.0), FakeNetwork, SETTINGS, SLOTS)
+    too_many = Actors(ResourceRequest(3, 0.5, 1.0), FakeNetwork, SETTINGS, SLOTS)
     with monkeypatch.context() as patch:
         patch.setattr(actors_module, "START_TIMEOUT_S", 3.0)
         with pytest.raises(UserError, match=message):
@@ -225,7 +228,7 @@ def test_a_place_that_appears_is_used(
         if number == 2:
             assert len(actors.about()) == 2  # the newcomer has been started, and now is there
 
-    on_actors(Team(1, 0.5, 1.0), partial(Signing, tmp_path), wait, elastic=True)
+    on_actors(ResourceRequest(1, 0.5, 1.0), partial(Signing, tmp_path), wait, elastic=True)
     assert len(list(tmp_path.iterdir())) == 2
     assert "2 places for 1 actors, 1 of them free: 1 more" in caplog.text
 
@@ -253,7 +256,7 @@ def test_without_room_for_a_replacement_the_others_go_on(
 
 
 def test_the_last_actor_without_room_for_a_replacement_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Actors(Team(1, 0.5, 1.0), SlowFake, SETTINGS, SLOTS) as actors:
+    with Actors(ResourceRequest(1, 0.5, 1.0), SlowFake, SETTINGS, SLOTS) as actors:
         monkeypatch.setattr(actors_module, "START_TIMEOUT_S", 0.5)
         reports = actors.run(UNITS, INPUTS)
         for number in range(3):
@@ -277,7 +280,7 @@ def test_a_mistake_that_an_actor_finds_is_one_line() -> None:
 
 def test_the_nodes_of_a_cluster_are_what_is_shared() -> None:
     assert [(node["CPU"], node["GPU"]) for node in nodes()] == [(2.0, 2.0)]
-    assert share(nodes(), 2, use_gpus=True) == Team(2, 1.0, 1.0)
+    assert share(nodes(), 2, use_gpus=True) == ResourceRequest(2, 1.0, 1.0)
 
 
 def test_one_puzzle_is_shared_by_its_restarts() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from eqr_ray.model import Latent
-from eqr_ray.training.backend import LocalEngine
+from eqr_ray.training.backend import LocalBackend
 from eqr_ray.training.carry import Carry, empty_carry, exploration_minimum, halt, noise_keys, refill
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.loop import rows_of
@@ -84,16 +84,16 @@ def test_noise_keys_differ_by_row_step_and_segment(bench) -> None:
 def test_two_workers_draw_what_one_draws(bench) -> None:
     """Without updates the trajectories of a row are the same, whoever holds it."""
 
-    class Still(LocalEngine):
+    class Still(LocalBackend):
         def accumulate(self, loss: torch.Tensor) -> None:
             return
 
     def run(rank: int, workers: int) -> Carry:
         config = bench.config
-        engine = Still(bench.model(), config, torch.device("cpu"))
-        carry = empty_carry(engine.model, rows_of(rank, workers, config.batch), torch.float32, engine.device)
+        backend = Still(bench.model(), config, torch.device("cpu"))
+        carry = empty_carry(backend.model, rows_of(rank, workers, config.batch), torch.float32, backend.device)
         for step in range(7):
-            carry, _ = training_step(engine, carry, bench.sampler(config), config, step)
+            carry, _ = training_step(backend, carry, bench.sampler(config), config, step)
         return carry
 
     whole, parts = run(0, 1), [run(rank, 2) for rank in range(2)]

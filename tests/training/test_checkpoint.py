@@ -18,9 +18,9 @@ from torch import Tensor
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.model.network import Segment
-from eqr_ray.training.backend import LocalEngine
+from eqr_ray.training.backend import LocalBackend
 from eqr_ray.training.checkpoint import adopt, choose_checkpoint, load_checkpoint, newest_checkpoint
-from eqr_ray.training.collective import agreed, together
+from eqr_ray.training.collective import broadcast, collective_call
 from eqr_ray.training.ema import Ema
 from eqr_ray.training.loop import train
 from eqr_ray.training.validate import validate
@@ -42,10 +42,10 @@ class Group:
         return total
 
 
-class Member(LocalEngine):
+class Member(LocalBackend):
     """One worker of a group."""
 
-    def __init__(self, local: LocalEngine, group: Group, rank: int) -> None:
+    def __init__(self, local: LocalBackend, group: Group, rank: int) -> None:
         self.__dict__.update(local.__dict__)
         self.group, self.rank, self.workers = group, rank, group.barrier.parties  # type: ignore[misc]
 
@@ -59,7 +59,7 @@ def by_two(bench, work: Callable[[Member], Any]) -> list[Any]:
 
     def outcome(rank: int) -> Any:
         try:
-            return work(Member(bench.engine(), group, rank))
+            return work(Member(bench.backend(), group, rank))
         except (UserError, OSError) as error:
             return error
 
@@ -75,14 +75,14 @@ def test_what_one_worker_finds_wrong_is_said_by_all(bench, faulty: int, error: E
             raise error
         return rank
 
-    outcomes = by_two(bench, lambda engine: together(engine, lambda: make(engine.rank)))
+    outcomes = by_two(bench, lambda backend: collective_call(backend, lambda: make(backend.rank)))
     if error is None:
         assert outcomes == [0, 1]
     else:
         assert all(str(error) in str(outcome) for outcome in outcomes)
         assert outcomes[faulty] is error
         assert isinstance(outcomes[1 - faulty], UserError) == isinstance(error, UserError)
-    assert by_two(bench, lambda engine: agreed(engine, 7 + engine.rank)) == [7, 7]
+    assert by_two(bench, lambda backend: broadcast(backend, 7 + backend.rank)) == [7, 7]
 
 
 def test_every_worker_resumes_from_the_step_that_the_first_one_chose(bench, tmp_path: Path) -> None:
@@ -92,16 +92,19 @@ def test_every_worker_resumes_from_the_step_that_the_first_one_chose(bench, tmp_
     first.mkdir()
     shutil.copytree(second / "00000010", first / "00000010")
 
-    def resume(engine: Member) -> tuple[int, list[int]]:
-        checkpoint = choose_checkpoint((first, second)[engine.rank], "same", engine)
+    def resume(backend: Member) -> tuple[int, list[int]]:
+        checkpoint = choose_checkpoint((first, second)[backend.rank], "same", backend)
         assert checkpoint is not None
-        ema = Ema(engine.parameters(), 0.9)
-        rows = range(4 * engine.rank, 4 * engine.rank + 4)
-        return checkpoint.step, load_checkpoint(checkpoint, engine, ema, rows).rows.tolist()
+        ema = Ema(backend.parameters(), 0.9)
+        rows = range(4 * backend.rank, 4 * backend.rank + 4)
+        return checkpoint.step, load_checkpoint(checkpoint, backend, ema, rows).rows.tolist()
 
     assert by_two(bench, resume) == [(10, [0, 1, 2, 3]), (10, [4, 5, 6, 7])]
     empty = tmp_path / "empty"
-    assert by_two(bench, lambda engine: choose_checkpoint((empty, second)[engine.rank], "same", engine)) == [None, None]
+    assert by_two(bench, lambda backend: choose_checkpoint((empty, second)[backend.rank], "same", backend)) == [
+        None,
+        None,
+    ]
 
 
 def test_a_checkpoint_that_one_worker_cannot_read_stops_both(bench, tmp_path: Path) -> None:
@@ -109,34 +112,34 @@ def test_a_checkpoint_that_one_worker_cannot_read_stops_both(bench, tmp_path: Pa
     bench.train(first)
     second.mkdir()
     shutil.copytree(first / "00000010", second / "00000010")  # the second worker's listing is older
-    outcomes = by_two(bench, lambda engine: choose_checkpoint((first, second)[engine.rank], "same", engine))
+    outcomes = by_two(bench, lambda backend: choose_checkpoint((first, second)[backend.rank], "same", backend))
     assert all(isinstance(outcome, OSError) and "00000020" in str(outcome) for outcome in outcomes)
     shutil.copytree(first / "00000020", second / "00000020")
     (second / "00000020" / "optimizer.safetensors").write_bytes(b"")
 
-    def resume(engine: Member) -> None:
-        checkpoint = choose_checkpoint((first, second)[engine.rank], "same", engine)
+    def resume(backend: Member) -> None:
+        checkpoint = choose_checkpoint((first, second)[backend.rank], "same", backend)
         assert checkpoint is not None
-        load_checkpoint(checkpoint, engine, Ema(engine.parameters(), 0.9), range(8))
+        load_checkpoint(checkpoint, backend, Ema(backend.parameters(), 0.9), range(8))
 
     outcomes = by_two(bench, resume)
     assert all("optimizer.safetensors has changed" in str(outcome) for outcome in outcomes)
-    refusals = by_two(bench, lambda engine: choose_checkpoint(first, "other", engine))
+    refusals = by_two(bench, lambda backend: choose_checkpoint(first, "other", backend))
     assert all("written by another experiment" in str(refusal) for refusal in refusals)
 
 
 def test_fixed_starts_come_back(bench, tmp_path: Path) -> None:
     fixed = {"start": "fixed"}
-    engine = bench.engine(**fixed)
-    train(engine, bench.job(tmp_path))
-    other = bench.engine(**fixed)
+    backend = bench.backend(**fixed)
+    train(backend, bench.job(tmp_path))
+    other = bench.backend(**fixed)
     with torch.no_grad():
         for _, buffer in other.model.named_buffers():
             buffer.zero_()
     checkpoint = newest_checkpoint(tmp_path)
     assert checkpoint is not None
     load_checkpoint(checkpoint, other, Ema(other.parameters(), 0.9), range(8))
-    buffers = dict(engine.model.named_buffers())
+    buffers = dict(backend.model.named_buffers())
     assert set(buffers) == {"z_H_init", "z_L_init"}
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in other.model.named_buffers())
 
@@ -159,7 +162,7 @@ def test_the_one_just_written_is_never_pruned(bench, tmp_path: Path) -> None:
         shutil.copytree(tmp_path / f"{figures['step']:08d}", tmp_path / "00000099", dirs_exist_ok=True)
 
     config = replace(bench.config, steps=14, checkpoint_every=1, keep_checkpoints=1)
-    train(bench.engine(config), bench.job(tmp_path, config, report=steps_later))
+    train(bench.backend(config), bench.job(tmp_path, config, report=steps_later))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000014", "00000099"]
 
 
@@ -188,7 +191,7 @@ def test_padding_is_not_asked_in_validation() -> None:
 
 
 def test_a_checkpoint_is_adopted_by_another_experiment(bench, tmp_path: Path) -> None:
-    train(bench.engine(), bench.job(tmp_path / "one"))
+    train(bench.backend(), bench.job(tmp_path / "one"))
     source = newest_checkpoint(tmp_path / "one")
     assert source is not None
     adopt(source.folder, tmp_path / "two", "another")

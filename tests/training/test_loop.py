@@ -55,7 +55,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(bench, tmp_path: Path, caplog
 def test_a_foreign_checkpoint_is_refused(bench, tmp_path: Path) -> None:
     bench.train(tmp_path, steps=10)
     with pytest.raises(UserError, match="written by another experiment"):
-        train(bench.engine(), bench.job(tmp_path, experiment="other"))
+        train(bench.backend(), bench.job(tmp_path, experiment="other"))
 
 
 def test_a_checkpoint_does_not_know_how_many_workers_wrote_it(bench, tmp_path: Path) -> None:
@@ -69,11 +69,11 @@ def test_a_checkpoint_does_not_know_how_many_workers_wrote_it(bench, tmp_path: P
 
 
 def test_an_infinite_loss_ends_the_run(bench, tmp_path: Path) -> None:
-    engine = bench.engine()
+    backend = bench.backend()
     with torch.no_grad():
-        engine.model.lm_head.fill_(float("nan"))
+        backend.model.lm_head.fill_(float("nan"))
     with pytest.raises(TrainingDiverged, match="before step 5"):
-        train(engine, bench.job(tmp_path))
+        train(backend, bench.job(tmp_path))
     assert newest_checkpoint(tmp_path) is None
 
 
@@ -95,7 +95,7 @@ def test_an_interrupt_leaves_a_checkpoint_of_that_step(bench, tmp_path: Path) ->
         return len(asked) == 7
 
     with pytest.raises(KeyboardInterrupt):
-        train(bench.engine(), bench.job(tmp_path, interrupted=interrupted))
+        train(bench.backend(), bench.job(tmp_path, interrupted=interrupted))
     newest = newest_checkpoint(tmp_path)
     assert newest is not None
     assert newest.step == 7

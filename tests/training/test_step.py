@@ -14,12 +14,12 @@ from eqr_ray.training.step import training_step
 
 def steps(bench, count: int, **changes):
     config = replace(bench.config, **changes)
-    engine = bench.engine(config)
-    engine.set_learning_rate(1e-3)
-    carry = empty_carry(engine.model, range(config.batch), torch.float32, engine.device)
+    backend = bench.backend(config)
+    backend.set_learning_rate(1e-3)
+    carry = empty_carry(backend.model, range(config.batch), torch.float32, backend.device)
     for step in range(count):
-        carry, sums = training_step(engine, carry, bench.sampler(config), config, step)
-    return engine, carry, sums
+        carry, sums = training_step(backend, carry, bench.sampler(config), config, step)
+    return backend, carry, sums
 
 
 @pytest.mark.parametrize("accumulation", [2, 4])
@@ -49,8 +49,8 @@ def test_supervised_segments() -> None:
 @pytest.mark.parametrize("schedule", ["vanilla", "trajectory"])
 def test_whole_trajectories_make_one_update(bench, schedule: str, halting: str, monkeypatch) -> None:
     monkeypatch.setattr("eqr_ray.model.reasoner.Q_BIAS", 5.0)  # every row wants to halt at once, and may not
-    engine, carry, sums = steps(bench, 3, schedule=schedule, halting=halting, supervise_every=2)
-    assert {held["steps"] for held in engine.optimizer.state.values()} == {3}
+    backend, carry, sums = steps(bench, 3, schedule=schedule, halting=halting, supervise_every=2)
+    assert {held["steps"] for held in backend.optimizer.state.values()} == {3}
     assert carry.age.tolist() == [4] * 8
     assert carry.draws.tolist() == [3] * 8
     assert float(sums.halted) == 8.0
