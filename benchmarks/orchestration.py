@@ -34,7 +34,7 @@ from torch import Tensor
 
 from eqr_ray.distributed.actors import Actors
 from eqr_ray.distributed.cluster import start_ray
-from eqr_ray.distributed.resources import Team
+from eqr_ray.distributed.resources import ResourceRequest
 from eqr_ray.inference.engine import Engine, run_units
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.units import Unit, plan
@@ -195,7 +195,7 @@ def bare_rates(work: RealWork) -> Rates:
 
 def actors_rates(work: RealWork) -> Rates:
     """Two actors in a cluster that stands; both have work until the last unit has been asked for."""
-    team, unread = Team(2, 1.0, 0.0), True
+    team, unread = ResourceRequest(2, 1.0, 0.0), True
 
     def units() -> Iterator[Unit]:
         nonlocal unread

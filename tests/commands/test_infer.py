@@ -23,7 +23,7 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict
 from eqr_ray.data.arrow_store import write_split
 from eqr_ray.distributed import answering
-from eqr_ray.distributed.resources import Node, Team
+from eqr_ray.distributed.resources import Node, ResourceRequest
 from eqr_ray.inference.records import Records, concatenate, read_part
 from eqr_ray.inference.run import InferConfig
 from eqr_ray.storage.run_dir import locked
@@ -196,16 +196,18 @@ NODE = {"CPU": 8.0, "GPU": 1.0}
     ("there", "options", "joined", "team"),
     [
         ([NODE], {}, False, None),  # one GPU needs no Ray
-        ([{"CPU": 8.0, "GPU": 2.0}], {}, False, Team(2, 4.0, 1.0)),
-        ([{"CPU": 8.0}, NODE, NODE], {}, True, Team(2, 8.0, 1.0)),
-        ([{"CPU": 2.0}], {}, True, Team(2, 1.0, 0.0)),
-        ([NODE], {"actors": 2, "device": "cpu"}, False, Team(2, 4.0, 0.0)),
+        ([{"CPU": 8.0, "GPU": 2.0}], {}, False, ResourceRequest(2, 4.0, 1.0)),
+        ([{"CPU": 8.0}, NODE, NODE], {}, True, ResourceRequest(2, 8.0, 1.0)),
+        ([{"CPU": 2.0}], {}, True, ResourceRequest(2, 1.0, 0.0)),
+        ([NODE], {"actors": 2, "device": "cpu"}, False, ResourceRequest(2, 4.0, 0.0)),
         ([NODE, NODE], {"actors": 0}, True, None),
-        ([NODE, NODE], {"gpus_each": 0.5}, True, Team(4, 4.0, 0.5)),
-        ([NODE], {"actors": 2, "gpus_each": 0.5}, False, Team(2, 4.0, 0.5)),
+        ([NODE, NODE], {"gpus_each": 0.5}, True, ResourceRequest(4, 4.0, 0.5)),
+        ([NODE], {"actors": 2, "gpus_each": 0.5}, False, ResourceRequest(2, 4.0, 0.5)),
     ],
 )
-def test_who_works(files: dict[str, Path], there: list[Node], options: dict, joined: bool, team: Team | None) -> None:
+def test_who_works(
+    files: dict[str, Path], there: list[Node], options: dict, joined: bool, team: ResourceRequest | None
+) -> None:
     keys = {"checkpoint": "c", "data": "d", **options}
     config = from_dict(InferConfig, door_config("infer", [f"{key}={value}" for key, value in keys.items()]))
     assert answering.team_of(config, there, joined) == team
