@@ -35,7 +35,7 @@ from eqr_ray.search.study import SearchConfig, search_of
 from eqr_ray.search.sweep_config import FREE, SweepConfig, counts, identity, reasons, trials_of
 from eqr_ray.search.table import write_trials
 from eqr_ray.search.tpe import importances
-from eqr_ray.search.trial_dirs import MANIFEST, TRIALS, Trials, begin, check, stored
+from eqr_ray.search.trial_dirs import TRIALS, Trials, begin, check, stored
 from eqr_ray.storage.atomic import write_bytes, write_json
 from eqr_ray.storage.remote_sync import fetch, mirror_of, mirrored
 from eqr_ray.storage.run_dir import locked
@@ -47,7 +47,7 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
     """`values` are the door's keys, `given` those that were typed: a resume takes the others from the sweep."""
     with ExitStack() as stack:
         if place := values["resume"] or values["out"]:
-            fetch(Path(place), values["mirror"], MANIFEST)
+            fetch(Path(place), values["mirror"])
         config = from_dict(SweepConfig, continued(values, given) if values["resume"] else values)
         space = search_read(config, given)
         folder = config.folder
@@ -65,7 +65,7 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
         begin(folder, is_what, count)
         url = mirror_of(values, given, folder)
         write_json(folder / "config.json", {**to_dict(config), "out": str(folder), "resume": None})
-        stack.enter_context(mirrored(folder, url, MANIFEST))
+        stack.enter_context(mirrored(folder, url))
         try:
             if isinstance(sweep, TrainingSweep):
                 trials = search(sweep, count, run)

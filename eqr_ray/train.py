@@ -28,7 +28,6 @@ from eqr_ray.storage.progress import duration, followed
 from eqr_ray.storage.remote_sync import fetch, mirror_of, mirrored
 from eqr_ray.storage.run_dir import (
     CHECKPOINTS,
-    CONFIG,
     LOG,
     check_new,
     locked,
@@ -65,13 +64,13 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> int:
     if values["mirror"] is not None and values["resume"] is None and values["out"] is None:
         raise UserError("mirror= needs out=: the folder that is copied")
     url = mirror_of(values, given, folder)
-    fetch(folder, url, CONFIG)
+    fetch(folder, url)
     try:
         make(check_only=True)  # a mistake leaves nothing behind, and no folder that is no run is made to look like one
     except Finished:
-        with locked(folder), mirrored(folder, url, CONFIG):  # the copy may lack its end
+        with locked(folder), mirrored(folder, url):  # the copy may lack its end
             raise
-    with locked(folder), mirrored(folder, url, CONFIG):
+    with locked(folder), mirrored(folder, url):
         experiment = make(check_only=False)
         try:
             with followed(folder / LOG, experiment.training.steps, sys.stderr):

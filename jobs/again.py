@@ -25,13 +25,13 @@ def command(door: str, arguments: Sequence[str]) -> list[str]:
     run = Path(given.get("out", ""))
     url = None if given.get("mirror", "null") == "null" else given["mirror"]
     if door in MADE and "out" in given:
-        fetch(run, url, MADE[door])
+        fetch(run, url)
     if door not in MADE or "out" not in given or not (run / MADE[door]).is_file():
         return [*arguments]
     kept = [argument for argument in arguments if not argument.startswith(("out=", "recipe="))]  # the run has both
     words = [*kept, f"resume={run}"]
     if door == "train" and (run / "summary.json").is_file() and is_finished(words, run):
-        with mirrored(run, url, MADE[door]):  # the copy may lack its end
+        with mirrored(run, url):  # the copy may lack its end
             return []
     return words
 

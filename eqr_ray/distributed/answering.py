@@ -29,7 +29,6 @@ from eqr_ray.distributed.resources import (
     uses_gpus,
 )
 from eqr_ray.inference.engine import Engine, Report, run_units
-from eqr_ray.inference.record_dir import MANIFEST
 from eqr_ray.inference.run import InferConfig, Job, begin, carry_out, finish, prepare, started
 from eqr_ray.inference.units import Unit
 from eqr_ray.model.runtime import device_named
@@ -106,7 +105,7 @@ def answer(config: InferConfig, check: Callable[[Job], None] | None = None) -> t
     address = config.address or os.environ.get("RAY_ADDRESS")
     with ExitStack() as stack:
         if config.out is not None:
-            fetch(Path(config.out), config.mirror, MANIFEST)
+            fetch(Path(config.out), config.mirror)
         joined = address is not None and config.actors != 0
         if joined:
             stack.enter_context(start_ray(address))
@@ -121,6 +120,6 @@ def answer(config: InferConfig, check: Callable[[Job], None] | None = None) -> t
             check(job)
         stack.enter_context(locked(job.folder.path))
         begin(job)
-        stack.enter_context(mirrored(job.folder.path, config.mirror, MANIFEST))
+        stack.enter_context(mirrored(job.folder.path, config.mirror))
         work(job, team, joined)
         return finish(job, team.workers if team else 0), job.folder.path

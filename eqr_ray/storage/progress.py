@@ -1,6 +1,6 @@
-"""The line that a user watches, read from log.jsonl: the same for a laptop's loop and a cluster's workers.
+"""How far a command is, on stderr: one line that is kept up to date on a terminal, a line now and then elsewhere.
 
-One refreshed line on a terminal, one line per log entry on a pipe.
+Rates are over the last half minute: compilation, the start of Ray and earlier sittings do not count.
 """
 
 from __future__ import annotations
@@ -9,13 +9,141 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-POLL_S = 0.25
-SHOW_EVERY_S = 0.5  # on a terminal; elsewhere a line every 30 s
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Display
+from rich.text import Text
+
+WINDOW_S = 30.0
+PLAIN_EVERY_S = 30.0  # between two lines where stderr is no terminal
+POLL_S = 0.25  # between two looks at a log
+
+
+class Rate:
+    """The rate at which a count grows, over a moving window."""
+
+    def __init__(self, window_s: float = WINDOW_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._window_s, self._clock = window_s, clock
+        self._samples: deque[tuple[float, float]] = deque()  # seconds, count
+
+    def add(self, count: float) -> None:
+        """So many by now."""
+        now_s = self._clock()
+        self._samples.append((now_s, count))
+        while len(self._samples) > 2 and now_s - self._samples[1][0] >= self._window_s:
+            self._samples.popleft()
+
+    def per_s(self) -> float | None:
+        """None: it is not known yet."""
+        if len(self._samples) < 2:
+            return None
+        (first_s, first), (last_s, last) = self._samples[0], self._samples[-1]
+        return (last - first) / (last_s - first_s) if last_s > first_s and last > first else None
+
+
+class Progress:
+    """Shows how many of `total` are done. Use as a context.
+
+    `unit`: what is counted, in the plural. `left_s` of an update: the time left where the caller knows better than the
+    rate of the count.
+    """
+
+    def __init__(
+        self, total: int, unit: str, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._total, self._unit, self._clock = total, unit, clock
+        self._rate = Rate(clock=clock)
+        self._line, self._shown_s, self._is_shown = "", clock(), True
+        self._stream = sys.stderr if stream is None else stream
+        console = Console(file=self._stream, highlight=False, markup=False)
+        self._terminal = console.is_terminal
+        columns = TextColumn("{task.description}", markup=False), BarColumn(bar_width=20)
+        self._display = Display(
+            *columns, console=console, transient=True, refresh_per_second=2, disable=not self._terminal
+        )
+        self._task = self._display.add_task("", total=max(total, 1))
+
+    def __enter__(self) -> Progress:
+        self._display.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._display.stop()
+        if not self._is_shown:
+            self._print(self._line)
+
+    def update(self, done: float, words: str = "", left_s: float | None = None) -> None:
+        """So many are done; `words` are shown behind the count and its rate."""
+        self._rate.add(done)
+        rate = self._rate.per_s()
+        if left_s is None and rate is not None:
+            left_s = max(0.0, self._total - done) / rate
+        parts = [f"{done:,.0f}/{self._total:,} {self._unit}", "" if rate is None else f"{rate:,.3g} {self._unit}/s"]
+        parts += [words, "" if left_s is None else f"{duration(left_s)} left"]
+        self._line, self._is_shown = "  ".join(part for part in parts if part), self._terminal
+        self._display.update(self._task, completed=done, description=self._line)
+        if not self._terminal and self._clock() - self._shown_s >= PLAIN_EVERY_S:
+            self._print(self._line)
+
+    def message(self, words: str) -> None:
+        """A line that stays."""
+        if self._terminal:
+            self._display.console.print(Text(words), soft_wrap=True)
+        else:
+            print(words, file=self._stream, flush=True)
+
+    def __call__(self, entry: dict[str, Any]) -> None:
+        """A warning of a run log."""
+        if entry.get("event") == "warning":
+            self.message(f"warning: {entry.get('message')}")
+
+    def _print(self, line: str) -> None:
+        self._shown_s, self._is_shown = self._clock(), True
+        print(line, file=self._stream, flush=True)
+
+
+def print_warning(entry: dict[str, Any]) -> None:
+    """A sink for the run log of a command that shows no progress."""
+    if entry.get("event") == "warning":
+        print(f"warning: {entry.get('message')}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def polled(look: Callable[[], None]) -> Iterator[None]:
+    """Call `look` every now and then in a thread while the block runs, and once more after it."""
+    done = threading.Event()
+
+    def poll() -> None:
+        while not done.wait(POLL_S):
+            look()
+
+    thread = threading.Thread(target=poll, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        look()
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+# ---- goes when the commands are moved
+
+SHOW_EVERY_S = 0.5
 SHOW_EVERY_ELSEWHERE_S = 30.0
 
 
@@ -96,14 +224,6 @@ def describe(entry: dict[str, Any], steps: int) -> str:
             return f"warning: {entry['message']}"
         case _:
             return ""
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 20 min`."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class ProgressLine:

@@ -1,13 +1,11 @@
-"""A run's folder, copied to a place that outlives the machines: s3://bucket/runs/one, gs://..., or any fsspec address.
+"""A copy of a run's folder in a place that outlives the machines: s3://bucket/runs/one, gs://..., any fsspec address.
 
-Why here: a run works in a folder of its own disk, where files can be renamed, locked and appended to; object stores
-know none of that. So the driver copies what is finished there, file by file, while the run goes on, and a driver on
-another machine begins by fetching it. Doors alone know of it: `fetch` before anything is looked at, `mirrored` once the
-folder is known to be the run's own, and locked.
+A run works in a folder of its own disk, where files can be renamed, locked and appended to. The driver copies what is
+finished, file by file, while the run goes on, and a driver on another machine begins by fetching it. What makes a
+folder whole goes last (`state.json` of a checkpoint, `summary.json` of a run) and is removed first, so a half-copied
+checkpoint is never chosen. A store that does not answer holds nothing up: what it has missed is copied later.
 
-What makes a folder whole goes last (`state.json` of a checkpoint, `summary.json` of a run) and is removed first, so a
-half-copied checkpoint is never chosen. A file of an object store is there whole or not at all; elsewhere it is written
-under another name and moved. A store that does not answer holds nothing up: what it has missed is copied later.
+S3 and GCS are reached by pyarrow's clients behind fsspec's interface: s3fs pins a botocore that excludes boto3's own.
 """
 
 from __future__ import annotations
@@ -18,33 +16,37 @@ import os
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]
-from pyarrow import ArrowInvalid, ArrowNotImplementedError, BufferReader
-from pyarrow.fs import FileSelector, FileSystem, FileType, FSSpecHandler, LocalFileSystem, PyFileSystem
+from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-untyped]
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+from pyarrow.fs import FileSystem
 
 from eqr_ray.config.errors import Failure, UserError
+from eqr_ray.storage.run_dir import CONFIG, LOCK, MANIFEST, SUMMARY
 
 EVERY_S = 5.0  # between two looks at the folder
 PATIENCE_S, PAUSE_S = 120.0, 2.0  # for a store that does not answer, at the end of a run ...
 LEAVING_S = 30.0  # ... and of one that was interrupted or failed: somebody waits, and may not wait long
-LAST = ("state.json", "end.json", "config.json", "manifest.json", "summary.json")  # in this order
-LOCAL = frozenset({"lock.json", "ray"})  # of the machine, not of the run
+LAST = ("state.json", "end.json", MANIFEST, CONFIG, SUMMARY)  # in this order
+LOCAL = frozenset({LOCK, "ray"})  # of the machine, not of the run
 PARTIAL = ".partial"
+BY_PYARROW = ("s3", "gs", "gcs")
 ALLOWED = "s3://bucket/path, gs://bucket/path, ..."
 GONE = (-1, -1)  # size and time of a file that only the store has
 
 log = logging.getLogger(__name__)
 
 
-class Mirror:
-    """A folder and its copy. `sign` is the file that every run of its kind has at the top."""
+class RemoteCopy:
+    """The copy of `folder` at `url`. UserError: `url` is no address, or cannot be reached."""
 
-    def __init__(self, folder: Path, url: str, sign: str) -> None:
-        self.folder, self.url, self.sign = folder, url, sign
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder, self.url = folder, url
         self._store, root = store_of(url)
         self._root = PurePosixPath(root)
         self._sent: dict[str, tuple[int, int]] = {}  # what is there: (size, time of change in ns) here, by name
@@ -58,7 +60,8 @@ class Mirror:
             path = self.folder / name
             if not path.resolve().is_relative_to(self.folder.resolve()):
                 raise UserError(f"mirror={self.url} holds {name}, which leads out of the run's folder")
-            content = self._read(name)
+            with self._readable():
+                content = self._store.cat_file(str(self._root / name))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         return len(names)
@@ -81,13 +84,11 @@ class Mirror:
         """Copy what is new or has changed, remove what is gone. OSError: the store does not answer, or the folder is
         not there any more (whose copy is then left alone)."""
         here = self._here()
-        if self.sign in self._sent and self.sign not in here:
-            raise OSError(f"{self.folder} has lost its {self.sign}")
+        if CONFIG in self._sent and CONFIG not in here:
+            raise OSError(f"{self.folder} has lost its {CONFIG}")
         for name in sorted(self._sent.keys() - here.keys(), key=_rank, reverse=True):
-            with _answering():
-                path = str(self._root / name)
-                if self._store.get_file_info(path).type == FileType.File:
-                    self._store.delete_file(path)
+            with _as_os_error(), suppress(FileNotFoundError):
+                self._store.rm_file(str(self._root / name))
             del self._sent[name]
         missed: set[str] = set()  # folders in which a file went away while it was copied
         for name in sorted(here, key=_rank):
@@ -120,53 +121,47 @@ class Mirror:
 
     def _there(self) -> dict[str, int]:
         """Sizes by name. UserError: the store does not answer."""
-        try:
-            with _answering():
-                selector = FileSelector(str(self._root), recursive=True, allow_not_found=True)
-                infos = [info for info in self._store.get_file_info(selector) if info.type == FileType.File]
-        except OSError as error:
-            raise UserError(f"mirror={self.url} cannot be read ({_first_line(error)})") from error
-        sizes = {str(PurePosixPath(info.path).relative_to(self._root)): info.size for info in infos}
+        with self._readable():
+            self._store.invalidate_cache()
+            files = dict(_files(self._store, str(self._root)))
+        sizes = {str(PurePosixPath(path).relative_to(self._root)): size for path, size in files.items()}
         return {name: size for name, size in sizes.items() if all(map(_is_shared, name.split("/")))}
 
-    def _read(self, name: str) -> bytes:
+    def _put(self, name: str, content: bytes) -> None:
+        """A file of an object store is there whole or not at all; elsewhere it is written beside its place."""
+        path = self._root / name
+        with _as_os_error():
+            if isinstance(self._store, LocalFileSystem):
+                self._store.makedirs(str(path.parent), exist_ok=True)
+                temporary = str(path.with_name(f".{path.name}.tmp"))
+                self._store.pipe_file(temporary, content)
+                self._store.mv(temporary, str(path))
+            else:
+                self._store.pipe_file(str(path), content)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
         try:
-            with _answering(), self._store.open_input_stream(str(self._root / name)) as stream:
-                content: bytes = stream.read()
-                return content
+            with _as_os_error():
+                yield
         except OSError as error:
             raise UserError(f"mirror={self.url} cannot be read ({_first_line(error)})") from error
 
-    def _put(self, name: str, content: bytes) -> None:
-        path = self._root / name
-        with _answering():
-            if isinstance(self._store, LocalFileSystem):
-                self._store.create_dir(str(path.parent), recursive=True)
-                temporary = path.with_name(f".{path.name}.tmp")
-                self._write(temporary, content)
-                self._store.move(str(temporary), str(path))
-            else:
-                self._write(path, content)
 
-    def _write(self, path: PurePosixPath, content: bytes) -> None:
-        with self._store.open_output_stream(str(path)) as stream:
-            stream.upload(BufferReader(content))
-
-
-def store_of(url: str) -> tuple[FileSystem, str]:
+def store_of(url: str) -> tuple[AbstractFileSystem, str]:
     """(the file system, the path in it) of an address. UserError: it is none, names no folder, or does not answer."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or not rest.strip("/"):
+        raise UserError(f"mirror={url} is not allowed: {ALLOWED}")
     try:
-        store, root = FileSystem.from_uri(url)
-    except (ArrowInvalid, ArrowNotImplementedError, ValueError):
-        try:
-            system, root = url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise UserError(f"mirror={url} is not allowed: {ALLOWED} ({error})") from error
-        store = PyFileSystem(FSSpecHandler(system))
+        if scheme in BY_PYARROW:
+            store, root = FileSystem.from_uri(url)
+            return ArrowFSWrapper(store), root
+        store, root = url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"mirror={url} is not allowed: {ALLOWED} ({_first_line(error)})") from error
     except OSError as error:
         raise UserError(f"mirror={url} cannot be reached ({_first_line(error)})") from error
-    if "://" not in url or not root.strip("/"):
-        raise UserError(f"mirror={url} is not allowed: {ALLOWED}")
     return store, root
 
 
@@ -176,23 +171,23 @@ def mirror_of(values: dict[str, Any], given: Collection[str], folder: Path) -> s
     if typed is not None or "mirror" in given:
         return typed
     try:
-        kept = json.loads((folder / "config.json").read_text())["mirror"]
-    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it, the door says
+        before = json.loads((folder / CONFIG).read_text())["mirror"]
+    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it, the command says
         return None
-    return kept if isinstance(kept, str) else None
+    return before if isinstance(before, str) else None
 
 
-def fetch(folder: Path, url: str | None, sign: str) -> None:
-    """Bring a run here that only its copy has. A folder with anything in it is left to the door.
+def fetch(folder: Path, url: str | None) -> None:
+    """Bring a run here that only its copy has. A folder with anything in it is left to the command.
 
     UserError: the store does not answer."""
     holds = {path.name for path in folder.iterdir() if _is_shared(path.name)} if folder.is_dir() else set()
-    if url is not None and not holds and not folder.is_file() and (count := Mirror(folder, url, sign).fetch()):
+    if url is not None and not holds and not folder.is_file() and (count := RemoteCopy(folder, url).fetch()):
         log.warning("%d files fetched from %s", count, url)
 
 
 @contextmanager
-def mirrored(folder: Path, url: str | None, sign: str) -> Iterator[None]:
+def mirrored(folder: Path, url: str | None) -> Iterator[None]:
     """Keep a copy of `folder` at `url` while the block runs, and complete it at the end. None: nothing is copied.
 
     UserError: the store does not answer at the start, or is ahead. Failure: it does not answer at the end; where the
@@ -201,9 +196,9 @@ def mirrored(folder: Path, url: str | None, sign: str) -> Iterator[None]:
     if url is None:
         yield
         return
-    mirror = Mirror(folder, url, sign)
-    mirror.compare()
-    copier = _Copier(mirror)
+    copy = RemoteCopy(folder, url)
+    copy.compare()
+    copier = _Copier(copy)
     copier.start()
     try:
         yield
@@ -218,20 +213,20 @@ def mirrored(folder: Path, url: str | None, sign: str) -> Iterator[None]:
 class _Copier(threading.Thread):
     """Sends until it is told to finish, and then until it has sent everything once more."""
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, copy: RemoteCopy) -> None:
         super().__init__(daemon=True)  # a store that hangs must not hold the process
-        self._mirror, self._why = mirror, ""
+        self._copy, self._why = copy, ""
         self._ending, self._done = threading.Event(), threading.Event()
 
     def run(self) -> None:
         while not self._done.is_set():
             ending = self._ending.wait(EVERY_S)
             try:
-                self._mirror.send()
+                self._copy.send()
                 self._why = ""
             except OSError as error:
                 if not self._why:
-                    log.warning("mirror=%s: going on without a copy (%s)", self._mirror.url, _first_line(error))
+                    log.warning("mirror=%s: going on without a copy (%s)", self._copy.url, _first_line(error))
                 self._why = _first_line(error)
                 if ending:
                     time.sleep(PAUSE_S)
@@ -262,8 +257,21 @@ def _ahead(only_there: Iterable[str], here: Collection[str]) -> str | None:
     return None
 
 
+def _files(store: AbstractFileSystem, root: str) -> Iterator[tuple[str, int]]:
+    """(path, size) of every file below `root`. Not `find`: to that, a store that does not answer is an empty one."""
+    try:
+        entries = store.ls(root, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry["type"] == "directory" and entry["name"].rstrip("/") != root.rstrip("/"):
+            yield from _files(store, entry["name"])
+        elif entry["type"] == "file":
+            yield entry["name"], entry["size"]
+
+
 @contextmanager
-def _answering() -> Iterator[None]:
+def _as_os_error() -> Iterator[None]:
     """Whatever a store's library raises is an OSError."""
     try:
         yield

@@ -1,7 +1,11 @@
-"""The folder of a training run: what it is (config.json), whether it is finished (summary.json), who is at it (lock).
+"""The folder of a run, the same for every command: what the run is, whether it is finished, who is working in it.
 
-A run has one driver at a time. The lock names it by host, process number and start time of the process, so that the
-lock of a driver that died is recognised, even when its number has been given to another process since.
+    manifest.json   kind, identity (values in which another run would differ) and its hash
+    config.json     the configuration; written last when a run begins: without it there is no run
+    log.jsonl       what happened; summary.json: of a finished run; lock.json: while a process works here
+
+The lock names a process by host, number and start time, so that the lock of a process that died is recognised, even
+when its number has been given to another one since.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,13 +24,194 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import from_dict, read_json
+from eqr_ray.config.strict import content_hash, read_json
 from eqr_ray.storage.atomic import write_json
 from eqr_ray.storage.progress import duration
 
-CONFIG, SUMMARY, LOG, LOCK = "config.json", "summary.json", "log.jsonl", "lock.json"
+MANIFEST, CONFIG, SUMMARY, LOG, LOCK = "manifest.json", "config.json", "summary.json", "log.jsonl", "lock.json"
 CHECKPOINTS = "checkpoints"
-BEFORE_CONFIG = {LOCK, LOG, "data", "ray"}  # what a driver that ended before training began may have left
+KINDS = {
+    "train": "training run",
+    "infer": "inference run",
+    "calibrate": "calibration",
+    "frontier": "frontier",
+    "sweep": "sweep",
+}
+# What a run may leave that was killed before it had begun: generated data, Ray's files, records to evaluate.
+BEFORE_CONFIG = frozenset({MANIFEST, LOG, LOCK, "data", "ray", "run"})
+
+
+class RunDir:
+    """The folder `path` for a run of this `kind`. Nothing is written before `locked` and `create`."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        self.path, self.kind = path, kind
+
+    @property
+    def has_run(self) -> bool:
+        """Whether a run of any kind has begun here."""
+        return (self.path / CONFIG).is_file() and (self.path / MANIFEST).is_file()
+
+    def manifest(self) -> dict[str, Any]:
+        """Empty where no run has begun. UserError: it is damaged, or that of another kind of run."""
+        found = read_manifest(self.path)
+        if found and found["kind"] != self.kind:
+            words = f"{self.path} holds a {KINDS.get(found['kind'], found['kind'])}, not a {KINDS[self.kind]}"
+            raise UserError(f"{words}; choose another folder")
+        return found if self.has_run else {}
+
+    def identity(self) -> dict[str, Any]:
+        """What the run here is; empty where none has begun. UserError as `manifest`."""
+        identity: dict[str, Any] = self.manifest().get("identity", {})
+        return identity
+
+    def check(self, identity: Mapping[str, Any] | None = None, grows: Collection[str] = ()) -> None:
+        """UserError: the folder holds something else, or another run than that of `identity` (None: any of this kind).
+
+        Numbers named in `grows` may be greater than they were."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"out={self.path} is a file, not a folder")
+        before = self.identity()
+        if not before:
+            if self.path.is_dir() and any(
+                e.name not in BEFORE_CONFIG and e.name[0] != "." for e in self.path.iterdir()
+            ):
+                raise UserError(f"out={self.path} is not empty and holds no {KINDS[self.kind]}; choose another folder")
+        elif identity is not None and (words := difference(before, identity, grows)):
+            raise UserError(f"out={self.path} holds another {KINDS[self.kind]}: {words}; choose another folder")
+
+    def create(
+        self, identity: Mapping[str, Any], config: Mapping[str, Any], grows: Collection[str] = (), **more: Any
+    ) -> None:
+        """Begin the run or go on with it; it is not finished from now on. For the process that has the lock.
+
+        `more` is kept in the manifest beside the identity. UserError: another run has begun here since."""
+        if words := difference(self.identity(), identity, grows) if self.has_run else "":
+            raise UserError(f"out={self.path} holds another {KINDS[self.kind]}: {words}; choose another folder")
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / SUMMARY).unlink(missing_ok=True)
+        hashed = content_hash(identity)
+        write_json(self.path / MANIFEST, {"kind": self.kind, "hash": hashed, **more, "identity": dict(identity)})
+        write_json(self.path / CONFIG, config)
+
+    def config(self) -> dict[str, Any]:
+        """The configuration of the run. UserError: no run of this kind is here, or the file is damaged."""
+        if not self.manifest():
+            raise UserError(f"resume={self.path}: no {KINDS[self.kind]} there (no {CONFIG})")
+        return read_json(self.path / CONFIG)
+
+    def summary(self) -> dict[str, Any] | None:
+        """None: the run is not finished. UserError: the file is damaged."""
+        file = self.path / SUMMARY
+        return read_json(file) if file.is_file() else None
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Say that the run is finished, with its metrics."""
+        write_json(self.path / SUMMARY, summary)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only process that works here; the folder is made. UserError: another one does."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        _take(self.path, Driver(socket.gethostname(), os.getpid(), psutil.Process().create_time()))
+        try:
+            yield
+        finally:
+            (self.path / LOCK).unlink(missing_ok=True)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest in this folder, whatever the kind of run; empty where there is none. UserError: damaged."""
+    file = path / MANIFEST
+    if not file.is_file():
+        return {}
+    manifest = read_json(file)
+    kind, identity = manifest.get("kind"), manifest.get("identity")
+    if not isinstance(kind, str) or not isinstance(identity, dict) or content_hash(identity) != manifest.get("hash"):
+        raise UserError(f"{file} is damaged: its content has another hash")
+    return manifest
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any], grows: Collection[str] = ()) -> str:
+    """In which key two identities differ, with both values; the keys of further differences. Empty: in none."""
+    there, here = _leaves(before), _leaves(json.loads(json.dumps(now)))
+    keys = [key for key in dict.fromkeys((*here, *there)) if there.get(key, _MISSING) != here.get(key, _MISSING)]
+    keys = [key for key in keys if not (key in grows and key in there and there[key] < here[key])]
+    if not keys:
+        return ""
+    first, *others = keys
+    words = f"{first} is {_shown(there, first)} there and {_shown(here, first)} here"
+    return f"{words} (and {', '.join(others)})" if others else words
+
+
+_MISSING = object()
+
+
+def _leaves(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _leaves(value, f"{path}{key}.") if isinstance(value, dict) and value else {f"{path}{key}": value}
+    return leaves
+
+
+def _shown(leaves: Mapping[str, Any], key: str) -> str:
+    return json.dumps(leaves[key]) if key in leaves else "not set"
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The process that has, or had, a run: its host, its number there, and when it started (seconds since 1970)."""
+
+    host: str
+    pid: int
+    started: float
+
+    @property
+    def alive(self) -> bool | None:
+        """None: it is on another machine, which cannot be seen from here."""
+        if self.host != socket.gethostname():
+            return None
+        try:
+            process = psutil.Process(self.pid)
+            dead = process.status() == psutil.STATUS_ZOMBIE  # its parent, as in many containers, does not look after it
+            return bool(process.create_time() == self.started) and not dead
+        except (psutil.NoSuchProcess, ValueError, OverflowError):
+            return False
+
+
+def driver_of(path: Path) -> Driver | None:
+    """Who is at the run in `path`, by its lock; None where there is no lock, or one that a death cut short."""
+    try:
+        lock = read_json(path / LOCK)
+        host, pid, started = lock["host"], lock["pid"], float(lock["started"])
+    except (FileNotFoundError, KeyError, TypeError, ValueError, OverflowError, UserError):
+        return None
+    return Driver(host, pid, started) if isinstance(host, str) and type(pid) is int else None
+
+
+def _take(path: Path, mine: Driver) -> None:
+    # Two processes that come at once meet at the flock; the loser then reads the winner's name.
+    with (path / f".{LOCK}").open("a") as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        holder = driver_of(path)
+        if holder is not None and holder.alive is not False:
+            whose = f"process {holder.pid} on {holder.host} is at work in {path}"
+            raise UserError(whose if holder.alive else f"{whose}, {how_to_tell(path)}")
+        write_json(path / LOCK, asdict(mine))
+
+
+def how_to_tell(path: Path) -> str:
+    """A lock of another machine is never taken away silently; the user learns what there is to know about it."""
+    log = path / LOG
+    silent = f"; its {LOG} was written {duration(time.time() - log.stat().st_mtime)} ago" if log.exists() else ""
+    here, lock = socket.gethostname(), path / LOCK
+    return f"which cannot be seen from {here}{silent}. If it is dead (a pod that was replaced): rm {lock}"
+
+
+# ---- goes when the commands are moved
+
+
+BEFORE = {LOCK, LOG, "data", "ray"}
 
 
 def check_new(path: Path) -> None:
@@ -35,7 +220,7 @@ def check_new(path: Path) -> None:
         raise UserError(f"out={path} holds a run: resume={path} continues it, another out= starts a new one")
     if path.exists() and not path.is_dir():
         raise UserError(f"out={path} is a file")
-    if path.is_dir() and any(entry.name not in BEFORE_CONFIG and entry.name[0] != "." for entry in path.iterdir()):
+    if path.is_dir() and any(entry.name not in BEFORE and entry.name[0] != "." for entry in path.iterdir()):
         raise UserError(f"out={path} is not empty and holds no run; choose another folder")
 
 
@@ -71,61 +256,12 @@ def write_config(path: Path, config: dict[str, Any]) -> None:
     write_json(path / CONFIG, config)
 
 
-@dataclass(frozen=True)
-class Driver:
-    """The process that has, or had, a run: its host, its number there, and when it started (seconds since 1970)."""
-
-    host: str
-    pid: int
-    started: float
-
-    @property
-    def alive(self) -> bool | None:
-        """None: it is on another machine, which cannot be seen from here."""
-        if self.host != socket.gethostname():
-            return None
-        try:
-            process = psutil.Process(self.pid)
-            dead = process.status() == psutil.STATUS_ZOMBIE  # its parent, as in many containers, does not look after it
-            return bool(process.create_time() == self.started) and not dead
-        except (psutil.NoSuchProcess, ValueError, OverflowError):
-            return False
-
-
-def driver_of(path: Path) -> Driver | None:
-    """Who is at the run in `path`, by its lock; None where there is no lock, or one that a death cut short."""
-    try:
-        lock = json.loads((path / LOCK).read_text())
-        return from_dict(Driver, {key: lock[key] for key in ("host", "pid", "started")})
-    except (FileNotFoundError, ValueError, KeyError, TypeError, UserError):
-        return None
-
-
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Be the only driver of the run in `path` (made where it is missing). UserError: another one is at it."""
     path.mkdir(parents=True, exist_ok=True)
-    _take(path / LOCK, Driver(socket.gethostname(), os.getpid(), psutil.Process().create_time()))
+    _take(path, Driver(socket.gethostname(), os.getpid(), psutil.Process().create_time()))
     try:
         yield
     finally:
         (path / LOCK).unlink(missing_ok=True)
-
-
-def _take(file: Path, mine: Driver) -> None:
-    # Two drivers that come at once meet at the flock; the loser then reads the winner's name.
-    with (file.parent / f".{LOCK}").open("a") as gate:
-        fcntl.flock(gate, fcntl.LOCK_EX)
-        holder = driver_of(file.parent)
-        if holder is not None and holder.alive is not False:
-            whose = f"{file.parent} is being trained by process {holder.pid} on {holder.host}"
-            raise UserError(whose if holder.alive else f"{whose}, {how_to_tell(file.parent)}")
-        write_json(file, asdict(mine))
-
-
-def how_to_tell(path: Path) -> str:
-    """A lock of another machine is never taken away silently; the user learns what there is to know about it."""
-    log = path / LOG
-    silent = f"; its {LOG} was written {duration(time.time() - log.stat().st_mtime)} ago" if log.exists() else ""
-    here, lock = socket.gethostname(), path / LOCK
-    return f"which cannot be seen from {here}{silent}. If it is dead (a pod that was replaced): rm {lock}"

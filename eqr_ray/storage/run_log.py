@@ -1,24 +1,203 @@
-"""Where figures of a run go: `log.jsonl` always, Weights & Biases when asked for. Only the first worker tracks.
+"""The log of a run, `log.jsonl`: one schema for every command, one writer, one reader; Weights & Biases when asked for.
 
-A run has one W&B run however often it is restarted: its id is kept in the run folder, and so is the group that it
-belongs to, if any.
+Every line is a JSON object with `time` (seconds since 1970), `run`, `worker` (a host) or `actor`, `trial` (null outside
+of a sweep), `event`, `step` where there is one, and the metrics of the event.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import math
 import socket
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, Protocol
 
-import wandb
+from eqr_ray.config.errors import UserError
+from eqr_ray.storage.run_dir import LOG
 
 WandbMode = Literal["disabled", "offline", "online"]
-ID_FILE = "wandb_id.txt"
+ID_FILE = "wandb_id.txt"  # a run has one W&B run however often it is restarted
 GROUP_FILE = "wandb_group.txt"  # a trial's: the name of its sweep
+ABOUT = ("time", "run", "worker", "actor", "trial", "event", "step")  # what is no metric in a line
+
+Entry = dict[str, Any]
+_open: list[RunLog] = []  # a warning goes to the log that was opened last
+
+
+class RunLog:
+    """Appends to the log of the run in `folder` (None: nothing is written, for workers other than the first).
+
+    While it is open, this package's warnings go into it. `sinks` are given every entry: Ray metrics, a display.
+    `actor`: who writes, if not the process of this host.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        actor: str | None = None,
+        wandb: WandbMode = "disabled",
+        config: Mapping[str, Any] | None = None,
+        sinks: Iterable[Callable[[Entry], None]] = (),
+    ) -> None:
+        self.sinks = list(sinks)
+        self._lock = threading.Lock()
+        self._file = self._wandb = None
+        self._handler = _WarningHandler(self)
+        if folder is None:
+            return
+        run, trial = run_and_trial(folder)
+        who = {"worker": socket.gethostname()} if actor is None else {"actor": actor}
+        self._about = {"run": run, **who, "trial": trial}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._wandb = None if wandb == "disabled" else _start_wandb(folder, wandb, config or {})
+        _end_last_line(folder / LOG)
+        self._file = (folder / LOG).open("ab", buffering=0)  # a line is one write: no other writer comes between
+
+    def log(self, event: str, step: int | None = None, **metrics: Any) -> None:
+        """One line. `metrics`: JSON values; `trial` and `actor` may be among them."""
+        if self._file is None:
+            return
+        at = {} if step is None else {"step": step}
+        entry = {"time": round(time.time(), 3), **self._about, "event": event, **at, **metrics}
+        with self._lock:
+            self._file.write(json.dumps(entry).encode() + b"\n")
+        if self._wandb is not None:
+            numbers = {f"{event}/{key}": value for key, value in metrics.items() if isinstance(value, int | float)}
+            if numbers:
+                self._wandb.log(numbers, step=step)
+        for sink in self.sinks:
+            sink(entry)
+
+    def warning(self, message: str) -> None:
+        """Something that the user should know of, and that does not end the run."""
+        self.log("warning", message=message)
+
+    def __enter__(self) -> RunLog:
+        _open.append(self)
+        logging.getLogger("eqr_ray").addHandler(self._handler)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        logging.getLogger("eqr_ray").removeHandler(self._handler)
+        _open.remove(self)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+class _WarningHandler(logging.Handler):
+    def __init__(self, log: RunLog) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if _open and _open[-1] is self._log:
+            self._log.warning(record.getMessage())
+
+
+def run_and_trial(folder: Path) -> tuple[str, str | None]:
+    """What a run is called in logs: its folder's name; of what lies in the folder of another run, the way there too.
+
+    ("three", "trials/00007") for a trial of the sweep "three".
+    """
+    *_, over, parent, own = ("", "", *folder.resolve().parts)
+    if parent in ("trials", "finals"):
+        return over, f"{parent}/{own}"
+    if parent in ("records", "test"):  # recorded by a sweep
+        return f"{over}/{parent}/{own}", None
+    return (f"{parent}/{own}" if own == "run" else own), None  # recorded by calibrate or frontier
+
+
+@dataclass(frozen=True)
+class LogContent:
+    """The entries of a log in order. `unread`: whole lines that are no JSON object; `size`: bytes read."""
+
+    entries: list[Entry] = field(default_factory=list)
+    unread: int = 0
+    size: int = 0
+
+    def of(self, *events: str) -> list[Entry]:
+        """The entries of these events."""
+        return [entry for entry in self.entries if entry.get("event") in events]
+
+
+def read_log(path: Path, start: int = 0) -> LogContent:
+    """The whole lines of the log at `path` from byte `start` on; none where there is no log. UserError: unreadable."""
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            content = file.read()
+    except FileNotFoundError:
+        return LogContent(size=start)
+    except OSError as error:
+        raise UserError(f"{path}: {str(error.strerror).lower()}") from error
+    *lines, rest = content.split(b"\n")  # the last one is empty, or half: it is being written, or its writer died
+    entries = [entry for line in lines if (entry := _entry(line)) is not None]
+    unread = len([line for line in lines if line.strip()]) - len(entries)
+    return LogContent(entries, unread, start + len(content) - len(rest))
+
+
+def _entry(line: bytes) -> Entry | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def number(entry: Mapping[str, Any], key: str) -> float | None:
+    """A finite number of an entry, or None."""
+    value = entry.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+
+
+def _end_last_line(log: Path) -> None:
+    """End a line that a kill cut short, so that the next one is not glued to it."""
+    if log.exists() and log.stat().st_size:
+        with log.open("rb+") as file:
+            file.seek(-1, 2)
+            if file.read() != b"\n":
+                file.write(b"\n")
+
+
+def _start_wandb(folder: Path, mode: WandbMode, config: Mapping[str, Any]) -> Any:
+    try:
+        import wandb  # noqa: PLC0415  # lazy: takes a second, and need not be installed
+    except ImportError as error:
+        raise UserError(f"wandb={mode} needs W&B: pip install 'eqr_ray[wandb]' ({error})") from error
+    id_file, group_file = folder / ID_FILE, folder / GROUP_FILE
+    if not id_file.exists():
+        id_file.write_text(uuid.uuid4().hex[:8])
+    return wandb.init(
+        project="eqr_ray",
+        id=id_file.read_text(),
+        name=folder.name,
+        group=group_file.read_text() if group_file.exists() else None,
+        dir=str(folder),
+        mode=mode,
+        resume="allow",
+        config=dict(config),
+    )
+
+
+# ---- goes when the commands are moved
 
 
 class Tracker(Protocol):
@@ -72,20 +251,3 @@ class RunTracker:
         self._file.close()
         if self._wandb is not None:
             self._wandb.finish()
-
-
-def _start_wandb(folder: Path, mode: WandbMode, config: dict[str, Any]) -> Any:
-    id_file = folder / ID_FILE
-    if not id_file.exists():
-        id_file.write_text(uuid.uuid4().hex[:8])
-    group_file = folder / GROUP_FILE
-    return wandb.init(
-        project="eqr_ray",
-        id=id_file.read_text(),
-        name=folder.name,
-        group=group_file.read_text() if group_file.exists() else None,
-        dir=str(folder),
-        mode=mode,
-        resume="allow",
-        config=config,
-    )

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pyarrow.fs import FileSelector
 
 import eqr_ray.storage.remote_sync
 from eqr_ray.config.cli import door_config
 from eqr_ray.config.errors import Failure, UserError
-from eqr_ray.storage.remote_sync import Mirror, fetch, mirror_of, mirrored, store_of
+from eqr_ray.storage.remote_sync import RemoteCopy, fetch, mirror_of, mirrored, store_of
 from eqr_ray.train import Finished, main
 from eqr_ray.training.checkpoint import complete_checkpoints
 from tests.support.object_store import S3
@@ -51,7 +50,7 @@ def test_a_copy_has_what_is_finished_and_no_more(tmp_path: Path) -> None:
         (run / private).parent.mkdir(parents=True, exist_ok=True)
         (run / private).write_text("no")
     (run / "link").symlink_to(tmp_path)
-    Mirror(run, f"file://{tmp_path}/copy", "config.json").send()
+    RemoteCopy(run, f"file://{tmp_path}/copy").send()
     assert contents(tmp_path / "copy") == {
         "checkpoints/00000005/state.json": b'{"step": 5}',
         "checkpoints/00000005/weights.safetensors": b"weights 5",
@@ -63,7 +62,7 @@ def test_a_copy_has_what_is_finished_and_no_more(tmp_path: Path) -> None:
 def test_a_copy_follows(tmp_path: Path) -> None:
     """What changed is sent again and what went is removed; nothing else is touched."""
     run, copy = run_folder(tmp_path / "run", 5), tmp_path / "copy"
-    mirror = Mirror(run, f"file://{copy}", "config.json")
+    mirror = RemoteCopy(run, f"file://{copy}")
     mirror.send()
     before = (copy / "config.json").stat().st_mtime_ns
     run_folder(run.with_name("newer"), 10)
@@ -81,10 +80,10 @@ def test_a_copy_that_is_cut_short_chooses_the_older_checkpoint(
     when: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, copy = run_folder(tmp_path / "run", 5), tmp_path / "copy"
-    Mirror(run, f"file://{copy}", "config.json").send()
+    RemoteCopy(run, f"file://{copy}").send()
     run_folder(tmp_path / "newer", 10)
     (tmp_path / "newer" / "checkpoints" / "00000010").rename(run / "checkpoints" / "00000010")
-    mirror, written = Mirror(run, f"file://{copy}", "config.json"), []
+    mirror, written = RemoteCopy(run, f"file://{copy}"), []
     write = mirror._put
 
     def dies(name: str, content: bytes) -> None:
@@ -96,7 +95,7 @@ def test_a_copy_that_is_cut_short_chooses_the_older_checkpoint(
     monkeypatch.setattr(mirror, "_put", dies)
     with pytest.raises(OSError, match="the machine is gone"):
         mirror.send()
-    other = Mirror(tmp_path / "other", f"file://{copy}", "config.json")
+    other = RemoteCopy(tmp_path / "other", f"file://{copy}")
     other.fetch()
     names = [path.name for path in complete_checkpoints(tmp_path / "other" / "checkpoints")]
     assert names == ["00000005"]
@@ -106,7 +105,7 @@ def test_a_checkpoint_that_goes_while_it_is_copied_is_not_made_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_folder(tmp_path / "run", 5)
-    mirror = Mirror(run, f"file://{tmp_path}/copy", "config.json")
+    mirror = RemoteCopy(run, f"file://{tmp_path}/copy")
     here = mirror._here()
     (run / "checkpoints" / "00000005" / "weights.safetensors").unlink()
     monkeypatch.setattr(mirror, "_here", lambda: here)
@@ -116,8 +115,8 @@ def test_a_checkpoint_that_goes_while_it_is_copied_is_not_made_whole(
 
 def test_any_fsspec_store_will_do(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", 5)
-    Mirror(run, "memory://bucket/one", "config.json").send()
-    assert Mirror(tmp_path / "other", "memory://bucket/one", "config.json").fetch() == 4
+    RemoteCopy(run, "memory://bucket/one").send()
+    assert RemoteCopy(tmp_path / "other", "memory://bucket/one").fetch() == 4
     assert contents(tmp_path / "other")["checkpoints/00000005/weights.safetensors"] == b"weights 5"
 
 
@@ -128,7 +127,7 @@ def test_what_is_no_address(url: str) -> None:
 
 
 def test_names_that_lead_out_of_the_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirror = Mirror(tmp_path / "run", f"file://{tmp_path}/copy", "config.json")
+    mirror = RemoteCopy(tmp_path / "run", f"file://{tmp_path}/copy")
     (tmp_path / "copy").mkdir()
     (tmp_path / "secret").write_text("theirs")
     monkeypatch.setattr(mirror, "_there", lambda: {"../secret": 1})
@@ -151,7 +150,7 @@ def test_the_address_is_the_runs_own_unless_another_is_typed(tmp_path: Path) -> 
 
 def test_a_folder_that_vanishes_takes_no_copy_along(tmp_path: Path) -> None:
     run, copy = run_folder(tmp_path / "run", 5), tmp_path / "copy"
-    mirror = Mirror(run, f"file://{copy}", "config.json")
+    mirror = RemoteCopy(run, f"file://{copy}")
     mirror.send()
     before = contents(copy)
     run.rename(tmp_path / "unmounted")
@@ -166,13 +165,13 @@ def test_a_folder_that_vanishes_takes_no_copy_along(tmp_path: Path) -> None:
 def test_a_copy_that_is_ahead_is_not_overwritten(only_there: str, tmp_path: Path) -> None:
     """The run has gone on elsewhere, and somebody comes back to the machine where it began."""
     run, copy = run_folder(tmp_path / "run", 5), tmp_path / "copy"
-    Mirror(run, f"file://{copy}", "config.json").send()
+    RemoteCopy(run, f"file://{copy}").send()
     (copy / only_there).parent.mkdir(parents=True, exist_ok=True)
     (copy / only_there).write_text("{}")
     before = contents(copy)
     with (
         pytest.raises(UserError, match=f"is ahead of {run}: it has {only_there}; move the folder away"),
-        mirrored(run, f"file://{copy}", "config.json"),
+        mirrored(run, f"file://{copy}"),
     ):
         pytest.fail("begun")
     assert contents(copy) == before
@@ -181,11 +180,11 @@ def test_a_copy_that_is_ahead_is_not_overwritten(only_there: str, tmp_path: Path
 def test_what_a_dead_driver_left_in_the_copy_goes(tmp_path: Path) -> None:
     """An old checkpoint that was removed here while nobody copied; what is there already is not sent again."""
     run, copy = run_folder(tmp_path / "run", 5, 10), tmp_path / "copy"
-    Mirror(run, f"file://{copy}", "config.json").send()
+    RemoteCopy(run, f"file://{copy}").send()
     before = (copy / "checkpoints" / "00000010" / "weights.safetensors").stat().st_mtime_ns
     for path in (run / "checkpoints" / "00000005").iterdir():
         path.unlink()
-    with mirrored(run, f"file://{copy}", "config.json"):
+    with mirrored(run, f"file://{copy}"):
         pass
     assert [path.name for path in complete_checkpoints(copy / "checkpoints")] == ["00000010"]
     assert (copy / "checkpoints" / "00000010" / "weights.safetensors").stat().st_mtime_ns == before
@@ -193,7 +192,7 @@ def test_what_a_dead_driver_left_in_the_copy_goes(tmp_path: Path) -> None:
 
 def test_a_mistake_copies_nothing_and_fetches_into_no_folder_of_others(data: Path, tmp_path: Path) -> None:
     run_folder(tmp_path / "other", 5)
-    Mirror(tmp_path / "other", f"file://{tmp_path}/copy", "config.json").send()
+    RemoteCopy(tmp_path / "other", f"file://{tmp_path}/copy").send()
     home, before = tmp_path / "home", contents(tmp_path / "copy")
     home.mkdir()
     (home / "letter.txt").write_text("dear")
@@ -209,11 +208,11 @@ def test_what_ends_the_block_counts_and_a_store_without_an_answer_is_a_warning(
     monkeypatch.setattr(eqr_ray.storage.remote_sync, "LEAVING_S", 0.5)
     run = run_folder(tmp_path / "run", 5)
 
-    def hangs(mirror: Mirror) -> None:
+    def hangs(mirror: RemoteCopy) -> None:
         time.sleep(30)
 
-    monkeypatch.setattr(Mirror, "send", hangs)
-    with pytest.raises(KeyboardInterrupt), mirrored(run, f"file://{tmp_path}/copy", "config.json"):
+    monkeypatch.setattr(RemoteCopy, "send", hangs)
+    with pytest.raises(KeyboardInterrupt), mirrored(run, f"file://{tmp_path}/copy"):
         raise KeyboardInterrupt
     assert "is not complete (no answer for 0.5 s)" in caplog.text
 
@@ -234,9 +233,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
 
 
 def names_in(url: str) -> set[str]:
-    store, root = store_of(url)
-    found = store.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
-    return {info.path.removeprefix(f"{root}/") for info in found if info.is_file}
+    return set(RemoteCopy(Path("nowhere"), url)._there())
 
 
 @pytest.mark.usefixtures("s3")
@@ -258,7 +255,7 @@ def test_a_training_goes_on_from_s3_on_another_machine(data: Path, tmp_path: Pat
 @pytest.mark.usefixtures("s3")
 def test_a_run_that_is_in_the_store_is_not_begun_anew(data: Path, tmp_path: Path) -> None:
     run_folder(tmp_path / "run", 5)
-    Mirror(tmp_path / "run", "s3://bucket/runs/two", "config.json").send()
+    RemoteCopy(tmp_path / "run", "s3://bucket/runs/two").send()
     with pytest.raises(UserError, match="holds a run: resume="):
         train(*TINY, f"data={data}", "mirror=s3://bucket/runs/two", f"out={tmp_path / 'new'}")
 
@@ -268,7 +265,7 @@ def test_a_store_that_stops_and_comes_back_holds_nothing_up(
 ) -> None:
     monkeypatch.setattr(eqr_ray.storage.remote_sync, "EVERY_S", 0.1)
     run = run_folder(tmp_path / "run", 5)
-    with mirrored(run, "s3://bucket/three", "config.json"):
+    with mirrored(run, "s3://bucket/three"):
         until(lambda: "config.json" in names_in("s3://bucket/three"))
         s3.stop()
         (run / "later.txt").write_text("later")
@@ -284,7 +281,7 @@ def test_a_store_that_stays_away_is_said_at_the_end_and_nothing_is_lost(
     run = run_folder(tmp_path / "run", 5)
     with (
         pytest.raises(Failure, match=f"does not answer .*; all is in {run}, the same command copies it later"),
-        mirrored(run, "s3://bucket/four", "config.json"),
+        mirrored(run, "s3://bucket/four"),
     ):
         s3.stop()
     assert complete_checkpoints(run / "checkpoints")
@@ -293,7 +290,7 @@ def test_a_store_that_stays_away_is_said_at_the_end_and_nothing_is_lost(
 def test_a_store_that_is_not_there_is_said_at_once(s3: S3, tmp_path: Path) -> None:
     s3.stop()
     with pytest.raises(UserError, match="mirror=s3://bucket/five cannot be read"):
-        fetch(tmp_path / "new", "s3://bucket/five", "config.json")
+        fetch(tmp_path / "new", "s3://bucket/five")
     assert not (tmp_path / "new").exists()
 
 
