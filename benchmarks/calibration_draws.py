@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.config.cli import parse_value
+from eqr_ray.config.door import parse_value
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict
 from eqr_ray.evaluation.calibration import PILOT, Goal, calibrate, check_enough, chosen, thresholds

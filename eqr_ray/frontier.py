@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from eqr_ray.config.cli import run_door
+from eqr_ray.config.door import run_door
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import content_hash, from_dict, to_dict
 from eqr_ray.distributed.recording import RECORDING, check_not_recording, recorded

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from eqr_ray.config.cli import run_door
+from eqr_ray.config.door import run_door
 from eqr_ray.config.strict import from_dict
 from eqr_ray.distributed.answering import answer
 from eqr_ray.inference.run import InferConfig

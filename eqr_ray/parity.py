@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqr_ray.config.cli import run_door
+from eqr_ray.config.door import run_door
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict
 from eqr_ray.model import Latent, Reasoner

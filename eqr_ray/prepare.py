@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from eqr_ray.config.cli import run_door
+from eqr_ray.config.door import run_door
 from eqr_ray.data.dataset import PrepareConfig, prepare
 
 SHOW_EVERY_S = 2.0

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from eqr_ray.config.cli import door_config, run_door
+from eqr_ray.config.door import door_config, run_door
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict, to_dict
 from eqr_ray.inference.record_dir import MANIFEST, stored_manifest

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Column, Table
 
-from eqr_ray.config.cli import read_yaml, run_door
+from eqr_ray.config.door import read_yaml, run_door
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict, read_json, to_dict
 from eqr_ray.distributed.answering_sweep import AnsweringSweep

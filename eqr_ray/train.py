@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from eqr_ray.config.cli import run_door
+from eqr_ray.config.door import run_door
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict
 from eqr_ray.data.dataset import PrepareConfig, prepare

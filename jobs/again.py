@@ -39,7 +39,7 @@ def command(door: str, arguments: Sequence[str]) -> list[str]:
 def is_finished(words: Sequence[str], run: Path) -> bool:
     """Whether these arguments of `train` ask for nothing more than there is. What is wrong with them, the door says."""
     # lazy: the doors import torch, and most commands need no second look
-    from eqr_ray.config.cli import door_config  # noqa: PLC0415
+    from eqr_ray.config.door import door_config  # noqa: PLC0415
     from eqr_ray.train import Finished, resumed  # noqa: PLC0415
 
     try:

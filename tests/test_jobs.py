@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 from ray.job_submission import JobStatus
 
-from eqr_ray.config.cli import door_config
+from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import to_dict
 from eqr_ray.distributed.job_server import job_server

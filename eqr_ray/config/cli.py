@@ -1,17 +1,12 @@
-"""What every door does before and after its work: `python -m eqr_ray.NAME key=value ...` in, an exit status out.
+"""The command line: `python -m eqr_ray.NAME key=value ...` in, an exit status out.
 
-Hydra composes `conf/NAME.yaml` with the groups chosen on the command line; the values are then set by us, and the
-door's main receives one plain resolved dict. Hydra's own grammar for values is not used on what a user types, for two
-reasons: paths with spaces, `=` or `:` would need quoting, and `${oc.env:SECRET}` would be resolved. Numbers, true,
-false, null and [lists] keep their meaning; everything else is text, as typed, and so is the value of a key in NAMES.
-
-    def main(config: dict[str, Any]) -> int | None: ...
+    def main(options: TrainOptions, typed: frozenset[str]) -> int | None: ...
 
     def cli() -> NoReturn:
-        run_door("train", main)
+        run_command("train", TrainOptions, main)
 
-    if __name__ == "__main__":
-        cli()
+What is typed is read by the declared type of its key, so that text stays as typed: paths with spaces, `=` or `:` work,
+and `${...}` is never resolved. Hydra composes the presets that `model=NAME` names, and nothing else.
 
 Exit status: 0 done, 2 the user's mistake (one line), 1 a failure of ours or of the machine, 130 interrupted. A main may
 say what is kept by `raise KeyboardInterrupt(words)`.
@@ -21,40 +16,24 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, Literal, NoReturn, TypeVar, cast, get_args, get_origin
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic.fields import FieldInfo
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from eqr_ray.config.errors import Failure, UserError, nearest
 from eqr_ray.config.help import help_text
+from eqr_ray.config.schema import Options, about, flat, group_of, leaves, members, unknown_key
 
-CONF = Path(__file__).parent / "conf"
-# Keys whose values are names, in every door: `out=1` is the folder 1, and `out=1e3` the folder 1e3. null is null.
-NAMES = frozenset(
-    {
-        "address",
-        "calibration",
-        "checkpoint",
-        "data",
-        "mirror",
-        "out",
-        "recipe",
-        "resume",
-        "run",
-        "source",
-        "space",
-        "task",
-    }
-)
+PRESETS = Path(__file__).parent / "presets"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What the disk answers to a path that the user chose badly.
 PATH_REFUSED = (
@@ -62,30 +41,32 @@ PATH_REFUSED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
 )
 
+O = TypeVar("O", bound=Options)  # noqa: E741
+
 _OVERRIDE = re.compile(r"(?P<key>[A-Za-z_]\w*(?:\.\w+)*)=(?P<value>.*)", re.DOTALL)
+_WHOLE = re.compile(r"[+-]?(0|[1-9]\d*(_\d+)*)")
+_NUMBER = re.compile(r"[+-]?((\d+(_\d+)*)?\.?\d+(_\d+)*|\d+\.)(e[+-]?\d+)?|[+-]?inf|nan", re.IGNORECASE)
+_WORDS = {"null": None, "true": True, "false": False}
 
 
-def run_door(
+def run_command(
     name: str,
-    main: Callable[[dict[str, Any]], int | None],
+    options_class: type[O],
+    main: Callable[[O, frozenset[str]], int | None],
     argv: Sequence[str] | None = None,
     *,
     positional: str | None = None,
-    conf: Path = CONF,
 ) -> NoReturn:
-    """Run `main` on the configuration of door `name` and exit with its status.
+    """Run `main` on what was typed and exit with its status; its second argument holds the keys that were typed.
 
     argv: the arguments after the command's name (those of the process by default).
-    positional: the key that an argument without `=` fills (`eqr-parity FOLDER`); it takes several where its default
-        is a list.
-    conf: the folder with NAME.yaml and its groups.
+    positional: the key that an argument without `=` fills (`eqr-parity FOLDER`); it takes several where it is a list.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "--help" in arguments or "-h" in arguments:
-        print(help_text(name, conf))
-        sys.exit(0)
+        _print_help(help_text(name, options_class, PRESETS))
     try:
-        sys.exit(main(door_config(name, arguments, positional=positional, conf=conf)) or 0)
+        sys.exit(main(*parse_arguments(options_class, arguments, positional)) or 0)
     except UserError as error:
         _leave(name, str(error), 2)
     except Failure as error:
@@ -101,32 +82,112 @@ def run_door(
         raise
 
 
-def door_config(
-    name: str, arguments: Sequence[str], *, positional: str | None = None, conf: Path = CONF
-) -> dict[str, Any]:
-    """The complete, resolved configuration of door `name`; UserError for anything it does not know."""
-    groups = _groups(conf / f"{name}.yaml")
-    given, loose = _split(arguments)
-    if parse_value(given.get("recipe", "null")) is not None:
-        given = {**recipe_keys(Path(given["recipe"])), **given}
-    chosen = {key: given.pop(key) for key in groups if key in given}
-    for group, option in chosen.items():
-        _check_option(conf, group, option)
-    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        config = compose(name, overrides=[f"{group}={option}" for group, option in chosen.items()])
-    known = _flatten(OmegaConf.to_container(config))
-    for key, text in given.items():
-        _check_key(key, known, groups)
-        value = parse_value(text)
-        OmegaConf.update(config, key, _literal(text if key in NAMES and value is not None else value))
+def parse_arguments(
+    options_class: type[O], arguments: Sequence[str], positional: str | None = None
+) -> tuple[O, frozenset[str]]:
+    """The options that the arguments mean, and the keys that were typed. UserError for anything that is not allowed."""
+    typed, loose = _split(arguments)
     if loose:
-        _set_positional(config, loose, positional, given)
-    return _resolve(config)
+        typed |= _positional(options_class, loose, positional, typed)
+    keys = frozenset(typed)
+    if (recipe := typed.pop("recipe", "null")) != "null" and "recipe" in options_class.model_fields:
+        typed = {**recipe_keys(Path(recipe)), **typed}
+    values = typed_values(options_class, typed)
+    known = dict(leaves(options_class))
+    missing = [key for key, field in known.items() if field.is_required() and key not in flat(values)]
+    if missing:
+        raise UserError(f"{', '.join(f'{key}=' for key in missing)} must be given (--help shows an example)")
+    return options_class.parse(values), keys
+
+
+def typed_values(options_class: type[Options], typed: Mapping[str, str | list[str]]) -> dict[str, Any]:
+    """The nested dict that dotted key -> text means, presets first. UserError: a key that is not there."""
+    values: dict[str, Any] = {}
+    fields, known = options_class.model_fields, dict(leaves(options_class))
+    for key, field in fields.items():
+        if about(field)["preset"] and key in typed:
+            values[key] = preset(key, str(typed[key]))
+    for key, text in typed.items():
+        if key in fields and about(fields[key])["preset"]:
+            continue
+        if key not in known:
+            raise _no_such_key(key, options_class)
+        *groups, leaf = key.split(".")
+        inner = values
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[leaf] = [*text] if isinstance(text, list) else value_of(text, known[key].annotation)
+    return values
+
+
+def preset(group: str, name: str) -> dict[str, Any]:
+    """The values in presets/`group`/`name`.yaml and in the files that it builds on. UserError: no such file."""
+    names = preset_names(group)
+    if name not in names:
+        raise UserError(f"{group}={name}: no such {group}{nearest(name, names)}")
+    with initialize_config_dir(str((PRESETS / group).resolve()), version_base="1.3"):
+        return cast(dict[str, Any], OmegaConf.to_container(compose(name)))
+
+
+def preset_names(group: str) -> list[str]:
+    """The choices of `group`=."""
+    return sorted(path.stem for path in (PRESETS / group).glob("*.yaml"))
+
+
+def value_of(text: str, kind: Any) -> Any:
+    """What typed text means to an option of this type. Text that means nothing to it stays text, and is refused."""
+    kinds = members(kind)
+    lists = [member for member in kinds if get_origin(member) is tuple]
+    if text == "null":
+        return None
+    if lists and text.startswith("[") and text.endswith("]"):
+        inner = get_args(lists[0])[0]
+        return [value_of(item.strip(), inner) for item in text[1:-1].split(",")] if text[1:-1].strip() else []
+    if str in kinds or any(get_origin(member) is Literal and text in get_args(member) for member in kinds):
+        return text
+    return parse_value(text)
+
+
+def parse_value(text: str) -> Any:
+    """A number, true, false or null where `text` is one, a list of such for [a,b]; else `text` itself."""
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    if _NUMBER.fullmatch(text) and not re.fullmatch(r"[+-]?0\d+", text):
+        return float(text)
+    if text.startswith("[") and text.endswith("]"):
+        return [parse_value(item.strip()) for item in text[1:-1].split(",")] if text[1:-1].strip() else []
+    return text
+
+
+def resumed(
+    options_class: type[Options], before: Mapping[str, Any], typed: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """The values of a run with those that were typed over them: the one rule of resuming.
+
+    A key that a resume may not change may be typed with the value that the run has (None: whatever it has). `typed`:
+    dotted key -> value, without `resume`. `before`: the run's config.json; `where`: its folder.
+    """
+    known, there = dict(leaves(options_class)), flat(before)
+    free = [key for key, field in known.items() if about(field)["resume"]]
+    changed = {key: value for key, value in typed.items() if key in free}
+    for key, value in sorted(typed.items()):
+        if key in free:
+            continue
+        if key not in there:
+            raise UserError(f"{key}= does not go with resume=: the run in {where} has its own")
+        if value is not None and value != there[key]:
+            raise UserError(
+                f"{key}={value} does not go with resume=: the run has {key}={there[key]}; "
+                f"what may change: {', '.join(free)}"
+            )
+    return {**before, **changed}
 
 
 def recipe_keys(path: Path) -> dict[str, str]:
-    """Key -> text as it would be typed, of a flat YAML file: what `recipe=FILE` of a door stands for. What is typed
-    beside it counts more."""
+    """Key -> text as it would be typed, of a flat YAML file: what `recipe=FILE` stands for. What is typed beside it
+    counts more."""
     keys = {}
     for key, value in read_yaml(path).items():
         if isinstance(value, Mapping):
@@ -150,111 +211,60 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def as_typed(value: Any) -> str:
-    """The text that means `value` to `parse_value`, for plain values and lists."""
-    if isinstance(value, list):
+    """The text that means `value` on a command line, for plain values and lists."""
+    if isinstance(value, list | tuple):
         return f"[{','.join(as_typed(item) for item in value)}]"
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted key -> value of every leaf of a door's configuration: the keys that may be typed."""
-    return _flatten(tree)
-
-
-def parse_value(text: str) -> Any:
-    """What a typed value means: a number, a boolean, null, a [list] of such and of text; else `text` itself."""
-    if "${" in text:
-        return text  # neither a number nor a list of ours, and Hydra would take it for an interpolation
-    try:
-        value = OverridesParser.create().parse_override(f"value={text}").value()
-    except HydraException:
-        return text
-    if isinstance(value, list):
-        return value if text.lstrip().startswith("[") and _is_plain(value) else text
-    is_call = "(" in text  # Hydra's int(3), range(1,3): text to us
-    return value if isinstance(value, int | float | None) and not is_call else text
-
-
-def _split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def _split(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """(key -> text as typed, the arguments that have no key)."""
-    given: dict[str, str] = {}
+    typed: dict[str, Any] = {}
     loose: list[str] = []
     for argument in arguments:
         match = _OVERRIDE.fullmatch(argument)
         if match is None:
             loose.append(argument)
-        elif match["key"] in given:
+        elif match["key"] in typed:
             raise UserError(f"{match['key']} is given twice")
         else:
-            given[match["key"]] = match["value"]
-    return given, loose
+            typed[match["key"]] = match["value"]
+    return typed, loose
 
 
-def _set_positional(config: DictConfig, loose: list[str], positional: str | None, given: Mapping[str, str]) -> None:
+def _positional(
+    options_class: type[Options], loose: list[str], key: str | None, typed: Mapping[str, Any]
+) -> dict[str, Any]:
     dashed = next((argument for argument in loose if argument.startswith("-")), None)
-    if positional is None or dashed is not None:
+    if key is None or dashed is not None:
         raise UserError(f"'{dashed or loose[0]}' is not of the form key=value (--help lists the keys)")
-    if positional in given:
-        raise UserError(f"{positional} is given twice: '{loose[0]}' and '{given[positional]}'")
-    missing = OmegaConf.is_missing(config, positional)
-    many = not missing and OmegaConf.is_list(config[positional])
-    if len(loose) > 1 and not many:
-        raise UserError(f"one {positional} at a time, not {len(loose)}: {', '.join(loose)}")
-    OmegaConf.update(config, positional, [_literal(text) for text in loose] if many else _literal(loose[0]))
+    if key in typed:
+        raise UserError(f"{key} is given twice: '{loose[0]}' and '{typed[key]}'")
+    if any(get_origin(member) is tuple for member in members(options_class.model_fields[key].annotation)):
+        return {key: loose}
+    if len(loose) > 1:
+        raise UserError(f"one {key} at a time, not {len(loose)}: {', '.join(loose)}")
+    return {key: loose[0]}
 
 
-def _groups(file: Path) -> list[str]:
-    """The keys of the defaults list of a door: those that choose a file of a folder beside it."""
-    entries = cast(DictConfig, OmegaConf.load(file)).get("defaults", [])
-    return [str(key) for entry in entries if isinstance(entry, Mapping) for key in entry]
-
-
-def _check_option(conf: Path, group: str, option: str) -> None:
-    options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
-    if option not in options:
-        raise UserError(f"{group}={option}: no such {group}{nearest(option, options)}")
-
-
-def _check_key(key: str, known: Mapping[str, Any], groups: list[str]) -> None:
-    if key in known:
-        return
-    inside = [name for name in known if name.startswith(f"{key}.")]
+def _no_such_key(key: str, options_class: type[Options]) -> UserError:
+    names = [name for name, _ in leaves(options_class)]
+    inside = [name for name in names if name.startswith(f"{key}.")]
     if inside:
-        raise UserError(f"{key} is a group of keys: set {', '.join(inside)}")
-    same_leaf = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    hint = f"; did you mean '{same_leaf[0]}'?" if len(same_leaf) == 1 else nearest(key, {*known, *groups})
-    raise UserError(f"unknown key '{key}'{hint}")
+        return UserError(f"{key} is a group of keys: set {', '.join(inside)}")
+    return unknown_key(key, options_class, names + _preset_keys(options_class.model_fields))
 
 
-def _flatten(tree: Any, path: str = "") -> dict[str, Any]:
-    """Dotted key -> value of every leaf; an empty mapping is a leaf."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{path}.{key}" if path else str(key)
-        leaves.update(_flatten(value, name) if isinstance(value, dict) and value else {name: value})
-    return leaves
+def _preset_keys(fields: Mapping[str, FieldInfo]) -> list[str]:
+    return [key for key, field in fields.items() if group_of(field) and about(field)["preset"]]
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, int | float | str)
-
-
-def _literal(value: Any) -> Any:
-    r"""Text that OmegaConf gives back as it is: `${` becomes `\${`, and backslashes just before it are doubled."""
-    if not isinstance(value, str):
-        return value
-    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
-
-
-def _resolve(config: DictConfig) -> dict[str, Any]:
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise UserError(f"{', '.join(f'{key}=' for key in missing)} must be given (--help shows an example)")
-    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    values.pop("recipe", None)  # its keys have been taken
-    return values
+def _print_help(text: str) -> NoReturn:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `--help | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
 
 
 def _leave(name: str, message: str, status: int) -> NoReturn:

@@ -1,93 +1,88 @@
-"""The text of `--help`, read from a door's YAML, so that a key, its default and its words have one home.
-
-What the YAML file is expected to look like:
-
-    # What the door does, in a few lines.                    the head comment, shown first
-    # Example: python -m eqr_ray.train task=sudoku6          from a line that starts with "Example" on: shown last
-    defaults:
-      - task: sudoku9      # what is to be solved            a group: its options are the files of conf/task/
-      - _self_
-    steps: 1000            # optimizer steps                 a key: shown with its default and its comment
-"""
+"""The text of `--help`, made from the declared options."""
 
 from __future__ import annotations
 
-import re
+import inspect
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
-_LINE = re.compile(
-    r"""^(?P<indent>\s*)(?P<item>-\s+)?(?P<key>[A-Za-z_]\w*):
-        (?P<value>\s*(?:'[^']*'|"[^"]*"|[^#'"]*?))\s*(?:(?<=\s)\#\s*(?P<comment>.*))?$""",
-    re.VERBOSE,
-)
-_COLUMN = 30  # where the comments start
+from pydantic.fields import FieldInfo
+
+from eqr_ray.config.schema import Options, about, allowed, bounds_of, group_of, members, plain
+
+_COLUMN = 30  # where the words start
 _WIDTH = 120
 
 
-def help_text(name: str, conf: Path) -> str:
-    """What `eqr-NAME --help` prints, from `conf`/NAME.yaml and the groups beside it."""
-    lines = (conf / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-    head, example = _head(lines)
-    usage = f"Usage: python -m eqr_ray.{name} key=value ...   (or: eqr-{name} key=value ...)"
-    keys = [line for entry in _entries(lines, conf) for line in _row(*entry)]
-    return "\n".join([*head, "", usage, "", *keys, *([""] if example else []), *example])
+def help_text(name: str, options_class: type[Options], presets: Path) -> str:
+    """What `eqr-NAME --help` prints: the docstring of `options_class`, its options by the class that declares them,
+    and the lines of the docstring from `Example` on."""
+    head, _, example = inspect.cleandoc(options_class.__doc__ or "").partition("Example")
+    lines = [*head.strip().splitlines(), "", f"Usage: python -m eqr_ray.{name} key=value ...   (or: eqr-{name} ...)"]
+    for owner, keys in _sections(options_class):
+        title = "" if owner is options_class else inspect.cleandoc(owner.__doc__ or "").splitlines()[0]
+        lines += ["", *([title] if title else [])]
+        lines += [row for key in keys for row in _rows(key, options_class.model_fields[key], presets)]
+    return "\n".join([*lines, "", *f"Example{example}".splitlines()] if example else lines)
 
 
-def documented_keys(text: str) -> dict[str, tuple[str, str]]:
-    """Dotted key -> (default as written, comment) of every key of a YAML text, the defaults list apart."""
-    found: dict[str, tuple[str, str]] = {}
-    parents: list[tuple[int, str]] = []  # (indent, key) of the mappings around the line
-    for line in text.splitlines():
-        match = _LINE.match(line)
-        if match is None or match["item"]:
-            continue
-        indent = len(match["indent"])
-        while parents and parents[-1][0] >= indent:
-            parents.pop()
-        parents.append((indent, match["key"]))
-        found[".".join(key for _, key in parents)] = (match["value"].strip(), match["comment"] or "")
-    found.pop("defaults", None)
-    return found
-
-
-def _head(lines: list[str]) -> tuple[list[str], list[str]]:
-    """The head comment without its `#`, split where its example starts."""
-    head: list[str] = []
-    for line in lines:
-        if not line.startswith("#"):
-            break
-        head.append(line.removeprefix("#").removeprefix(" ").rstrip())
-    head = [line for line in head if not line.startswith("@package")]
-    start = next((i for i, line in enumerate(head) if line.lower().startswith("example")), len(head))
-    return "\n".join(head[:start]).strip().splitlines(), head[start:]
-
-
-def _entries(lines: list[str], conf: Path) -> list[tuple[str, str]]:
-    """(key=default, words) of every group, then of every key that has words."""
-    entries: list[tuple[str, str]] = []
-    for line in lines:
-        match = _LINE.match(line)
-        if match is None or not match["item"]:
-            continue
-        group, default = match["key"], match["value"].strip()
-        options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
-        inner = conf / group / f"{default}.yaml"
-        keys = documented_keys(inner.read_text(encoding="utf-8")) if inner.exists() else {}
-        words = f"{match['comment'] or ''} [{'|'.join(options)}]".strip()
-        entries.append((f"{group}={default}", words))
+def _sections(options_class: type[Options]) -> Iterator[tuple[type[Options], list[str]]]:
+    """(class, the keys that it is the first to declare), the command's own first."""
+    own = [owner for owner in options_class.__mro__ if issubclass(owner, Options) and owner is not Options]
+    left = dict.fromkeys(options_class.model_fields)
+    found = {owner: [key for key in owner.__annotations__ if key in left] for owner in reversed(own)}
+    for owner in own:
+        keys = [
+            key for key in found[owner] if not any(key in found[base] for base in owner.__mro__[1:] if base in found)
+        ]
         if keys:
-            entries.append((f"{group}.KEY=", f"of {group}={default}: " + ", ".join(keys)))
-    for key, (default, comment) in documented_keys("\n".join(lines)).items():
-        if comment:
-            entries.append((f"{key}={'' if default == '???' else default}", comment))
-    return entries
+            yield owner, keys
+
+
+def _rows(key: str, field: FieldInfo, presets: Path) -> list[str]:
+    """`  key=default   words`, wrapped; a group's own keys follow it."""
+    words, group = field.description or "", group_of(field)
+    if group is not None and about(field)["preset"]:
+        choices = sorted(path.stem for path in (presets / key).glob("*.yaml"))
+        inner = f"one value of it: {', '.join(group.model_fields)}"
+        return [*_row(f"{key}={choices[0]}", f"{words} [{'|'.join(choices)}]"), *_row(f"{key}.KEY=", inner)]
+    if group is not None:
+        return [row for inner, one in group.model_fields.items() for row in _rows(f"{key}.{inner}", one, presets)]
+    default = "" if field.is_required() else _typed(field.get_default(call_default_factory=True))
+    return _row(f"{key}={default}", " ".join([words, *_limits(key, field)]))
+
+
+def _limits(key: str, field: FieldInfo) -> list[str]:
+    """The choices or the range of an option, in brackets, as far as its words do not name them."""
+    kinds = members(field.annotation)
+    choices = [str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    bounds = bounds_of(field)
+    if choices:
+        named = all(choice in (field.description or "") for choice in choices)
+        return [] if named else [f"[{'|'.join(choices)}]"]
+    if bounds.keys() - {"ge"} or bounds.get("ge", 0) != 0:
+        return [f"[{allowed({k: v for k, v in bounds.items() if v < 2**53}, key.rpartition('.')[2])}]"]
+    return []
 
 
 def _row(key: str, words: str) -> list[str]:
-    left = f"  {key}"
-    if len(left) < _COLUMN:
-        return textwrap.wrap(
-            words, _WIDTH, initial_indent=left.ljust(_COLUMN), subsequent_indent=" " * _COLUMN, break_long_words=False
-        ) or [left]
-    return [left, *textwrap.wrap(words, _WIDTH, initial_indent=" " * _COLUMN, subsequent_indent=" " * _COLUMN)]
+    wrapped = textwrap.wrap(words, _WIDTH - _COLUMN, break_on_hyphens=False) or [""]
+    first = f"  {key}".ljust(_COLUMN - 1) + f" {wrapped[0]}"
+    if len(key) + 3 > _COLUMN:
+        first = f"  {key}  {' '.join(wrapped)}"
+        wrapped = [first]
+        first, *rest = textwrap.wrap(first, _WIDTH, subsequent_indent=" " * _COLUMN, break_on_hyphens=False)
+        return [f"  {first.strip()}", *rest]
+    return [first.rstrip(), *(" " * _COLUMN + line for line in wrapped[1:])]
+
+
+def _typed(value: Any) -> str:
+    """A default as it would be typed."""
+    value = plain(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

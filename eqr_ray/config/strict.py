@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from eqr_ray.config.errors import UserError, nearest
+from eqr_ray.config.schema import Options
 
 T = TypeVar("T")
 
@@ -46,6 +47,8 @@ def from_dict(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
     Raises UserError for unknown and missing keys, for values of the wrong type, and with the words of a ValueError
     that `cls` raises about its own values at construction.
     """
+    if issubclass(cls, Options):
+        return cls.parse(data, path)
     assert dataclasses.is_dataclass(cls)
     hints = get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
@@ -65,6 +68,8 @@ def from_dict(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The plain dict of a dataclass, equal to what its own JSON reads back as (tuples are lists, paths are text)."""
+    if isinstance(config, Options):
+        return config.to_dict()
     assert dataclasses.is_dataclass(config)
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config) if field.init}
 
@@ -76,7 +81,7 @@ def content_hash(config: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) or isinstance(value, Options):
         return to_dict(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}

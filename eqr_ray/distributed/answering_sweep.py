@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eqr_ray.config.cli import door_config, flat
+from eqr_ray.config.door import door_config, flat
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.puzzle_set import open_puzzle_set
 from eqr_ray.distributed.recording import recorded

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eqr_ray.config.cli import door_config
+from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict
 from eqr_ray.distributed.answering import answer

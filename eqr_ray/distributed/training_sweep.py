@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eqr_ray.config.cli import as_typed, door_config, flat
+from eqr_ray.config.door import as_typed, door_config, flat
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import to_dict
 from eqr_ray.distributed.cluster import nodes, start_ray

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from eqr_ray import frontier, infer
-from eqr_ray.config.cli import door_config
+from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.inference import recorded_run as recorded
 from eqr_ray.inference.records import concatenate

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from eqr_ray import infer
-from eqr_ray.config.cli import door_config
+from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict
 from eqr_ray.data.arrow_store import write_split

@@ -18,8 +18,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eqr_ray.config.cli import CONF
-from eqr_ray.config.help import documented_keys
+from eqr_ray.config.door import CONF
+from eqr_ray.config.door_help import documented_keys
 from tests.inference.tiny import save_tiny, sudokus, write_csv
 
 torch.set_num_threads(1)

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eqr_ray import infer
-from eqr_ray.config.cli import door_config
+from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.distributed import answering
 from eqr_ray.status import printable, report

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from eqr_ray import sweep, train
-from eqr_ray.config.cli import door_config
+from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import write_split
 from eqr_ray.search.early_stopping import Judge

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from eqr_ray import infer
-from eqr_ray.config.cli import door_config
+from eqr_ray.config.door import door_config
 from eqr_ray.inference.records import concatenate, read_part
 from eqr_ray.storage.log_reader import read_log
 from eqr_ray.tasks import Task, task_named

@@ -24,7 +24,7 @@ import ray
 import torch
 from safetensors.torch import load_file
 
-from eqr_ray.config.cli import door_config
+from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.distributed.attempts import place
 from eqr_ray.distributed.cluster import free, free_what_the_dead_hold

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import eqr_ray.storage.remote_sync
-from eqr_ray.config.cli import door_config
+from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import Failure, UserError
 from eqr_ray.storage.remote_sync import RemoteCopy, fetch, mirror_of, mirrored, store_of
 from eqr_ray.train import Finished, main

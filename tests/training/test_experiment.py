@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from eqr_ray.config.cli import door_config
+from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict, to_dict
 from eqr_ray.tasks import task_named
