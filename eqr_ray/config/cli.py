@@ -214,6 +214,8 @@ def as_typed(value: Any) -> str:
     """The text that means `value` on a command line, for plain values and lists."""
     if isinstance(value, list | tuple):
         return f"[{','.join(as_typed(item) for item in value)}]"
+    if isinstance(value, float):
+        return repr(value)  # JSON has other words for infinity
     return value if isinstance(value, str) else json.dumps(value)
 
 

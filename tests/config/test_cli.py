@@ -144,6 +144,7 @@ def test_any_text_arrives_as_typed(text: str) -> None:
 
 
 @given(value=st.integers() | st.floats(allow_nan=False) | st.booleans() | st.none() | st.lists(st.integers()))
+@settings(deadline=None)
 def test_plain_values_come_back_from_their_text(value: Any) -> None:
     assert parse_value(as_typed(value)) == value
 
