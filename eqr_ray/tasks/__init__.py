@@ -1,4 +1,4 @@
-"""What a puzzle is: tokens, rules, symmetries, generators, sources, stored splits and the sampler. No torch."""
+"""What a puzzle is: tokens, rules, symmetries and generators. No torch."""
 
 from eqr_ray.tasks.registry import Puzzles, Task, task_named
 

@@ -1,16 +1,27 @@
-"""Hash and random draws inside code that numba compiles: splitmix64 on a state of one word.
+"""Compiled code of the tasks: numba's decorator, and random draws on a state of one word (splitmix64, see keys.py).
 
-`keys.hash_words` gives each puzzle its starting state, and these functions go on from there.
+numba caches what it compiled beside the sources, or in the user's cache folder. It renews a function when its own file
+changes, not when a function of another file that it calls does: after such an edit, remove `eqr_ray/tasks/__pycache__`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar, cast
+
+import numba
 import numpy as np
 
-from eqr_ray.tasks.jit import jit
 from eqr_ray.tasks.keys import GOLDEN, MULTIPLIER_1, MULTIPLIER_2, Words
 
+P = ParamSpec("P")
+R = TypeVar("R")
 _30, _27, _31, _33 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(33)
+
+
+def jit(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile `function` at its first call; arguments are numpy arrays and integers."""
+    return cast(Callable[P, R], numba.njit(cache=True)(function))
 
 
 @jit

@@ -1,10 +1,8 @@
 """Keyed randomness: one 64-bit hash of the words that name a draw.
 
-Why here: no draw of the tasks comes from an ambient generator. A symmetry, a split or a place in an epoch is a function
-of (seed, what it is for), so that it is the same for any batch size, order or number of workers.
-
-The hash folds its words one by one through the finaliser of splitmix64 (Steele, Lea and Flood, "Fast splittable
-pseudorandom number generators", OOPSLA 2014; multipliers and shifts are Stafford's Mix13).
+A symmetry, a split or a place in an epoch is a function of (seed, what it is for), so it is the same for any batch
+size, order or number of workers. The hash folds its words one by one through the finaliser of splitmix64 (Steele, Lea
+and Flood, OOPSLA 2014; multipliers and shifts are Stafford's Mix13).
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ Words = npt.NDArray[np.uint64]
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: the increment of splitmix64
 MULTIPLIER_1 = np.uint64(0xBF58476D1CE4E5B9)
 MULTIPLIER_2 = np.uint64(0x94D049BB133111EB)
-_MASK = (1 << 64) - 1
 
 
 def finalise(words: Words) -> Words:
@@ -30,9 +27,7 @@ def finalise(words: Words) -> Words:
 
 def as_words(value: int | npt.ArrayLike) -> Words:
     """Any integer, or array of integers, as 64-bit words (negative ones modulo 2**64)."""
-    if isinstance(value, int):
-        return np.asarray(value & _MASK, dtype=np.uint64)
-    return np.asarray(value).astype(np.uint64)
+    return np.asarray(value % 2**64 if isinstance(value, int) else value).astype(np.uint64)
 
 
 def hash_words(*words: int | npt.ArrayLike) -> Words:

@@ -1,8 +1,7 @@
-"""Mazes with a start and a goal, as a task: mark the shortest path.
+"""Mazes with a start and a goal: mark the shortest path.
 
-Why here: it joins search, symmetries and generator behind the interface of `Task`. Generated mazes follow Maze-Unique:
-a depth-first perfect maze, so the path is the only one. The checker also takes mazes with several shortest paths (HRM's
-maze-30x30-hard), and there any shortest path is right.
+Generated mazes follow Maze-Unique: a depth-first perfect maze, so the path is the only one. The checker also takes
+mazes with several shortest paths (HRM's maze-30x30-hard); any of them is right.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.tasks import maze_search, maze_symmetry
-from eqr_ray.tasks.generation import generate_unique
+from eqr_ray.tasks.generation import Candidate, generate_unique
 from eqr_ray.tasks.keys import Words
 from eqr_ray.tasks.puzzles import NOT_RATED, Puzzles, Tokens
 from eqr_ray.tasks.task import Progress, Task
@@ -29,7 +28,6 @@ class Maze(Task):
     """`size` x `size` cells; even sizes have a last row and column of wall."""
 
     def __init__(self, size: int) -> None:
-        assert size >= 5
         self.size = size
         self.name = f"maze{size}"
         self.vocabulary = "_# SGo"
@@ -37,16 +35,15 @@ class Maze(Task):
         self.core = size - 1 if size % 2 == 0 else size
         rooms = (self.core // 2) ** 2
         # the shortest and the longest path that is generated, in steps; every length between is equally frequent
-        self.steps = (
-            max(2, round(REFERENCE_STEPS[0] * rooms / REFERENCE_ROOMS)),
-            max(2, round(REFERENCE_STEPS[1] * rooms / REFERENCE_ROOMS)),
-        )
+        self.steps = tuple(max(2, round(steps * rooms / REFERENCE_ROOMS)) for steps in REFERENCE_STEPS)
 
     def _place(self, cell: int) -> str:
         return f"row {cell // self.size + 1}, column {cell % self.size + 1}"
 
-    def _distances(self, open_L: npt.NDArray[np.bool_], puzzle_L: Tokens, end: int) -> maze_search.Distances:
-        return maze_search.distances(open_L, self.size, int(np.flatnonzero(puzzle_L == end)[0]))
+    def _steps(self, open_L: npt.NDArray[np.bool_], puzzle_L: Tokens) -> int:
+        """Steps from start to goal over the open cells; FAR where there is no way."""
+        distances = maze_search.distances(open_L, self.size, int(np.flatnonzero(puzzle_L == START)[0]))
+        return int(distances[puzzle_L == GOAL][0])
 
     def _check_puzzle(self, puzzle_L: Tokens) -> str | None:
         for token, name in ((START, "start 'S'"), (GOAL, "goal 'G'")):
@@ -56,28 +53,22 @@ class Maze(Task):
         marked = np.flatnonzero(puzzle_L == PATH)
         if len(marked):
             return f"the puzzle has a path cell 'o' at {self._place(int(marked[0]))}"
-        if self._steps(puzzle_L) == maze_search.FAR:
+        if self._steps(puzzle_L != WALL, puzzle_L) == maze_search.FAR:
             return "there is no way from S to G"
         return None
-
-    def _steps(self, puzzle_L: Tokens) -> int:
-        return int(self._distances(puzzle_L != WALL, puzzle_L, START)[puzzle_L == GOAL][0])
 
     def _check_answer(self, puzzle_L: Tokens, answer_L: Tokens) -> str | None:
         reason = self._check_puzzle(puzzle_L)
         if reason is not None:
             return f"the puzzle itself is malformed: {reason}"
-        kept = np.where(answer_L == PATH, OPEN, answer_L)
-        changed = np.flatnonzero(kept != puzzle_L)
+        changed = np.flatnonzero(np.where(answer_L == PATH, OPEN, answer_L) != puzzle_L)
         if len(changed):
             at = int(changed[0])
-            was, is_ = self.vocabulary[puzzle_L[at]], self.vocabulary[answer_L[at]]
-            return f"{was!r} at {self._place(at)} is {is_!r} in the answer"
-        on_path = answer_L >= START
-        steps = int(self._distances(on_path, puzzle_L, START)[puzzle_L == GOAL][0])
+            before, after = self.vocabulary[puzzle_L[at]], self.vocabulary[answer_L[at]]
+            return f"{before!r} at {self._place(at)} is {after!r} in the answer"
+        steps, shortest = self._steps(answer_L >= START, puzzle_L), self._steps(puzzle_L != WALL, puzzle_L)
         if steps == maze_search.FAR:
             return "the path cells do not connect S and G"
-        shortest = self._steps(puzzle_L)
         if steps > shortest:
             return f"the path takes {steps} steps, the shortest {shortest}"
         marked = int((answer_L == PATH).sum())
@@ -85,17 +76,14 @@ class Maze(Task):
             return f"{marked} path cells where the shortest path has {steps - 1} between S and G"
         return None
 
-    def _well_formed(self, puzzle_tokens: npt.ArrayLike) -> Tokens:
+    def solve(self, puzzle_tokens: npt.ArrayLike, limit: int = 2) -> list[Tokens]:
         reason = self.check_puzzle(puzzle_tokens)
         if reason is not None:
             raise UserError(f"not a {self.name} puzzle: {reason}")
-        return np.asarray(puzzle_tokens).astype(np.uint8)
-
-    def solve(self, puzzle_tokens: npt.ArrayLike, limit: int = 2) -> list[Tokens]:
-        puzzle_L = self._well_formed(puzzle_tokens)
-        to_goal = self._distances(puzzle_L != WALL, puzzle_L, GOAL)
+        puzzle_L = np.asarray(puzzle_tokens).astype(np.uint8)
+        start, goal = (int(np.flatnonzero(puzzle_L == end)[0]) for end in (START, GOAL))
         solutions = []
-        for path in self._shortest_paths(int(np.flatnonzero(puzzle_L == START)[0]), to_goal):
+        for path in self._shortest_paths(start, maze_search.distances(puzzle_L != WALL, self.size, goal)):
             answer = puzzle_L.copy()
             answer[path] = PATH
             solutions.append(answer)
@@ -122,19 +110,9 @@ class Maze(Task):
         """Steps of the shortest path (path cells + 1); NOT_RATED where there is no way. UserError: no maze."""
         puzzle_L = np.asarray(puzzle_tokens)
         if (puzzle_L == START).sum() != 1 or (puzzle_L == GOAL).sum() != 1:
-            self._well_formed(puzzle_L)
-        steps = self._steps(puzzle_L.astype(np.uint8))
+            raise UserError(f"not a {self.name} puzzle: {self.check_puzzle(puzzle_L)}")
+        steps = self._steps(puzzle_L != WALL, puzzle_L.astype(np.uint8))
         return NOT_RATED if steps == maze_search.FAR else steps
-
-    def render(self, tokens: npt.ArrayLike, puzzle_tokens: npt.ArrayLike | None = None) -> str:
-        """The grid; with the puzzle given, 'x' where something else than open ground was changed."""
-        text = self.decode(tokens)
-        if puzzle_tokens is not None:
-            puzzle = self.decode(puzzle_tokens)
-            text = "".join(
-                new if new == old or (old, new) == (" ", "o") else "x" for old, new in zip(puzzle, text, strict=True)
-            )
-        return "\n".join(text[at : at + self.size] for at in range(0, self.length, self.size))
 
     def fingerprint(self, puzzles_NL: Tokens, answers_NL: Tokens | None) -> Words:
         """Of the mazes alone: a maze says all of its answer."""
@@ -149,16 +127,15 @@ class Maze(Task):
         if hard:
             low = high - (high - low) // 4
 
-        def make(randomness: Words) -> tuple[Tokens, Tokens, int]:
+        def make(randomness: Words) -> Candidate:
             # drawn before the maze, and mazes are made until one has it: otherwise short paths would be favoured
             steps = low + int(randomness[0] % np.uint64(high - low + 1))
-            while True:
+            start = -1
+            while start < 0:
                 open_L = maze_search.carve(self.size, self.core, randomness)
                 start, goal = maze_search.place_ends(open_L, self.size, steps, randomness)
-                if start >= 0:
-                    break
             puzzle = np.where(open_L, OPEN, WALL).astype(np.uint8)
             puzzle[start], puzzle[goal] = START, GOAL
             return puzzle, self.solve(puzzle, limit=1)[0], steps
 
-        return generate_unique(self, count, seed, f"generated seed={seed}{' hard' if hard else ''}", make, progress)
+        return generate_unique(self, count, seed, hard, make, progress)

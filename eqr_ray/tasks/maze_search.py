@@ -1,18 +1,11 @@
-"""Mazes, compiled: distances in a maze, and carving one.
-
-Why here: the checker, the ratings and the generator all rest on breadth-first distances; pure Python would take a
-second per few hundred mazes.
-
-    open_L  bool (L,), L = size * size, row by row
-"""
+"""Compiled parts of the mazes: distances, and carving. `open_L`: bool (L,), L = size * size, row by row."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.tasks.draws import below, shuffle
-from eqr_ray.tasks.jit import jit
+from eqr_ray.tasks.draws import below, jit, shuffle
 from eqr_ray.tasks.keys import Words
 
 Cells = npt.NDArray[np.bool_]

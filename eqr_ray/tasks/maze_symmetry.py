@@ -1,7 +1,7 @@
 """The eight symmetries of the square, applied to the core of a maze, and a fingerprint that none of them changes.
 
-Why here: the mazes of even size are odd mazes with a further row and column of wall at the end (method of Maze-Unique);
-turning the whole grid would move that wall to another side, so only the core is turned.
+Mazes of even size are odd mazes with a further row and column of wall at the end (as in Maze-Unique). Turning the whole
+grid would move that wall to another side, so only the core is turned.
 
     N mazes, L = size * size cells
 """

@@ -1,7 +1,4 @@
-"""Puzzles in memory: the value that sources return, splits divide and the store writes.
-
-N puzzles, L cells (tokens)
-"""
+"""Puzzles in memory: the value that sources return, splits divide and the store writes. N puzzles, L cells."""
 
 from __future__ import annotations
 
@@ -18,24 +15,23 @@ NOT_RATED = -1  # the rating of a puzzle whose search was given up
 
 @dataclass(frozen=True)
 class Puzzles:
-    """Puzzles of one task. `inputs` and `labels` (N, L) uint8, labels None without answers, a row of zeros where only
-    that one is missing; `ratings` (N,) int32 (sudoku: guesses, maze: path length); `sources` N strings, where each
-    puzzle comes from; `lines` (N,) int64, where it stood in its file, counted from 1, None where it was in no file."""
+    """Puzzles of one task, all arrays by row. `labels` is None without answers, a row of zeros where only that one is
+    missing; `ratings`: guesses (sudoku) or path length (maze); `sources`: where each comes from; `lines`: where it
+    stood in its file, from 1, None where it was in no file."""
 
-    inputs: Tokens
-    labels: Tokens | None
-    ratings: npt.NDArray[np.int32]
-    sources: Sequence[str]
-    lines: npt.NDArray[np.int64] | None = None
+    inputs: Tokens  # (N, L)
+    labels: Tokens | None  # (N, L)
+    ratings: npt.NDArray[np.int32]  # (N,)
+    sources: Sequence[str]  # N
+    lines: npt.NDArray[np.int64] | None = None  # (N,)
 
     def __post_init__(self) -> None:
         assert self.inputs.ndim == 2
         assert self.inputs.dtype == np.uint8
-        assert self.labels is None or (self.labels.shape == self.inputs.shape and self.labels.dtype == np.uint8)
-        assert self.ratings.shape == (len(self.inputs),)
         assert self.ratings.dtype == np.int32
-        assert len(self.sources) == len(self.inputs)
-        assert self.lines is None or self.lines.shape == (len(self.inputs),)
+        assert self.labels is None or (self.labels.shape == self.inputs.shape and self.labels.dtype == np.uint8)
+        assert len(self.ratings) == len(self.sources) == len(self.inputs)
+        assert self.lines is None or len(self.lines) == len(self.inputs)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -49,8 +45,8 @@ class Puzzles:
 
 
 def joined(parts: Sequence[Puzzles], length: int) -> Puzzles:
-    """One after the other. Answers are kept where any part has them, lines where every part does; no part at all is no
-    puzzle of `length`."""
+    """One after the other; no part at all is no puzzle of `length`. Answers stay where any part has them, lines where
+    every part does."""
     if not parts:
         none = np.zeros((0, length), dtype=np.uint8)
         return Puzzles(none, none, np.zeros(0, dtype=np.int32), [])

@@ -1,7 +1,4 @@
-"""The tasks by name: the door into this package.
-
-Why here: everything else asks for a task by the name that a configuration or a file holds.
-"""
+"""The tasks by name."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from eqr_ray.tasks.task import Task
 __all__ = ["Puzzles", "Task", "task_named"]
 
 BOXES = {"sudoku4": (2, 2), "sudoku6": (2, 3), "sudoku9": (3, 3), "sudoku16": (4, 4)}  # rows, columns of a box
-MAZES = ("maze15", "maze30")  # those we speak of; any mazeN is accepted
+MAZES = ("maze15", "maze30")  # those that error messages offer; any mazeN is accepted
 SMALLEST_MAZE, LARGEST_MAZE = 5, 200
 
 
@@ -36,7 +33,7 @@ def task_named(name: str) -> Task:
 
 def tasks_of_length(length: int) -> list[Task]:
     """Every task whose puzzles have `length` cells."""
-    sudokus = [task_named(name) for name, (rows, cols) in BOXES.items() if (rows * cols) ** 2 == length]
     side = round(length**0.5)
-    mazes = [task_named(f"maze{side}")] if side**2 == length and SMALLEST_MAZE <= side <= LARGEST_MAZE else []
-    return [*sudokus, *mazes]
+    names = [f"sudoku{side}"] if f"sudoku{side}" in BOXES else []
+    names += [f"maze{side}"] if SMALLEST_MAZE <= side <= LARGEST_MAZE else []
+    return [task_named(name) for name in names if side**2 == length]

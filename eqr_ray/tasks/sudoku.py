@@ -1,8 +1,4 @@
-"""Sudoku of any box shape up to 16 digits, as a task.
-
-Why here: it joins the rules, the search, the symmetries and the generator behind the interface of `Task`. Tokens: 0
-pads, 1 is blank, digit d is d + 1 (the tokens of Sudoku-Extreme).
-"""
+"""Sudoku of any box shape up to 16 digits. Tokens: 0 pads, 1 is blank, digit d is d + 1 (as in Sudoku-Extreme)."""
 
 from __future__ import annotations
 
@@ -12,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.tasks import sudoku_generation, sudoku_symmetry
-from eqr_ray.tasks.generation import generate_unique
+from eqr_ray.tasks import sudoku_symmetry
+from eqr_ray.tasks.generation import Candidate, generate_unique
 from eqr_ray.tasks.keys import Words
 from eqr_ray.tasks.puzzles import NOT_RATED, Puzzles, Tokens
-from eqr_ray.tasks.sudoku_rules import digit_masks, geometry, is_solved, place, repeated_digit
+from eqr_ray.tasks.sudoku_generation import full_grid, remove_clues
+from eqr_ray.tasks.sudoku_rules import DIGITS, digit_masks, geometry, place, repeated_digit
 from eqr_ray.tasks.sudoku_search import search
 from eqr_ray.tasks.task import Progress, Task
 
@@ -40,10 +37,10 @@ class Sudoku(Task):
     def __init__(self, box_rows: int, box_cols: int) -> None:
         self.shape = geometry(box_rows, box_cols)
         self.side = box_rows * box_cols
-        assert 4 <= self.side <= 16
         self.name = f"sudoku{self.side}"
-        self.vocabulary = "_." + "123456789ABCDEFG"[: self.side]
+        self.vocabulary = "_." + DIGITS[: self.side]
         self.grid = (self.side, self.side)
+        self._tables = self.shape.units, self.shape.row_assignments, self.shape.col_assignments
 
     def _check_puzzle(self, puzzle_L: Tokens) -> str | None:
         return repeated_digit(puzzle_L, self.shape)
@@ -61,12 +58,12 @@ class Sudoku(Task):
 
     def suspects(self, puzzles_NL: Tokens, answers_NL: Tokens | None) -> npt.NDArray[np.bool_]:
         strange = ((puzzles_NL < 1) | (puzzles_NL >= self.vocab_size)).any(axis=1)
-        if answers_NL is None:
-            masks = digit_masks(puzzles_NL, self.side)[:, self.shape.units]
-            # a digit that stands twice makes the sum of the bits differ from their union
-            return np.asarray(strange | (np.bitwise_or.reduce(masks, axis=2) != masks.sum(axis=2)).any(axis=1))
+        masks_NUn = digit_masks(puzzles_NL if answers_NL is None else answers_NL, self.side)[:, self.shape.units]
+        union_NU = np.bitwise_or.reduce(masks_NUn, axis=2)
+        if answers_NL is None:  # a digit that stands twice makes the sum of the bits differ from their union
+            return np.asarray(strange | (union_NU != masks_NUn.sum(axis=2)).any(axis=1))
         changed = ((puzzles_NL >= 2) & (puzzles_NL != answers_NL)).any(axis=1)
-        return np.asarray(strange | changed | ~is_solved(answers_NL, self.shape))
+        return np.asarray(strange | changed | (union_NU != (1 << self.side) - 1).any(axis=1))
 
     def _search(self, puzzle_tokens: npt.ArrayLike, limit: int) -> tuple[list[Tokens], int]:
         """(solutions, guesses or -1 when given up)."""
@@ -77,10 +74,7 @@ class Sudoku(Task):
         masks = digit_masks(puzzle_L.astype(np.uint8), self.side)
         start = np.where(masks == 0, (1 << self.side) - 1, masks).astype(np.int32)
         found = np.zeros((limit, self.length), dtype=np.int32)
-        shape = self.shape
-        solutions, guesses = search(
-            start, shape.units, shape.row_assignments, shape.col_assignments, limit, MAX_GUESSES, found, NO_RANDOMNESS
-        )
+        solutions, guesses = search(start, *self._tables, limit, MAX_GUESSES, found, NO_RANDOMNESS)
         return [_tokens(found[number]) for number in range(solutions)], guesses
 
     def solve(self, puzzle_tokens: npt.ArrayLike, limit: int = 2) -> list[Tokens]:
@@ -93,20 +87,6 @@ class Sudoku(Task):
         guesses = self._search(puzzle_tokens, 1)[1]
         return NOT_RATED if guesses < 0 else guesses
 
-    def render(self, tokens: npt.ArrayLike, puzzle_tokens: npt.ArrayLike | None = None) -> str:
-        """Lines between boxes; with the puzzle given, its clues stand in brackets."""
-        text = self.decode(tokens)
-        clues = np.zeros(self.length, dtype=bool) if puzzle_tokens is None else np.asarray(puzzle_tokens) >= 2
-        cells = [f"[{c}]" if clue else f" {c} " for c, clue in zip(text, clues.tolist(), strict=True)]
-        lines: list[str] = []
-        width = self.shape.box_cols
-        for row in range(self.side):
-            if row and row % self.shape.box_rows == 0:
-                lines.append("+".join(["-" * (3 * width)] * self.shape.box_rows))
-            line = cells[row * self.side : (row + 1) * self.side]
-            lines.append("|".join("".join(line[at : at + width]) for at in range(0, self.side, width)))
-        return "\n".join(lines)
-
     def fingerprint(self, puzzles_NL: Tokens, answers_NL: Tokens | None) -> Words:
         return sudoku_symmetry.fingerprint(puzzles_NL, answers_NL, self.shape)
 
@@ -118,23 +98,17 @@ class Sudoku(Task):
         if hard and self.side not in HARD_GUESSES:
             raise UserError(f"{self.name} has no hard puzzles: none needs a guess")
         least = HARD_GUESSES[self.side] if hard else 0
+        proof_guesses, most_put_back = PROOF_GUESSES.get(self.side, MAX_GUESSES), PUT_BACK.get(self.side, 0)
 
-        def make(randomness: Words) -> tuple[Tokens, Tokens, int] | None:
-            puzzle, answer = self._make(randomness)
+        def make(randomness: Words) -> Candidate | None:
+            put_back = int(randomness[0] % np.uint64(most_put_back + 1))
+            answer = full_grid(*self._tables, randomness)
+            puzzle = _tokens(remove_clues(answer, *self._tables, proof_guesses, put_back, randomness))
             rating = self.rate(puzzle)
-            return (puzzle, answer, rating) if rating >= least or (rating == NOT_RATED and hard) else None
+            wanted = rating >= least or (rating == NOT_RATED and hard)
+            return (puzzle, _tokens(answer), rating) if wanted else None
 
-        return generate_unique(self, count, seed, f"generated seed={seed}{' hard' if hard else ''}", make, progress)
-
-    def _make(self, randomness: Words) -> tuple[Tokens, Tokens]:
-        shape = self.shape
-        tables = shape.units, shape.row_assignments, shape.col_assignments
-        put_back = int(randomness[0] % np.uint64(PUT_BACK.get(self.side, 0) + 1))
-        answer = sudoku_generation.full_grid(*tables, randomness)
-        puzzle, _ = sudoku_generation.remove_clues(
-            answer, *tables, PROOF_GUESSES.get(self.side, MAX_GUESSES), put_back, randomness
-        )
-        return _tokens(puzzle), _tokens(answer)
+        return generate_unique(self, count, seed, hard, make, progress)
 
 
 def _tokens(masks: npt.NDArray[np.int32]) -> Tokens:

@@ -1,12 +1,10 @@
 """The geometry of a Sudoku of any box shape, and its rules in numpy and in words.
 
-Why here: search, symmetries, checker and generator all speak of the same rows, columns, boxes, bands and segments.
-
-    n        side of the grid = box_rows * box_cols = number of digits      L = n * n cells, row by row
-    unit     a row, a column or a box: n cells that hold every digit once
-    band     box_rows neighbouring rows (a stack: box_cols neighbouring columns)
-    segment  the part of a line inside one box; in a band every digit lies in one segment of each line and of each box,
-             so its segments are one of the (boxes in a band)! assignments line -> box
+n        side of the grid = box_rows * box_cols = number of digits      L = n * n cells, row by row
+unit     a row, a column or a box: n cells that hold every digit once
+band     box_rows neighbouring rows (a stack: box_cols neighbouring columns)
+segment  the part of a line inside one box; in a band every digit lies in one segment of each line and of each box,
+         so its segments are one of the (boxes in a band)! assignments line -> box
 """
 
 from __future__ import annotations
@@ -16,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+DIGITS = "123456789ABCDEFG"
 
 # The order in which a guess tries the assignments of a 3x3 band. Any order is right; this one (rotations first, then
 # reflections) makes the number of guesses agree with the published ratings, which depend on it (docs/tasks.md).
@@ -35,10 +35,6 @@ class Geometry:
     @property
     def side(self) -> int:
         return self.box_rows * self.box_cols
-
-    @property
-    def cells(self) -> int:
-        return self.side**2
 
 
 def geometry(box_rows: int, box_cols: int) -> Geometry:
@@ -62,38 +58,20 @@ def digit_masks(tokens: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.int3
     return np.asarray(table[tokens], dtype=np.int32)
 
 
-def is_solved(answers_NL: npt.NDArray[np.uint8], shape: Geometry) -> npt.NDArray[np.bool_]:
-    """(N,) whether every unit of each answer holds every digit."""
-    masks_NUn = digit_masks(answers_NL, shape.side)[:, shape.units]
-    full = (1 << shape.side) - 1
-    return np.asarray((np.bitwise_or.reduce(masks_NUn, axis=2) == full).all(axis=1))
-
-
 def repeated_digit(tokens_L: npt.NDArray[np.uint8], shape: Geometry) -> str | None:
-    """The first digit that stands twice in a unit, in words: "digit 5 stands twice in row 2 (columns 1 and 4)"."""
+    """The first digit that stands twice in a unit, in words: "digit 5 stands twice in row 2 (r2c1 and r2c4)"."""
     for number, unit in enumerate(shape.units):
         seen: dict[int, int] = {}
         for cell in unit.tolist():
             token = int(tokens_L[cell])
-            if token < 2:
-                continue
-            if token in seen:
+            if token >= 2 and token in seen:
+                name = f"{('row', 'column', 'box')[number // shape.side]} {number % shape.side + 1}"
                 places = f"{place(seen[token], shape.side)} and {place(cell, shape.side)}"
-                return f"digit {digit_name(token)} stands twice in {unit_name(number, shape.side)} ({places})"
+                return f"digit {DIGITS[token - 2]} stands twice in {name} ({places})"
             seen[token] = cell
     return None
-
-
-def unit_name(number: int, side: int) -> str:
-    """Row, column or box, counted from 1."""
-    return f"{('row', 'column', 'box')[number // side]} {number % side + 1}"
 
 
 def place(cell: int, side: int) -> str:
     """A cell in words, counted from 1: "r2c5"."""
     return f"r{cell // side + 1}c{cell % side + 1}"
-
-
-def digit_name(token: int) -> str:
-    """The character of a digit's token: 1-9, then A-G."""
-    return "123456789ABCDEFG"[token - 2]

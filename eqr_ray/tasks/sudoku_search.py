@@ -1,11 +1,10 @@
 """The Sudoku search, compiled: propagation to a fixed point, then a guess with the fewest choices.
 
-Why here: uniqueness proofs, ratings and the generator are this one loop. Propagation is naked and hidden singles in
-every unit, and the segments of every band (`sudoku_rules`): which assignments line -> box each digit still has, what
-follows for the cells (locked candidates), and that a segment of w cells holds w digits. This is the strength of tdoku's
-propagation (t-dillon.github.io/tdoku), and a guess picks as tdoku's does: the band with the fewest assignments left, in
-it the digit with the fewest, and one of these against all others. So the number of guesses is comparable with the
-ratings of Sudoku-Extreme, which were counted by tdoku.
+Propagation is naked and hidden singles in every unit, and the segments of every band (`sudoku_rules`): which
+assignments line -> box each digit still has, what follows for the cells (locked candidates), and that a segment of w
+cells holds w digits. A guess takes the band with the fewest assignments left, in it the digit with the fewest, and
+tries one of these against all others. Both are as in tdoku (t-dillon.github.io/tdoku), so the number of guesses is
+comparable with the ratings of Sudoku-Extreme, which tdoku counted.
 
     state    int32 (L + 2*n*P,): the candidates of each cell as bits, then for orientation (0 rows, 1 columns), band and
              assignment the set of digits that may still use it.  P = the larger number of assignments
@@ -16,8 +15,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.tasks.draws import below
-from eqr_ray.tasks.jit import jit
+from eqr_ray.tasks.draws import below, jit
 from eqr_ray.tasks.keys import Words
 
 Bits = npt.NDArray[np.int32]
@@ -116,8 +114,7 @@ def narrow_band(
 
 @jit
 def propagate(state: Bits, units: Bits, rows: Bits, cols: Bits) -> bool:
-    """Narrow `state` to a fixed point; False at a contradiction. `rows`, `cols`: the assignments of bands and
-    stacks."""
+    """Narrow `state` to a fixed point; False at a contradiction. `rows`, `cols`: assignments of bands and stacks."""
     side = units.shape[1]
     box_rows, box_cols = rows.shape[1], cols.shape[1]
     full = (1 << side) - 1
@@ -131,20 +128,17 @@ def propagate(state: Bits, units: Bits, rows: Bits, cols: Bits) -> bool:
             changed = changed or outcome == CHANGED
         if changed:
             continue  # singles are cheap: exhaust them first
-        at = side * side
-        for band in range(box_cols):
-            outcome = narrow_band(state, at, band * box_rows * side, side, 1, box_cols, rows, full)
+        for group in range(box_cols + box_rows):
+            if group < box_cols:
+                at, first = side * side + group * wide, group * box_rows * side
+                outcome = narrow_band(state, at, first, side, 1, box_cols, rows, full)
+            else:
+                stack = group - box_cols
+                at = side * side + (side + stack) * wide
+                outcome = narrow_band(state, at, stack * box_cols, 1, side, box_rows, cols, full)
             if outcome == STUCK:
                 return False
             changed = changed or outcome == CHANGED
-            at += wide
-        at = side * side + side * wide
-        for stack in range(box_rows):
-            outcome = narrow_band(state, at, stack * box_cols, 1, side, box_rows, cols, full)
-            if outcome == STUCK:
-                return False
-            changed = changed or outcome == CHANGED
-            at += wide
         if not changed:
             return True
 
@@ -175,14 +169,7 @@ def choose(state: Bits, side: int, bands: int, stacks: int, rows: int, cols: int
 
 @jit
 def search(
-    start: Bits,
-    units: Bits,
-    rows: Bits,
-    cols: Bits,
-    limit: int,
-    max_guesses: int,
-    found: Bits,
-    randomness: Words,
+    start: Bits, units: Bits, rows: Bits, cols: Bits, limit: int, max_guesses: int, found: Bits, randomness: Words
 ) -> tuple[int, int]:
     """Depth-first search from the candidates `start` (L,) for up to `limit` solutions, written to `found` (limit, L).
 

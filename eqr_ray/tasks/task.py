@@ -1,8 +1,6 @@
 """What every task is: tokens on a grid, rules, symmetries, a generator.
 
-Why here: training, answering and reports speak to this one interface and never to a particular puzzle.
-
-    N puzzles, L cells (tokens), row by row over `grid` = (rows, columns)
+N puzzles, L cells (tokens), row by row over `grid` = (rows, columns)
 """
 
 from __future__ import annotations
@@ -44,9 +42,6 @@ class Task(ABC):
 
     def __hash__(self) -> int:
         return hash(self.name)
-
-    def __repr__(self) -> str:
-        return f"<task {self.name}>"
 
     @property
     def alphabet(self) -> npt.NDArray[np.uint8]:
@@ -100,13 +95,10 @@ class Task(ABC):
 
     def suspects(self, puzzles_NL: Tokens, answers_NL: Tokens | None) -> npt.NDArray[np.bool_]:
         """(N,) rows that `check_puzzle` or (with answers) `check` objects to. Subclasses make it fast."""
-        return np.array(
-            [
-                bool(self.check_puzzle(puzzle) or (answers_NL is not None and self.check(puzzle, answers_NL[row])))
-                for row, puzzle in enumerate(puzzles_NL)
-            ],
-            dtype=np.bool_,
-        )
+        if answers_NL is None:
+            return np.array([self.check_puzzle(puzzle) is not None for puzzle in puzzles_NL], dtype=np.bool_)
+        pairs = zip(puzzles_NL, answers_NL, strict=True)
+        return np.array([bool(self.check_puzzle(one) or self.check(one, answer)) for one, answer in pairs], np.bool_)
 
     @abstractmethod
     def _check_puzzle(self, puzzle_L: Tokens) -> str | None: ...
@@ -121,10 +113,6 @@ class Task(ABC):
     @abstractmethod
     def rate(self, puzzle_tokens: npt.ArrayLike) -> int:
         """Difficulty. Sudoku: guesses until the first solution; maze: steps of the shortest path."""
-
-    @abstractmethod
-    def render(self, tokens: npt.ArrayLike, puzzle_tokens: npt.ArrayLike | None = None) -> str:
-        """A text picture of the grid; with the puzzle given, what was given can be told from what was filled in."""
 
     @abstractmethod
     def fingerprint(self, puzzles_NL: Tokens, answers_NL: Tokens | None) -> Words:

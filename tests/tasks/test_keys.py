@@ -24,7 +24,7 @@ def twin(*words: int) -> int:
 
 
 @given(st.lists(WORD, min_size=1, max_size=4))
-def test_mix_is_its_twin(words: list[int]) -> None:
+def test_hash_words_is_its_twin(words: list[int]) -> None:
     assert int(hash_words(*words)) == twin(*words)
 
 
@@ -33,7 +33,7 @@ def test_splitmix64_published_value() -> None:
     assert int(finalise(np.array([1234567 + 0x9E3779B97F4A7C15], dtype=np.uint64))[0]) == 6457827717110365317
 
 
-def test_mix_broadcasts_and_depends_on_order() -> None:
+def test_hash_words_broadcasts_and_depends_on_order() -> None:
     table = hash_words(np.arange(3)[:, None], np.arange(4))
     assert table.shape == (3, 4)
     assert int(table[2, 1]) == twin(2, 1)

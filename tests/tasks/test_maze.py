@@ -167,11 +167,3 @@ def test_generated_mazes_are_perfect() -> None:
             assert not grid[:, core - 1 :].any()
             assert not grid[0].any()
             assert not grid[:, 0].any()
-
-
-def test_render() -> None:
-    task = task_named("maze5")
-    answer = task.encode("Soooo" + "    o" + "  #oo" + "    o" + "    G")
-    assert task.render(answer).splitlines()[0] == "Soooo"
-    wrong = task.encode("#oooo" + "    o" + "  ooo" + "    o" + "    G")
-    assert task.render(wrong, task.encode(OPEN_5)).splitlines() == ["xoooo", "    o", "  xoo", "    o", "    G"]

@@ -198,14 +198,6 @@ def test_suspects_are_the_rows_that_check_objects_to() -> None:
     assert task.suspects(puzzles, None).tolist() == [task.check_puzzle(p) is not None for p in puzzles]
 
 
-def test_render_marks_the_clues() -> None:
-    task = task_named("sudoku4")
-    answer = task.encode("1234341221434321")
-    picture = task.render(answer, task.encode("1.............21"))
-    assert picture.splitlines() == ["[1] 2 | 3  4 ", " 3  4 | 1  2 ", "------+------", " 2  1 | 4  3 ", " 4  3 |[2][1]"]
-    assert "[" not in task.render(answer)
-
-
 def test_unknown_tasks_name_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'sudoku9'"):
         task_named("sudoko9")
