@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import struct
 from pathlib import Path
@@ -275,11 +274,3 @@ def test_every_key_is_the_doors() -> None:
     for key in (*RECORDING, "select"):
         assert getattr(config, key) == shared[key], f"{key}= has another default in infer"
     assert puzzles_needed(config.goal) == 747
-
-
-@pytest.mark.ray
-def test_actors_record_the_same(made: Path, tmp_path: Path) -> None:
-    options = {**SHAPE, "actors": 2}
-    found = run(checkpoint=made / "net", data=made / "data", out=tmp_path / "ray", **options, **EASY)
-    assert found == calibration(made)
-    assert os.listdir(tmp_path / "ray" / "run" / "records")

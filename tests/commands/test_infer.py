@@ -303,30 +303,3 @@ def test_interrupted_ends_with_130_and_keeps_what_is_finished(files: dict[str, P
     before = {path: path.stat().st_mtime_ns for path in kept}
     assert run(files, **long)["puzzles"] == 20
     assert {path: path.stat().st_mtime_ns for path in before} == before
-
-
-@pytest.mark.ray
-def test_a_mistake_that_only_an_actor_finds_is_one_line(files: dict[str, Path]) -> None:
-    done = subprocess.run(
-        command(files, depth=1, device="cuda:7", actors=1), cwd=REPO, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("eqr-infer: device=cuda:7 is not there; this machine has")
-
-
-@pytest.mark.ray
-def test_actors_survive_the_death_of_the_driver(files: dict[str, Path]) -> None:
-    long = {"depth": 48, "breadth": 8, "slots": 16}
-    run(files, **long)
-    on_ray = {**files, "out": files["out"].with_name("ray")}
-    process = subprocess.Popen(command(on_ray, **long, actors=2), cwd=REPO, stderr=subprocess.PIPE, text=True)
-    wait_for_parts(on_ray["out"], 3, process)
-    process.kill()
-    process.communicate()
-    kept = {path: path.stat().st_mtime_ns for path in (on_ray["out"] / "records").glob("*.parquet")}
-    assert len(kept) < 20
-    done = subprocess.run(command(on_ray, **long, actors=2), cwd=REPO, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert_same(records(on_ray["out"]), records(files["out"]))
-    assert json.loads((on_ray["out"] / "summary.json").read_text())["actors"] == 2

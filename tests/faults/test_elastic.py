@@ -5,29 +5,21 @@ The nodes are real `ray start` processes on loopback; the measure is the same ru
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from eqr_ray import infer
-from eqr_ray.config.door import door_config
 from eqr_ray.inference.records import concatenate, read_part
 from eqr_ray.storage.log_reader import read_log
 from eqr_ray.tasks import Task, task_named
 from eqr_ray.training.checkpoint import complete_checkpoints
+from tests.support.commands import Started, succeed
 from tests.support.machines import Machines, cables_possible
 
-torch.set_num_threads(1)  # as a worker on a CPU of its own
-ROOT = Path(__file__).parents[2]
 KEYS = ["model=eqr_small", "model.width=16", "model.hidden_multiple=16", "model.h_cycles=2", "model.l_cycles=1"]
 KEYS += ["batch=8", "learning_rate=1e-4", "warmup=10", "weight_decay=0.1", "max_segments=4", "dtype=float32"]
 KEYS += ["compile=false", "log_every=1", "validate_every=0", "validate_puzzles=8", "keep_checkpoints=100"]
@@ -40,37 +32,11 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
         yield machines
 
 
-class Driver:
-    """A door on the machines; what it says goes to a file, since nobody reads it as it comes."""
-
-    def __init__(self, machines: Machines, log: Path, door: str, *keys: str) -> None:
-        self._log = log
-        with log.open("w") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", f"eqr_ray.{door}", *keys, f"address={machines.address}"],
-                cwd=ROOT,
-                env=machines.environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        machines.drivers.append(self.process)
-
-    def when(self, ready: Callable[[], bool]) -> None:
-        """Wait, while the run goes on."""
-        end_s = time.monotonic() + 180
-        while not ready():
-            assert self.process.poll() is None, self._log.read_text()[-3000:]
-            assert time.monotonic() < end_s, self._log.read_text()[-3000:]
-            time.sleep(0.05)
-
-    def said(self) -> str:
-        """All so far."""
-        return self._log.read_text()
-
-    def ended(self) -> str:
-        """All that it said, with its status as the last line."""
-        status = self.process.wait(timeout=300)
-        return f"{self.said()}status {status}"
+def start(machines: Machines, log: Path, command: str, *keys: str) -> Started:
+    """A command on the machines, which ends with them."""
+    driver = Started(command, *keys, f"address={machines.address}", log=log, environment=machines.environment)
+    machines.drivers.append(driver.process)
+    return driver
 
 
 def entries(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -92,7 +58,7 @@ def test_two_workers_then_one_then_two(machines: Machines, data: Path, tmp_path:
     nodes = [machines.add(), machines.add()]
     keys = [*KEYS, f"data={data}", RARELY]
     many = ["steps=100000", "workers=2", "workers_min=1", "zero=1", f"out={run}"]
-    driver = Driver(machines, tmp_path / "said", "train", *keys, *many)
+    driver = start(machines, tmp_path / "said", "train", *keys, *many)
     driver.when(lambda: step_of(run) >= 30)
     driver.when(
         lambda: any("ray_eqr_rows_per_s{" in node.metrics() and 'run="run"' in node.metrics() for node in nodes)
@@ -108,15 +74,13 @@ def test_two_workers_then_one_then_two(machines: Machines, data: Path, tmp_path:
     two = entries(run, "resume")[1]["step"]
     driver.when(lambda: step_of(run) >= two + 30)
     driver.process.send_signal(signal.SIGTERM)
-    output = driver.ended()
-    assert output.endswith("status 130"), output[-3000:]
+    output = driver.ended(status=130)
     assert "Traceback" not in output
     last = int(complete_checkpoints(run / "checkpoints")[-1].name)
     steps = [entry["step"] for entry in entries(run, "train")]
     assert steps == list(range(1, last + 1))  # every step once
     whole = tmp_path / "whole"
-    command = [sys.executable, "-m", "eqr_ray.train", *keys, f"steps={last}", f"out={whole}"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    succeed("train", *keys, f"steps={last}", f"out={whole}")
     expected, found = losses(whole), losses(run)
     worst = max(abs(found[step] - loss) / loss for step, loss in expected.items())
     print(f"{last} steps, 2 -> 1 at {one}, 1 -> 2 at {two}; largest relative difference of a loss: {worst:.1e}")
@@ -128,18 +92,16 @@ def test_nodes_are_waited_for_and_a_power_cut_costs_the_steps_since_the_last_che
 ) -> None:
     run = tmp_path / "run"
     keys = [*KEYS, f"data={data}", "checkpoint_every=10", "steps=400", "workers=2", "workers_min=1", f"out={run}"]
-    output = Driver(machines, tmp_path / "said", "train", *keys).ended()
-    assert output.endswith("status 2"), output
+    output = start(machines, tmp_path / "said", "train", *keys).ended(status=2)
     assert "workers_min=1 needs 1 CPUs; there are 0 GPUs, 0 CPUs" in output
     assert not (run / "config.json").exists()
-    driver = Driver(machines, tmp_path / "said", "train", *keys, "wait_minutes=5")
+    driver = start(machines, tmp_path / "said", "train", *keys, "wait_minutes=5")
     driver.when(lambda: "waiting 300 s at most: workers_min=1" in driver.said())
     nodes = [machines.add(), machines.add()]
     driver.when(lambda: entries(run, "resume") != [] and step_of(run) >= 30)  # it began when the first node was there
     nodes[0].kill()
     killed = step_of(run)
     output = driver.ended()
-    assert output.endswith("status 0"), output[-3000:]
     assert "starting again from step" in output
     grown, again = entries(run, "resume")
     assert grown["workers"] == 2
@@ -158,10 +120,10 @@ def lose_a_node_and_the_head(machines: Machines, tmp_path: Path) -> None:
     puzzles = write_csv(tmp_path / "mine.csv", task_named("sudoku6"), 100)
     keys = ["checkpoint=zoo:sudoku6", f"data={puzzles}", "depth=16", "breadth=8", "slots=32", "compile=false"]
     whole, out = tmp_path / "whole", tmp_path / "out"
-    infer.run(door_config("infer", [*keys, "actors=0", f"out={whole}"]))
+    succeed("infer", *keys, "actors=0", f"out={whole}")
     parts = len(list(whole.glob("records/*.parquet")))
     nodes = [machines.add(), machines.add()]
-    driver = Driver(machines, tmp_path / "said", "infer", *keys, f"out={out}")
+    driver = start(machines, tmp_path / "said", "infer", *keys, f"out={out}")
     driver.when(lambda: records_in(out) >= parts // 6)
     if nodes[0].cable:
         nodes[0].cut_off()
@@ -173,8 +135,7 @@ def lose_a_node_and_the_head(machines: Machines, tmp_path: Path) -> None:
     done = records_in(out)
     assert done < parts
     machines.start()
-    output = Driver(machines, tmp_path / "said", "infer", *keys, f"out={out}").ended()
-    assert output.endswith("status 0"), output[-3000:]
+    start(machines, tmp_path / "said", "infer", *keys, f"out={out}").ended()
     starts = [entry for entry in read_log(out / "log.jsonl").entries if entry["event"] == "start"]
     assert [entry["missing"] for entry in starts] == [parts, parts - done]
     assert rows_of(out) == rows_of(whole)

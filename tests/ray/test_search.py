@@ -1,4 +1,4 @@
-"""Sweeps through the door on a real Ray, with real kills: what is left is what would have been anyway.
+"""The command sweep on a real Ray, with real kills: what is left is what would have been anyway.
 
 One trial at a time, so that early ends are a matter of the trials and not of who came first.
 """
@@ -6,12 +6,7 @@ One trial at a time, so that early ends are a matter of the trials and not of wh
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +14,15 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from ray.runtime_context import get_runtime_context
 
 from eqr_ray.data.arrow_store import write_split
 from eqr_ray.search.trial_dirs import Trials
 from eqr_ray.tasks import task_named
+from tests.support.commands import Started, call, succeed
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("cluster")
+
 SPACE = """
 door: train
 space:
@@ -61,32 +59,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(*keys: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "eqr_ray.sweep", *keys],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def ended(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
-
-
-def when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
-    """Wait, while the sweep goes on."""
-    end_s = time.monotonic() + 180
-    while not ready():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
-
-
 def reported(out: Path, trial: int) -> int:
     """How many validations a trial has behind it."""
     log = out / "trials" / f"{trial:05d}" / "log.jsonl"
@@ -110,24 +82,31 @@ def rows(out: Path) -> dict[str, Any]:
     return {f"{row['trial']}@{row['step']}": {k: v for k, v in row.items() if k not in SLOW} for row in table}
 
 
+def start(log: Path, *keys: str) -> Started:
+    """In a process of its own, on the Ray of all tests."""
+    return Started("sweep", *keys, f"address={get_runtime_context().gcs_address}", log=log)
+
+
 def test_a_killed_trial_and_a_killed_driver_change_nothing(data: Path, tmp_path: Path) -> None:
-    keys = [f"space={data / 'space.yaml'}", f"data={data}", "at_once=1", "finalists=1", "seeds=1"]
-    output = ended(start(*keys, f"out={tmp_path / 'whole'}"))
+    keys = [f"space={data / 'space.yaml'}", f"data={data}", "at_once=1", "finalists=1", "seeds=1", "device=cpu"]
+    output = succeed("sweep", *keys, f"out={tmp_path / 'whole'}")
     assert "4 configurations tried" in output
     assert "Traceback" not in output
     whole = json.loads((tmp_path / "whole" / "summary.json").read_text())
     assert not (tmp_path / "whole" / "ray").exists()
 
     out = tmp_path / "killed"
-    driver = start(*keys, f"out={out}")
-    when(driver, lambda: reported(out, 0) >= 2 and bool(trainers(out)))
+    driver = start(tmp_path / "said", *keys, f"out={out}")
+    driver.when(lambda: reported(out, 0) >= 2 and bool(trainers(out)))
     trainers(out)[0].kill()
-    when(driver, lambda: (out / "trials" / "00001").exists())
-    when(driver, lambda: reported(out, 1) >= 1 and bool(trainers(out)))
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.communicate()
+    driver.when(lambda: (out / "trials" / "00001").exists())
+    driver.when(lambda: reported(out, 1) >= 1 and bool(trainers(out)))
+    orphans = trainers(out)
+    driver.process.kill()
+    driver.process.wait()
+    assert psutil.wait_procs(orphans, timeout=60)[1] == []  # a trial ends with its driver
     assert not (out / "summary.json").exists()
-    ended(start(f"resume={out}"))
+    succeed("sweep", f"resume={out}", "address=null")
     assert rows(out) == rows(tmp_path / "whole")
     found = json.loads((out / "summary.json").read_text())
     for key in ("winner", "ends", "finalists"):
@@ -141,8 +120,8 @@ def test_trials_of_ray_train_workers(data: Path, tmp_path: Path) -> None:
     text += "first: [" + ", ".join(f"{{damping: 0.0, learning_rate: {rate}}}" for rate in (1e-2, 1e-4, 1e-3)) + "]\n"
     space, out = tmp_path / "space.yaml", tmp_path / "workers"
     space.write_text(text)
-    keys = ["workers=2", "trials=3", "at_once=1", "finalists=0"]
-    ended(start(f"space={space}", f"data={data}", *keys, f"out={out}"))
+    keys = ["workers=2", "trials=3", "at_once=1", "finalists=0", "device=cpu"]
+    succeed("sweep", f"space={space}", f"data={data}", *keys, f"out={out}")
     trials = Trials(out / "trials").all()
     assert [trials[number].status for number in range(3)] == ["finished", "stopped", "stopped"]
     assert len(trials[1].reports) == 1
@@ -155,19 +134,18 @@ def test_trials_of_ray_train_workers(data: Path, tmp_path: Path) -> None:
 
 def test_control_c_keeps_what_there_is(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
-    driver = start(f"space={data / 'space.yaml'}", f"data={data}", "finalists=0", f"out={out}")
-    when(driver, lambda: reported(out, 0) >= 1)
-    driver.send_signal(signal.SIGINT)
-    output, _ = driver.communicate(timeout=120)
-    assert driver.returncode == 130, output
+    keys = [f"space={data / 'space.yaml'}", f"data={data}", "finalists=0", "device=cpu", f"out={out}"]
+    driver = start(tmp_path / "said", *keys)
+    driver.when(lambda: reported(out, 0) >= 1)
+    driver.process.send_signal(signal.SIGINT)
+    output = driver.ended(status=130)
     assert "Traceback" not in output
     assert output.splitlines()[-1] == f"eqr-sweep: interrupted; resume={out} goes on from the trials that are there"
 
 
 def test_a_trial_that_never_fits_is_refused_at_once(data: Path, tmp_path: Path) -> None:
-    keys = [f"space={data / 'space.yaml'}", f"data={data}", "workers=1000"]
-    process = start(*(key for key in keys), f"out={tmp_path / 'run'}")
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2, output
-    assert "batch=4 cannot be dealt out to workers=1000" in output or "has no place" in output
+    keys = [f"space={data / 'space.yaml'}", f"data={data}", "workers=1000", "device=cpu", f"out={tmp_path / 'run'}"]
+    done = call("sweep", *keys)
+    assert done.status == 2, done.err
+    assert "batch=4 cannot be dealt out to workers=1000" in done.err or "has no place" in done.err
     assert not (tmp_path / "run").exists()

@@ -1,19 +1,16 @@
-"""Training through the door on real Ray workers, with real kills: what is left is what would have been anyway.
+"""The command train on real Ray workers, with real kills: what is left is what would have been anyway.
 
 A run of two workers is the measure. The same run loses a worker and then its driver; others change the number of
-workers half-way. Everything is float32 and uncompiled, on one thread a worker.
+workers half-way. Everything is float32 and uncompiled, on one thread a worker. The commands run in this process, on the
+Ray of all tests, but for the one that is killed, with its own Ray, and the one that is interrupted.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ import psutil
 import pytest
 import ray
 import torch
+from ray.runtime_context import get_runtime_context
 from safetensors.torch import load_file
 
 from eqr_ray.config.door import door_config
@@ -30,61 +28,33 @@ from eqr_ray.distributed.attempts import place
 from eqr_ray.distributed.cluster import free, free_what_the_dead_hold
 from eqr_ray.distributed.trainer import environment, scaling, train_on_ray
 from eqr_ray.training.experiment import Experiment, describe_data, experiment_of
+from tests.support.commands import Started, call, succeed
 
-ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 100, 5
 SHAPE = ["model=eqr_small", "model.width=16", "model.hidden_multiple=16", "model.h_cycles=2", "model.l_cycles=1"]
 KEYS = [*SHAPE, "batch=8", f"steps={STEPS}", "learning_rate=1e-3", "warmup=10", "weight_decay=0.1", "max_segments=4"]
 KEYS += ["dtype=float32", "compile=false", f"checkpoint_every={EVERY}", "keep_checkpoints=100", "log_every=1"]
-KEYS += ["validate_every=0", "validate_puzzles=8"]
+KEYS += ["validate_every=0", "validate_puzzles=8", "device=cpu"]
 
 
-def start(*keys: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "eqr_ray.train", *keys],
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def ended(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    return output
-
-
-def when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
-    """Wait, while the run goes on."""
-    end_s = time.monotonic() + 180
-    while not ready():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
-
-
-def workers_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    family = psutil.Process(driver.pid).children(recursive=True)
+def workers_of(driver: Started) -> list[psutil.Process]:
+    family = psutil.Process(driver.process.pid).children(recursive=True)
     return [process for process in family if "RayTrainWorker" in " ".join(process.cmdline())]
 
 
-def kill_driver(driver: subprocess.Popen[str], workers: list[psutil.Process]) -> None:
+def kill_driver(driver: Started, workers: list[psutil.Process]) -> None:
     """As kill -9 does. The workers stand still until its raylet is gone too: on a busy machine that takes seconds, in
     which they would do all their steps."""
-    raylets = [child for child in psutil.Process(driver.pid).children(recursive=True) if child.name() == "raylet"]
+    raylets = [child for child in psutil.Process(driver.process.pid).children(True) if child.name() == "raylet"]
     assert raylets
     for worker in workers:
         worker.suspend()
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
+    driver.process.kill()
+    driver.process.wait()
     assert psutil.wait_procs(raylets, timeout=60)[1] == []
     for worker in workers:
         with suppress(psutil.NoSuchProcess):
             worker.resume()
-    driver.communicate()
 
 
 def checkpoint(run: Path, step: int) -> Path:
@@ -122,10 +92,10 @@ def begin_from(run: Path, other: Path, step: int) -> Path:
 
 
 @pytest.fixture(scope="session")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(cluster: dict[str, float], data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two workers, ZeRO 2, never interrupted."""
     run = tmp_path_factory.mktemp("runs") / "whole"
-    output = ended(start(*KEYS, f"data={data}", "workers=2", "zero=2", f"out={run}"))
+    output = succeed("train", *KEYS, f"data={data}", "workers=2", "zero=2", f"out={run}")
     assert f"step {STEPS}/{STEPS}" in output
     assert "Traceback" not in output
     assert not (run / "ray").exists()
@@ -135,20 +105,21 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_killed_worker_and_a_killed_driver_change_no_bit(whole: Path, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
-    driver = start(*KEYS, f"data={data}", "workers=2", "zero=2", f"out={run}")
-    when(driver, checkpoint(run, STEPS // 4).exists)
+    keys = [*KEYS, f"data={data}", "workers=2", "zero=2", f"out={run}"]
+    driver = Started("train", *keys, log=tmp_path / "said")
+    driver.when(checkpoint(run, STEPS // 4).exists)
     workers = workers_of(driver)
     assert len(workers) == 2
     workers[1].kill()
-    when(driver, lambda: len(entries(run, "resume")) == 1)
+    driver.when(lambda: len(entries(run, "resume")) == 1)
     at = entries(run, "resume")[0]["step"]
     assert STEPS // 4 - EVERY <= at < STEPS - 3 * EVERY
-    when(driver, checkpoint(run, at + EVERY).exists)
+    driver.when(checkpoint(run, at + EVERY).exists)
     workers = workers_of(driver)
     kill_driver(driver, workers)
     assert psutil.wait_procs(workers, timeout=30)[1] == []  # the workers end with their driver
     assert not (run / "summary.json").exists()
-    output = ended(start(f"resume={run}"))
+    output = succeed("train", f"resume={run}")
     assert f"continuing from step {entries(run, 'resume')[1]['step']}/{STEPS}" in output
     expected, found = final(whole), final(run)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
@@ -159,21 +130,21 @@ def test_a_killed_worker_and_a_killed_driver_change_no_bit(whole: Path, data: Pa
 
 def test_one_worker_goes_on_from_two(whole: Path, tmp_path: Path) -> None:
     run = begin_from(whole, tmp_path / "one", STEPS // 2)
-    ended(start(f"resume={run}", "workers=1", "zero=3"))
+    succeed("train", f"resume={run}", "workers=1", "zero=3")
     same_within_rounding(run, whole)
 
 
 def test_this_process_goes_on_from_two_workers(whole: Path, tmp_path: Path) -> None:
     run = begin_from(whole, tmp_path / "here", STEPS // 2)
-    ended(start(f"resume={run}", "workers=0", "zero=0"))
+    succeed("train", f"resume={run}", "workers=0", "zero=0")
     same_within_rounding(run, whole)
 
 
 def test_two_workers_go_on_from_this_process(whole: Path, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "two"
     keys = [key for key in KEYS if not key.startswith("steps=")]
-    ended(start(*keys, f"data={data}", f"steps={STEPS // 2}", f"out={run}"))
-    ended(start(f"resume={run}", f"steps={STEPS}", "workers=2", "zero=1"))
+    succeed("train", *keys, f"data={data}", f"steps={STEPS // 2}", f"out={run}")
+    succeed("train", f"resume={run}", f"steps={STEPS}", "workers=2", "zero=1")
     same_within_rounding(run, whole)
 
 
@@ -191,37 +162,37 @@ def same_within_rounding(run: Path, whole: Path) -> None:
 def test_a_mistake_found_by_workers_is_one_line_and_no_retry(whole: Path, tmp_path: Path) -> None:
     run = begin_from(whole, tmp_path / "damaged", STEPS // 2)
     (checkpoint(run, STEPS // 2) / "ema.safetensors").write_bytes(b"")
-    process = start(f"resume={run}", "workers=2")
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2, output
-    assert "damaged and passed over: ema.safetensors has changed" in output
-    assert f"eqr-train: every checkpoint in {run}" in output
-    assert "Traceback" not in output
+    done = call("train", f"resume={run}", "workers=1")
+    assert done.status == 2, done.err
+    assert "damaged and passed over: ema.safetensors has changed" in done.err
+    assert f"eqr-train: every checkpoint in {run}" in done.err
+    assert "Traceback" not in done.err
     assert len(entries(run, "warning")) == 1
 
 
+@pytest.mark.usefixtures("cluster")
 def test_control_c_is_status_130_and_keeps_the_newest_checkpoint(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "stopped"
-    driver = start(*KEYS, f"data={data}", "workers=2", f"out={run}")
-    when(driver, checkpoint(run, EVERY).exists)
-    driver.send_signal(signal.SIGINT)
-    output, _ = driver.communicate(timeout=120)
-    assert driver.returncode == 130, output
+    address = f"address={get_runtime_context().gcs_address}"
+    driver = Started("train", *KEYS, f"data={data}", "workers=2", address, f"out={run}", log=tmp_path / "said")
+    driver.when(checkpoint(run, EVERY).exists)
+    driver.process.send_signal(signal.SIGINT)
+    output = driver.ended(status=130)
     assert "Traceback" not in output
     kept = sorted((run / "checkpoints").glob("[0-9]" * 8))[-1]
     assert output.splitlines()[-1] == f"eqr-train: interrupted; {kept} is kept, resume={run} goes on from it"
     assert not (run / "summary.json").exists()
     assert not (run / "lock.json").exists()
-    output = ended(start(f"resume={run}", "workers=0"))
+    output = succeed("train", f"resume={run}", "workers=0")
     assert f"continuing from step {int(kept.name)}/{STEPS}" in output
 
 
+@pytest.mark.usefixtures("cluster")
 def test_more_workers_than_there_are_cpus_is_said_at_once(data: Path, tmp_path: Path) -> None:
     keys = [key for key in KEYS if not key.startswith("batch=")]
-    process = start(*keys, f"data={data}", "batch=1000", "workers=1000", f"out={tmp_path / 'run'}")
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert "workers=1000 needs 1000 CPUs; there are 0 GPUs" in output
+    done = call("train", *keys, f"data={data}", "batch=1000", "workers=1000", f"out={tmp_path / 'run'}")
+    assert done.status == 2
+    assert "workers=1000 needs 1000 CPUs; there are 2 GPUs" in done.err
     assert not (tmp_path / "run" / "config.json").exists()  # it has not begun: out= is still free
 
 
