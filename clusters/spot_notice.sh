@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs on a spot machine: when the cloud says that it takes the machine back, Ray is told to drain this node, upon which
-# trainings write a checkpoint and go on elsewhere (docs/clusters.md). Started by aws.yaml and gcp.yaml on their workers.
+# trainings write a checkpoint and go on elsewhere (docs/guide/clusters.md). Started by aws.yaml and gcp.yaml on their workers.
 #   spot_notice.sh aws|gcp
 set -euo pipefail
 

@@ -7,7 +7,7 @@
 The same command again goes on with what is there. Shipped is this package alone, named by its content: no data, no
 runs, no environment, no secrets. What a job is told in its environment, Ray writes into its logs; so nothing is: a
 cluster that is started here has the environment of this process, the nodes of another one have their own
-(docs/clusters.md).
+(docs/guide/clusters.md).
 """
 
 from __future__ import annotations

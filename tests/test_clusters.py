@@ -20,7 +20,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 ROOT = Path(__file__).parent.parent
-CLUSTERS, PAGE = ROOT / "clusters", ROOT / "docs" / "clusters.md"
+CLUSTERS, PAGE = ROOT / "clusters", ROOT / "docs" / "guide" / "clusters.md"
 CRDS = ROOT.parent / "shared" / "data" / "kuberay"
 LAUNCHERS = ["aws", "gcp", "local"]
 FILES = [path for path in sorted(CLUSTERS.iterdir()) if path.is_file()]

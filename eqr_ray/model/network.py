@@ -18,7 +18,7 @@ from eqr_ray.model import Latent, ModelConfig, Reasoner
 from eqr_ray.model.compiling import cell_function
 from eqr_ray.model.noise import START_CALLS, keyed_noise, truncated_normal
 
-CPU_CHUNK = 64  # rows; measured in docs/performance.md
+CPU_CHUNK = 64  # rows; measured in docs/results/speed.md
 
 
 class Segment(NamedTuple):

@@ -18,7 +18,7 @@ import numpy.typing as npt
 DIGITS = "123456789ABCDEFG"
 
 # The order in which a guess tries the assignments of a 3x3 band. Any order is right; this one (rotations first, then
-# reflections) makes the number of guesses agree with the published ratings, which depend on it (docs/tasks.md).
+# reflections) makes the number of guesses agree with the published ratings, which depend on it (docs/results/tasks.md).
 GUESS_ORDER_3 = ((0, 1, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0), (0, 2, 1), (1, 0, 2))
 
 
