@@ -2,7 +2,7 @@
 
     python -m eqr_ray.parity FOLDER [tolerance=1e-5]
 
-reads every fixture of FOLDER (`NAME.json` + `NAME.npz`, format in docs/guide/parity.md), runs our network from the given
+reads every fixture of FOLDER (`NAME.json` + `NAME.npz`: docs/guide/parity.md), runs our network from the given
 states in float32 without noise, and prints the relative error of every quantity. Exit status 1 where one differs.
 
 An untrained network is chaotic: it multiplies a rounding error by some hundreds within a segment, so that two correct

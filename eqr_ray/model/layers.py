@@ -19,7 +19,7 @@ from eqr_ray.model.kernels.gate import gate
 
 NORM_EPS = 1e-5
 ROPE_BASE = 10_000.0
-EXPLICIT_TOKENS = 256  # at most, where attention keeps (T, T) weights for its backward pass on CPU: docs/results/speed.md
+EXPLICIT_TOKENS = 256  # at most, where attention keeps (T, T) weights for its backward pass on CPU (docs/results)
 TRUNCATED_STD = 0.8796256610342398  # std of a unit normal truncated at +-2
 
 

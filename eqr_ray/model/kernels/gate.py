@@ -1,8 +1,8 @@
 """silu(a) * b of a SwiGLU: a kernel of our own for bfloat16 on CPUs that have the instructions, torch elsewhere.
 
 Why here: torch.compile takes two to three times as long for it, which is an eighth of all inference and training on
-such CPUs (docs/results/speed.md). The kernel is built together with the first compiled cell of a process (`build`, called
-by compiling.py), which needs a C++ compiler anyway. Where it cannot be built, and in an eager cell, `gate` is the plain
+such CPUs (docs/results/speed.md). The kernel is built with the first compiled cell of a process (`build`, called by
+compiling.py), which needs a C++ compiler anyway. Where it cannot be built, and in an eager cell, `gate` is the plain
 expression, whose last bits differ: what a cell computes does not depend on what else its process has done.
 
     R rows, F hidden width
