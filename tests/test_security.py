@@ -23,7 +23,6 @@ import torch
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.npy_reader import read_npy
-from eqr_ray.data.validation import Policy
 from eqr_ray.distributed import cluster
 from eqr_ray.distributed.environment import SETTINGS
 from eqr_ray.model.pretrained import load_model
@@ -138,7 +137,7 @@ def test_an_array_that_carries_code_is_refused_and_not_run(tmp_path: Path) -> No
     np.save(tmp_path / "all__inputs.npy", np.array([Bomb(went_off)], dtype=object), allow_pickle=True)
     (tmp_path / "dataset.json").write_text(json.dumps({"sets": ["all"]}))
     with pytest.raises(UserError, match="cannot be read as an npy array"):
-        read_npy(task_named("sudoku4"), tmp_path, Policy())
+        read_npy(task_named("sudoku4"), tmp_path, complete=True, unique=False)
     assert not went_off.exists()
 
 
@@ -149,7 +148,7 @@ def test_a_dataset_names_no_files_outside_of_its_folder(tmp_path: Path, sets: An
         np.save(tmp_path / folder / "all__inputs.npy", np.ones((1, 16), dtype=np.int64))
     (tmp_path / "part" / "dataset.json").write_text(json.dumps({"sets": sets}))
     with pytest.raises(UserError, match="expected a list of names"):
-        read_npy(task_named("sudoku4"), tmp_path / "part", Policy())
+        read_npy(task_named("sudoku4"), tmp_path / "part", complete=True, unique=False)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "..", ".", "", "a/b", "a\0b", "/dev/zero"])

@@ -1,11 +1,8 @@
-"""One Arrow IPC file per split: written at once or not at all, read through a memory map.
+"""One Arrow IPC file per split: written at once or not at all, read through a memory map by every worker.
 
-Why here: every worker maps the same file and sees its tokens without a copy; the metadata says what the tokens mean.
-This is the only file of the tasks that knows pyarrow.
-
-    columns   inputs, labels (fixed-size lists of uint8; labels absent without answers), rating int32,
-              source (dictionary of strings), fingerprint uint64
-    metadata  task, vocabulary, length, source, seed, content_hash
+columns   inputs, labels (fixed-size lists of uint8; labels absent without answers), rating int32,
+          source (dictionary of strings), fingerprint uint64
+metadata  task, vocabulary, length, source, seed, content_hash
 """
 
 from __future__ import annotations
@@ -31,9 +28,8 @@ ROWS_PER_HASH_UPDATE = 65_536
 def content_hash(task: Task, inputs_NL: Tokens, labels_NL: Tokens | None) -> str:
     """SHA-256 over the task's name, the number of puzzles, the tokens of all puzzles and then of all answers."""
     digest = hashlib.sha256(f"{task.name} {len(inputs_NL)} {labels_NL is not None}\n".encode())
-    for tokens in (inputs_NL, labels_NL):
-        for at in range(0, 0 if tokens is None else len(tokens), ROWS_PER_HASH_UPDATE):
-            assert tokens is not None
+    for tokens in (inputs_NL,) if labels_NL is None else (inputs_NL, labels_NL):
+        for at in range(0, len(tokens), ROWS_PER_HASH_UPDATE):
             digest.update(np.ascontiguousarray(tokens[at : at + ROWS_PER_HASH_UPDATE]).tobytes())
     return digest.hexdigest()
 
@@ -41,13 +37,13 @@ def content_hash(task: Task, inputs_NL: Tokens, labels_NL: Tokens | None) -> str
 def write_split(path: Path, task: Task, puzzles: Puzzles, *, source: str, seed: int) -> str:
     """Write `puzzles` to `path` (a temporary file beside it, fsync, rename). Returns the content hash."""
     hashed = content_hash(task, puzzles.inputs, puzzles.labels)
-    fingerprints = task.fingerprint(puzzles.inputs, puzzles.labels)
-    columns: dict[str, pa.Array] = {"inputs": _token_lists(puzzles.inputs)}
-    if puzzles.labels is not None:
-        columns["labels"] = _token_lists(puzzles.labels)
-    columns["rating"] = pa.array(puzzles.ratings, pa.int32())
-    columns["source"] = pa.array(list(puzzles.sources), pa.string()).dictionary_encode()
-    columns["fingerprint"] = pa.array(fingerprints, pa.uint64())
+    columns: dict[str, pa.Array] = {
+        "inputs": _token_lists(puzzles.inputs),
+        **({} if puzzles.labels is None else {"labels": _token_lists(puzzles.labels)}),
+        "rating": pa.array(puzzles.ratings, pa.int32()),
+        "source": pa.array(list(puzzles.sources), pa.string()).dictionary_encode(),
+        "fingerprint": pa.array(task.fingerprint(puzzles.inputs, puzzles.labels), pa.uint64()),
+    }
     metadata = {
         "format": FORMAT,
         "task": task.name,
@@ -58,12 +54,7 @@ def write_split(path: Path, task: Task, puzzles: Puzzles, *, source: str, seed: 
         "content_hash": hashed,
     }
     batch = pa.record_batch(list(columns.values()), names=list(columns)).replace_schema_metadata(metadata)
-
-    with (
-        atomic(path) as temporary,
-        pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_file(sink, batch.schema) as writer,
-    ):
+    with atomic(path) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
     return hashed
 
@@ -81,9 +72,7 @@ class Split:
         self.path = path
         self.task = task
         self.task_name = task.name
-        self.vocabulary = task.vocabulary
-        self.source = metadata["source"]
-        self.seed = int(metadata["seed"])
+        self.metadata = metadata
         self.content_hash = metadata["content_hash"]
         self.inputs: Tokens = _view(batch.column("inputs"), task.length)
         has_labels = "labels" in batch.schema.names
@@ -123,15 +112,9 @@ class Split:
     def __reduce__(self) -> tuple[Callable[[Path], Split], tuple[Path]]:
         return Split.open, (self.path,)
 
-    @property
-    def sources(self) -> list[str]:
-        """Where each puzzle comes from, N strings."""
-        sources: list[str] = self._sources.to_pylist()
-        return sources
-
     def puzzles(self) -> Puzzles:
         """The same as a value; the tokens stay views."""
-        return Puzzles(self.inputs, self.labels, self.ratings, self.sources)
+        return Puzzles(self.inputs, self.labels, self.ratings, self._sources.to_pylist())
 
 
 def _view(column: pa.FixedSizeListArray, length: int) -> Tokens:

@@ -1,7 +1,7 @@
 """Puzzles from text: Sudoku-Extreme's CSV, its gzip, or a plain list with one puzzle a line.
 
-Why here: users' own files come like this. Lines are read one at a time, so that an error has a line number and an
-unbalanced quote spoils one line and not the rest of the file.
+Lines are read one at a time, so that an error has a line number and an unbalanced quote spoils one line and not the
+rest of the file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.data.validation import BadRow, Intake, RawRow, Strictness
+from eqr_ray.data.validation import SHOWN, BadRow, RawRow, check_rows
 from eqr_ray.tasks.puzzles import Puzzles
 from eqr_ray.tasks.registry import Task, tasks_of_length
 
@@ -26,34 +26,34 @@ COLUMNS = {
 }
 
 
-def read_csv(task: Task, path: Path, strictness: Strictness) -> tuple[Puzzles, list[BadRow]]:
+def read_csv(task: Task, path: Path, complete: bool, unique: bool) -> tuple[Puzzles, list[BadRow]]:
     """The puzzles of a file with a header that names a question column, or of lines `puzzle` or `puzzle,answer`.
 
-    UserError: the file cannot be read, or has neither form.
+    `complete`, `unique`: see `check_rows`. UserError: the file cannot be read, or has neither form.
     """
-    intake = Intake(task, str(path), strictness)
+    return check_rows(task, path, _rows(task, path), complete, unique)
+
+
+def _rows(task: Task, path: Path) -> Iterator[RawRow | BadRow]:
     header: list[str] | None = None
     started = False
     for number, line in _lines(path, strip=" " not in task.vocabulary):
         fields = _fields(line)
-        if fields is None:
-            intake.reject(number, "a quote is not closed", line)
-            continue
-        if not started:
-            started = True
-            header = _header(fields, path)
+        if fields is not None and not started:
+            started, header = True, _header(fields, path)
             if header is not None:
                 continue
-        columns = header or ["question", "answer"][: len(fields)]
-        if header is None and len(fields) > 2:
-            intake.reject(number, f"{len(fields)} columns, but no first line that names them", line)
-        elif len(fields) != len(columns):
-            intake.reject(number, f"{len(fields)} columns where the first line names {len(columns)}", line)
+        if fields is None:
+            yield BadRow(str(path), number, "a quote is not closed", line[:SHOWN])
+        elif header is None and len(fields) > 2:
+            reason = f"{len(fields)} columns, but no first line that names them"
+            yield BadRow(str(path), number, reason, line[:SHOWN])
+        elif header is not None and len(fields) != len(header):
+            reason = f"{len(fields)} columns where the first line names {len(header)}"
+            yield BadRow(str(path), number, reason, line[:SHOWN])
         else:
-            cell = dict(zip(columns, fields, strict=True))
-            row = RawRow(number, cell["question"], cell.get("answer"), cell.get("rating"), cell.get("source"))
-            intake.add(row)
-    return intake.finish()
+            cell = dict(zip(header or ("question", "answer"), fields, strict=False))
+            yield RawRow(number, cell["question"], cell.get("answer"), cell.get("rating"), cell.get("source"))
 
 
 def _lines(path: Path, strip: bool) -> Iterator[tuple[int, str]]:
@@ -83,7 +83,7 @@ def _fields(line: str) -> list[str] | None:
 
 
 def _header(fields: list[str], path: Path) -> list[str] | None:
-    """The columns' names as this package calls them (own names kept); None where the first line is a puzzle already."""
+    """The columns' names as this package calls them (other names kept); None where the first line is a puzzle."""
     meanings = {alias: name for name, aliases in COLUMNS.items() for alias in aliases}
     names = [meanings.get(field.strip().lower(), field.strip()) for field in fields]
     if not set(names) & set(COLUMNS):

@@ -1,7 +1,4 @@
-"""Making a dataset folder: source -> checked puzzles -> split -> Arrow files, whole or not at all.
-
-Why here: this is what the door `prepare` does, as a plain function of a frozen configuration.
-"""
+"""Making a dataset folder: source -> checked puzzles -> split -> Arrow files, whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,10 +15,11 @@ import numpy as np
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import Split, write_split
-from eqr_ray.data.sources import BadRow, Strictness, locate, read_part
+from eqr_ray.data.sources import locate, read_part
 from eqr_ray.data.splits import Division, divide
+from eqr_ray.data.validation import BadRow
 from eqr_ray.tasks.keys import hash_words
-from eqr_ray.tasks.puzzles import Puzzles, joined
+from eqr_ray.tasks.puzzles import Puzzles
 from eqr_ray.tasks.registry import Task, task_named
 from eqr_ray.tasks.task import Progress
 
@@ -69,7 +67,7 @@ class PrepareConfig:
             raise UserError(f"hard=true is for source=generate; source={self.source} has the puzzles it has")
 
 
-def prepare(config: PrepareConfig, progress: Progress | None = None, endpoint: str | None = None) -> dict[str, Any]:
+def prepare(config: PrepareConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Make the folder `config.out` and return what its dataset.json says.
 
     Everything is written to a folder beside it and renamed at the end. A folder that is there already is left as it is
@@ -82,7 +80,7 @@ def prepare(config: PrepareConfig, progress: Progress | None = None, endpoint: s
         return _verified(out, present)  # the same words generate the same puzzles
     if present is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"out={out}: is there already and is no dataset of prepare; choose another name")
-    pool, own_test, bad = _read(task, config, progress, endpoint)
+    pool, own_test, bad = _read(task, config, progress)
     if bad and not config.skip_bad:
         raise UserError(_complaint(bad, config.limit_bad))
     division = divide(task, pool, own_test, config.train, config.validation, config.test, config.seed)
@@ -103,17 +101,15 @@ def prepare(config: PrepareConfig, progress: Progress | None = None, endpoint: s
     return about
 
 
-def _read(
-    task: Task, config: PrepareConfig, progress: Progress | None, endpoint: str | None
-) -> tuple[Puzzles, Puzzles | None, list[BadRow]]:
+def _read(task: Task, config: PrepareConfig, progress: Progress | None) -> tuple[Puzzles, Puzzles | None, list[BadRow]]:
     """(the pool, the source's own test part, bad rows)."""
     if config.source == GENERATE:
         count = (config.train or 0) + config.validation + (config.test or 0)
         return task.generate(count, config.seed, config.hard, progress), None, []
     read = {}
     bad: list[BadRow] = []
-    for part, path in locate(config.source, endpoint).items():
-        read[part], found = read_part(task, path, Strictness(unique=config.unique))
+    for part, path in locate(config.source).items():
+        read[part], found = read_part(task, path, unique=config.unique)
         bad += found
     return read["train"], read.get("test"), bad
 
@@ -162,14 +158,14 @@ def with_copies(task: Task, puzzles: Puzzles, copies: int, seed: int) -> Puzzles
     """Each puzzle, followed by `copies` of it under keyed symmetries."""
     if copies == 0:
         return puzzles
-    assert puzzles.labels is not None
-    numbers = np.repeat(np.arange(len(puzzles)), copies)
-    keys = hash_words(seed, COPIES, numbers, np.tile(np.arange(copies), len(puzzles)))
-    inputs, labels = task.augment(puzzles.inputs[numbers], puzzles.labels[numbers], keys)
-    originals = puzzles.take(np.arange(len(puzzles)))
-    made = Puzzles(inputs, labels, puzzles.ratings[numbers], [puzzles.sources[number] for number in numbers.tolist()])
-    together = joined([originals, made], task.length)
-    return together.take(np.argsort(np.concatenate([np.arange(len(puzzles)), numbers]), kind="stable"))
+    originals = np.repeat(np.arange(len(puzzles)), copies)
+    keys = hash_words(seed, COPIES, originals, np.tile(np.arange(copies), len(puzzles)))
+    everything = puzzles.take(np.repeat(np.arange(len(puzzles)), copies + 1))
+    assert everything.labels is not None
+    copied = np.arange(len(everything)) % (copies + 1) > 0
+    inputs, labels = task.augment(everything.inputs[copied], everything.labels[copied], keys)
+    everything.inputs[copied], everything.labels[copied] = inputs, labels
+    return everything
 
 
 def _identity(config: PrepareConfig) -> dict[str, Any]:

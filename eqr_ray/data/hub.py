@@ -1,7 +1,6 @@
 """Datasets of the Hugging Face hub, by name: `hub:OWNER/NAME` or `hub:OWNER/NAME@REVISION`.
 
-Why here: Sudoku-Extreme and the maze sets are published there. Only CSV, npy and JSON files of the train and test parts
-are fetched, into the hub client's own cache; nothing that could execute is read.
+Only CSV, npy and JSON files of the train and test parts are fetched, into the hub client's own cache.
 """
 
 from __future__ import annotations
@@ -20,24 +19,21 @@ TRANSPORT_ERROR: type[BaseException] = HfHubHTTPError.__bases__[0]
 CSV_NAMES = ("train.csv", "test.csv", "train.csv.gz", "test.csv.gz")
 
 
-def fetch(name: str, endpoint: str | None = None) -> Path:
+def fetch(name: str) -> Path:
     """Download the dataset's files and return the folder that holds them, laid out as in the repository.
 
-    `endpoint`: another server than the hub (the hub client also reads HF_ENDPOINT). UserError: no such dataset, no
-    network, or nothing that this package reads.
+    UserError: no such dataset, no network, or nothing that this package reads.
     """
     repository, _, revision = name.partition("@")
-    api = HfApi(endpoint=endpoint)
+    api = HfApi()
     try:
         files = api.list_repo_files(repository, repo_type="dataset", revision=revision or None)
         wanted = [file for file in files if file in CSV_NAMES or _is_npy_file(file)]
         if not wanted:
-            raise UserError(
-                f"hub:{name} has neither train.csv nor train/*.npy; it has: {', '.join(sorted(files)[:8]) or 'nothing'}"
-            )
-        return Path(
-            api.snapshot_download(repository, repo_type="dataset", revision=revision or None, allow_patterns=wanted)
-        )
+            has = ", ".join(sorted(files)[:8]) or "nothing"
+            raise UserError(f"hub:{name} has neither train.csv nor train/*.npy; it has: {has}")
+        at = revision or None
+        return Path(api.snapshot_download(repository, repo_type="dataset", revision=at, allow_patterns=wanted))
     except HFValidationError as error:
         raise UserError(f"hub:{name}: not a name of the form OWNER/NAME ({error})") from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:

@@ -1,16 +1,16 @@
 """Puzzles from the npy folders of HRM, TRM and EqR.
 
-Why here: their published data come like this: `train/` and `test/`, each with dataset.json and, for every set that it
-names, SET__inputs.npy, SET__labels.npy (rows, L) and SET__puzzle_indices.npy, SET__group_indices.npy. A group holds the
-augmented copies of one puzzle: puzzles group_indices[g] up to group_indices[g + 1], whose rows are puzzle_indices[p] up
-to puzzle_indices[p + 1]. The first row of each group is the puzzle itself and the only one read, for our training makes
-its copies on the fly. Nothing pickled is read.
+Each of `train/` and `test/` has dataset.json and, for every set that it names, SET__inputs.npy, SET__labels.npy
+(rows, L) and SET__puzzle_indices.npy, SET__group_indices.npy. A group holds the augmented copies of one puzzle: puzzles
+group_indices[g] up to group_indices[g + 1], whose rows are puzzle_indices[p] up to puzzle_indices[p + 1]. The first row
+of each group is the puzzle itself and the only one read, for training makes its copies on the fly.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.data.validation import BadRow, Intake, RawRow, Strictness
-from eqr_ray.tasks.puzzles import Puzzles, Tokens
+from eqr_ray.data.validation import BadRow, RawRow, check_rows
+from eqr_ray.tasks.puzzles import Puzzles, joined
 from eqr_ray.tasks.registry import Task, tasks_of_length
 
 IGNORED_LABEL = -100
@@ -31,34 +31,46 @@ def is_npy_part(folder: Path) -> bool:
     return (folder / "dataset.json").is_file() and any(folder.glob("*__inputs.npy"))
 
 
-def read_npy(task: Task, folder: Path, strictness: Strictness) -> tuple[Puzzles, list[BadRow]]:
-    """The first row of each group of every set of `folder`. UserError: a file that is missing, foreign or damaged."""
+def read_npy(task: Task, folder: Path, complete: bool, unique: bool) -> tuple[Puzzles, list[BadRow]]:
+    """The first row of each group of every set of `folder`. `complete`, `unique`: see `check_rows`.
+
+    UserError: a file that is missing, foreign or damaged."""
     about = _about(folder)
     if about.get("seq_len", task.length) != task.length:
         raise UserError(f"{folder}: its puzzles have {about['seq_len']} cells, those of {task.name} {task.length}")
-    bad: list[BadRow] = []
-    intake: Intake | None = None
-    for name in _sets(folder, about):
-        path = folder / f"{name}__inputs.npy"
-        inputs = _array(path)
-        labels = _array(folder / f"{name}__labels.npy") if (folder / f"{name}__labels.npy").is_file() else None
-        if inputs.ndim != 2 or inputs.shape[1] != task.length:
-            raise UserError(f"{path}: shape {inputs.shape} where {task.name} has (rows, {task.length})")
-        if labels is not None and labels.shape != inputs.shape:
-            raise UserError(f"{path}: inputs of shape {inputs.shape}, but labels of {labels.shape}")
-        intake = intake or Intake(task, str(path), strictness)
-        for row in _group_heads(folder, name, len(inputs)).tolist():
-            try:
-                question = _as_tokens(inputs[row])
-                answer = None if labels is None or (labels[row] == IGNORED_LABEL).all() else _as_tokens(labels[row])
-            except UserError as error:
-                intake.reject(row + 1, str(error), "")
-                continue
-            intake.add(RawRow(row + 1, question, answer, source=f"{folder.parent.name}/{folder.name}/{row}"))
-    if intake is None:
+    names = about.get("sets", ["all"])
+    # they are parts of names of files in `folder`, and lead nowhere else
+    if not isinstance(names, list) or not all(isinstance(name, str) and SET_NAME.fullmatch(name) for name in names):
+        raise UserError(f"{folder / 'dataset.json'}: sets={json.dumps(names)}: expected a list of names")
+    if not names:
         raise UserError(f"{folder}/dataset.json names no sets")
-    puzzles, found = intake.finish()
-    return puzzles, bad + found
+    read = []
+    for name in names:
+        path = folder / f"{name}__inputs.npy"
+        read.append(check_rows(task, path, _rows(task, path, name), complete, unique))
+    return joined([puzzles for puzzles, _ in read], task.length), [row for _, bad in read for row in bad]
+
+
+def _rows(task: Task, path: Path, name: str) -> Iterator[RawRow | BadRow]:
+    folder = path.parent
+    inputs, labels_path = _array(path), folder / f"{name}__labels.npy"
+    labels = _array(labels_path) if labels_path.is_file() else None
+    if inputs.ndim != 2 or inputs.shape[1] != task.length:
+        raise UserError(f"{path}: shape {inputs.shape} where {task.name} has (rows, {task.length})")
+    if labels is not None and labels.shape != inputs.shape:
+        raise UserError(f"{path}: inputs of shape {inputs.shape}, but labels of {labels.shape}")
+    for row in _group_heads(folder, name, len(inputs)).tolist():
+        question, answer = inputs[row], None if labels is None else labels[row]
+        if answer is not None and (answer == IGNORED_LABEL).all():
+            answer = None
+        written = question if answer is None else np.concatenate([question, answer])
+        wrong = written[(written < 0) | (written > 254)]
+        if len(wrong):
+            yield BadRow(str(path), row + 1, f"token {wrong[0]} is outside 0..254", "")
+        else:
+            tokens = None if answer is None else answer.astype(np.uint8)
+            source = f"{folder.parent.name}/{folder.name}/{row}"
+            yield RawRow(row + 1, question.astype(np.uint8), tokens, source=source)
 
 
 def guess_npy_task(folder: Path) -> Task:
@@ -84,14 +96,6 @@ def _about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _sets(folder: Path, about: dict[str, Any]) -> list[str]:
-    """The names of the sets; they are parts of names of files in `folder`, and lead nowhere else."""
-    names = about.get("sets", ["all"])
-    if not isinstance(names, list) or not all(isinstance(name, str) and SET_NAME.fullmatch(name) for name in names):
-        raise UserError(f"{folder / 'dataset.json'}: sets={json.dumps(names)}: expected a list of names")
-    return names
-
-
 def _array(path: Path) -> npt.NDArray[Any]:
     try:
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -112,9 +116,3 @@ def _group_heads(folder: Path, name: str, rows: int) -> npt.NDArray[np.int64]:
         if starts.ndim != 1 or len(starts) == 0 or starts[0] != 0 or starts[-1] != bound or (np.diff(starts) < 1).any():
             raise UserError(f"{path}: not the starts of parts of {bound} rows")
     return np.asarray(puzzle_starts[group_starts[:-1]], dtype=np.int64)
-
-
-def _as_tokens(row: npt.NDArray[Any]) -> Tokens:
-    if row.min() < 0 or row.max() > 254:
-        raise UserError(f"token {row.min() if row.min() < 0 else row.max()} is outside 0..254")
-    return row.astype(np.uint8)

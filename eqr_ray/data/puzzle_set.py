@@ -1,10 +1,4 @@
-"""The puzzles that are to be answered, checked against the network that shall answer them.
-
-Why here: the one place where the user's file meets the model: a wrong length or task is said before anything runs, and
-bad rows become rows of the answers instead of stopping the others.
-
-    N puzzles, L tokens
-"""
+"""The puzzles that are to be answered, checked against the network that shall answer them.    N puzzles, L tokens"""
 
 from __future__ import annotations
 
@@ -23,8 +17,8 @@ from eqr_ray.tasks.registry import Task, task_named
 
 @dataclass(frozen=True)
 class PuzzleSet:
-    """`inputs` (N, L) uint8; `labels` the same (zeros where one is missing) or None without answers; `lines` (N,) where
-    each stands in the user's file, from 1; the rows that could not be read; and a hash of the tokens of both."""
+    """`labels` has zeros where an answer is missing, and is None without any. `lines` (N,): where each puzzle stands in
+    the user's file, from 1. `bad`: the rows that could not be read. `data_hash`: of the tokens of inputs and labels."""
 
     task: Task
     inputs: npt.NDArray[np.uint8]

@@ -1,9 +1,8 @@
 """Which puzzle a training row sees next, and under which symmetry: a function of the row's own counter.
 
-Why here: the global batch is a set of trajectories that restart at different times, on any number of workers. Row r of
-B counts its draws n; its next draw is number j = n * B + r of an endless list that goes through all puzzles once an
-epoch. Nothing is remembered here, so a checkpoint holds the counters and nothing else, and a draw does not depend on
-who asks.
+Row r of the B rows of the global batch counts its draws n; its next draw is number j = n * B + r of an endless list
+that goes through all puzzles once an epoch. A checkpoint holds the counters and nothing else, and a draw does not
+depend on who asks.
 
     N puzzles, B rows of the global batch, n rows asked for, L cells
 """
@@ -48,12 +47,12 @@ def permuted(positions: npt.ArrayLike, size: int, *key: int | npt.ArrayLike) -> 
 
 @dataclass(frozen=True)
 class Draw:
-    """What n rows were given: the puzzle's number in the split, tokens (n, L), and the key of its symmetry."""
+    """What n rows see next."""
 
-    puzzle: npt.NDArray[np.int64]
-    inputs: Tokens
-    labels: Tokens
-    keys: Words
+    puzzle: npt.NDArray[np.int64]  # (n,) its number in the split
+    inputs: Tokens  # (n, L)
+    labels: Tokens  # (n, L)
+    keys: Words  # (n,) of its symmetry
 
 
 class Sampler:

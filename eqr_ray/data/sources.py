@@ -1,7 +1,4 @@
-"""Where puzzles come from, by one word: a file, a folder or a dataset of the hub.
-
-Why here: `prepare` and `infer` take the user's word for a source and get checked puzzles and a list of bad rows.
-"""
+"""Where puzzles come from, by one word: a file, a folder or a dataset of the hub."""
 
 from __future__ import annotations
 
@@ -12,26 +9,22 @@ from eqr_ray.data import hub
 from eqr_ray.data.arrow_store import Split
 from eqr_ray.data.csv_reader import guess_task, read_csv
 from eqr_ray.data.npy_reader import guess_npy_task, is_npy_part, read_npy
-from eqr_ray.data.validation import BadRow, Strictness
-from eqr_ray.tasks.puzzles import Puzzles, joined
+from eqr_ray.data.validation import BadRow
+from eqr_ray.tasks.puzzles import Puzzles
 from eqr_ray.tasks.registry import Task
-
-__all__ = ["BadRow", "Strictness", "locate", "read_part", "read_puzzles", "read_source"]
 
 HUB = "hub:"
 
 
-def locate(source: str, endpoint: str | None = None) -> dict[str, Path]:
+def locate(source: str) -> dict[str, Path]:
     """The parts of a source: {"train": path}, and "test" where the source has a test part of its own.
 
     A path is a CSV file or an npy folder. UserError: there is nothing that can be read.
     """
-    root = hub.fetch(source[len(HUB) :], endpoint) if source.startswith(HUB) else Path(source)
-    if root.is_file():
-        return {"train": root}
+    root = hub.fetch(source[len(HUB) :]) if source.startswith(HUB) else Path(source)
     if not root.exists():
         raise UserError(f"source={source}: no such file or folder (known: generate, FILE.csv, FOLDER, hub:OWNER/NAME)")
-    if is_npy_part(root):
+    if root.is_file() or is_npy_part(root):
         return {"train": root}
     parts = {}
     for part in ("train", "test"):
@@ -44,17 +37,10 @@ def locate(source: str, endpoint: str | None = None) -> dict[str, Path]:
     return parts
 
 
-def read_part(task: Task, path: Path, strictness: Strictness) -> tuple[Puzzles, list[BadRow]]:
-    """The puzzles of one CSV file or npy folder, and the rows that were not taken."""
-    return read_npy(task, path, strictness) if path.is_dir() else read_csv(task, path, strictness)
-
-
-def read_source(
-    task: Task, source: str, unique: bool = False, endpoint: str | None = None
-) -> tuple[Puzzles, list[BadRow]]:
-    """Every part of a source, train first, with answers; `unique` proves that each puzzle has one solution."""
-    read = [read_part(task, path, Strictness(unique=unique)) for path in locate(source, endpoint).values()]
-    return joined([puzzles for puzzles, _ in read], task.length), [row for _, bad in read for row in bad]
+def read_part(task: Task, path: Path, complete: bool = True, unique: bool = False) -> tuple[Puzzles, list[BadRow]]:
+    """The puzzles of one CSV file or npy folder, and the rows that were not taken. `complete`, `unique`: see
+    `validation.check_rows`."""
+    return (read_npy if path.is_dir() else read_csv)(task, path, complete, unique)
 
 
 def read_puzzles(task: Task | None, path: str | Path) -> tuple[Task, Puzzles, list[BadRow]]:
@@ -78,5 +64,5 @@ def read_puzzles(task: Task | None, path: str | Path) -> tuple[Task, Puzzles, li
         return split.task, split.puzzles(), []
     if task is None:
         task = guess_npy_task(path) if path.is_dir() else guess_task(path)
-    puzzles, bad = read_part(task, path, Strictness(complete=False))
+    puzzles, bad = read_part(task, path, complete=False)
     return task, puzzles, bad

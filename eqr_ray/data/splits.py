@@ -1,8 +1,7 @@
 """Dividing puzzles into train, validation and test so that no two parts share a puzzle up to symmetry.
 
-Why here: a symmetric copy of a training puzzle in the test split would be counted as a success of training. Puzzles
-with the same fingerprint are one group; the groups are ordered by a keyed hash of the fingerprint, so that the division
-depends on the puzzles and the seed alone, not on the order of a file.
+Puzzles with the same fingerprint are one group. The groups are ordered by a keyed hash of the fingerprint, so the
+division depends on the puzzles and the seed alone, not on the order of a file.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.tasks.keys import hash_words
@@ -33,13 +31,7 @@ class Division:
 
 
 def divide(
-    task: Task,
-    pool: Puzzles,
-    own_test: Puzzles | None,
-    train: int | None,
-    validation: int,
-    test: int | None,
-    seed: int,
+    task: Task, pool: Puzzles, own_test: Puzzles | None, train: int | None, validation: int, test: int | None, seed: int
 ) -> Division:
     """Exact counts. `train` None takes all that remain; `test` None all of the source's own test part.
 
@@ -47,41 +39,30 @@ def divide(
     included: it is a published benchmark), and every puzzle of the pool that the test part has up to symmetry is left
     out. UserError: too few puzzles, with their number.
     """
-    heads, order = _groups(task, pool, seed)
+    fingerprints, heads = np.unique(task.fingerprint(pool.inputs, pool.labels), return_index=True)
+    order = np.argsort(hash_words(seed, SPLIT_DRAW, fingerprints), kind="stable")
+    heads, fingerprints = heads[order], fingerprints[order]
     duplicates = len(pool) - len(heads)
-    overlap = 0
-    if own_test is not None:
-        taken = np.isin(order, task.fingerprint(own_test.inputs, own_test.labels))
-        overlap = int(taken.sum())
-        heads = heads[~taken]
-        test_count = len(own_test) if test is None else test
-        _enough(len(own_test), {"test": test_count}, "the source's own test part has")
-        test_part = own_test.take(np.arange(test_count))
-        from_pool = 0
-    else:
+    if own_test is None:
         if test is None:
             raise UserError("test=null means all of the source's own test part, but this source has none: give a count")
-        from_pool = test
-        test_part = pool.take(heads[:test])
+        test_part, overlap, from_pool = pool.take(heads[:test]), 0, test
+    else:
+        test_count = len(own_test) if test is None else test
+        _enough(len(own_test), {"test": test_count}, "the source's own test part has")
+        in_test = np.isin(fingerprints, task.fingerprint(own_test.inputs, own_test.labels))
+        test_part, overlap, from_pool = own_test.take(np.arange(test_count)), int(in_test.sum()), 0
+        heads = heads[~in_test]
     wanted = {"train": train or 0, "validation": validation, "test": from_pool}
     _enough(len(heads), wanted, f"different puzzles up to symmetry{' and outside test' if own_test else ''}:")
     rest = heads[from_pool:]
     train_rows = rest[validation:] if train is None else rest[validation : validation + train]
     if len(train_rows) == 0:
-        raise UserError(
-            f"no puzzle is left for training: {len(heads)} are there, {validation + from_pool} are held out"
-        )
+        raise UserError(f"no puzzle is left for training: {len(heads)} in all, {validation + from_pool} are held out")
     return Division(pool.take(train_rows), pool.take(rest[:validation]), test_part, duplicates, overlap)
 
 
-def _groups(task: Task, pool: Puzzles, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
-    """(first row of each group, its fingerprint), in the order of the keyed hash."""
-    fingerprints, heads = np.unique(task.fingerprint(pool.inputs, pool.labels), return_index=True)
-    order = np.argsort(hash_words(seed, SPLIT_DRAW, fingerprints), kind="stable")
-    return heads[order], fingerprints[order]
-
-
-def _enough(there: int, wanted: dict[str, int], what: str) -> None:
-    if sum(wanted.values()) > there:
+def _enough(available: int, wanted: dict[str, int], what: str) -> None:
+    if sum(wanted.values()) > available:
         asked = " + ".join(f"{part}={count}" for part, count in wanted.items() if count)
-        raise UserError(f"too few puzzles: {what} {there}, asked for {asked}")
+        raise UserError(f"too few puzzles: {what} {available}, asked for {asked}")

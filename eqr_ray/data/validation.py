@@ -1,12 +1,13 @@
 """Raw rows on their way in: text or tokens become checked puzzles, bad rows a list of file, line and reason.
 
-Why here: every source hands its rows to one `Intake`, so that a rule is checked once and the same everywhere. Whole
-chunks are checked at a time; only rows that fail are looked at one by one, for the words.
+Every reader hands its rows to `check_rows`, so a rule is the same everywhere. Whole chunks are checked at a time; only
+rows that fail are looked at one by one, for the words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class BadRow:
 
 @dataclass(frozen=True)
 class RawRow:
-    """A row as it was found: question and answer as text, or already as tokens. None or "": not given."""
+    """A row of a file: question and answer as text, or already as tokens. None or "": it has none."""
 
     line: int
     question: str | Tokens
@@ -45,148 +46,112 @@ class RawRow:
     rating: str | None = None
     source: str | None = None
 
-    @property
-    def text(self) -> str:
-        """What to show of it in a list of bad rows."""
-        shown = self.question if isinstance(self.question, str) else " ".join(str(t) for t in self.question.tolist())
-        return shown[:SHOWN]
+
+def check_rows(
+    task: Task, path: Path, rows: Iterator[RawRow | BadRow], complete: bool, unique: bool
+) -> tuple[Puzzles, list[BadRow]]:
+    """The good rows of a file in order, and the bad ones by line.
+
+    `complete`: a missing answer is searched for and a missing rating counted, as training needs it; otherwise both stay
+    missing (the answer: zeros). `unique`: every puzzle must have exactly one solution.
+    """
+    parts: list[Puzzles] = []
+    bad: list[BadRow] = []
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        bad += [row for row in chunk if isinstance(row, BadRow)]
+        raw = [row for row in chunk if isinstance(row, RawRow)]
+        puzzles, reasons = _check_chunk(task, path.name, raw, complete, unique)
+        bad += [BadRow(str(path), raw[at].line, reason, _shown(raw[at])) for at, reason in reasons.items()]
+        parts.append(puzzles)
+    return joined(parts, task.length), sorted(bad, key=lambda row: row.line)
 
 
-@dataclass(frozen=True)
-class Strictness:
-    """How strict the intake is. `complete`: a missing answer is searched for and a missing rating counted, as training
-    needs it; otherwise both stay missing (the answer: zeros). `unique`: every puzzle must have exactly one solution."""
-
-    complete: bool = True
-    unique: bool = False
+def _shown(row: RawRow) -> str:
+    shown = row.question if isinstance(row.question, str) else " ".join(str(token) for token in row.question.tolist())
+    return shown[:SHOWN]
 
 
-class Intake:
-    """Takes the rows of one file. Feed `add`, then call `finish` once."""
-
-    def __init__(self, task: Task, file: str, strictness: Strictness) -> None:
-        self.task = task
-        self.file = file
-        self.strictness = strictness
-        self.bad: list[BadRow] = []
-        self._waiting: list[RawRow] = []
-        self._parts: list[Puzzles] = []
-
-    def add(self, row: RawRow) -> None:
-        """One more row."""
-        self._waiting.append(row)
-        if len(self._waiting) == CHUNK:
-            self._take_chunk()
-
-    def reject(self, line: int, reason: str, text: str) -> None:
-        """A row that cannot even be split into its fields."""
-        self.bad.append(BadRow(self.file, line, reason, text[:SHOWN]))
-
-    def finish(self) -> tuple[Puzzles, list[BadRow]]:
-        """The good rows in order, and the bad ones by line."""
-        self._take_chunk()
-        return joined(self._parts, self.task.length), sorted(self.bad, key=lambda row: row.line)
-
-    def _take_chunk(self) -> None:
-        rows, self._waiting = self._waiting, []
-        if not rows:
-            return
-        reasons: dict[int, str] = {}
-        answered = np.array([row.answer is not None and len(row.answer) > 0 for row in rows], dtype=np.bool_)
-        inputs_NL = self._tokens([row.question for row in rows], "question", np.ones(len(rows), np.bool_), reasons)
-        labels_NL = self._tokens([row.answer for row in rows], "answer", answered, reasons)
-        ratings = np.full(len(rows), NOT_RATED, dtype=np.int32)
-        for number, row in enumerate(rows):
-            if row.rating:
-                try:
-                    ratings[number] = _rating(row.rating)
-                except UserError as error:
-                    reasons.setdefault(number, str(error))
-        self._judge(inputs_NL, labels_NL, answered, reasons)
-        if self.strictness.complete:
-            self._complete(inputs_NL, labels_NL, answered, ratings, reasons)
-        for number, reason in reasons.items():
-            self.reject(rows[number].line, reason, rows[number].text)
-        good = np.array([number for number in range(len(rows)) if number not in reasons], dtype=np.int64)
-        labels = labels_NL[good] if self.strictness.complete or answered[good].any() else None
-        sources = [rows[number].source or Path(self.file).name for number in good.tolist()]
-        lines = np.array([rows[number].line for number in good.tolist()], dtype=np.int64)
-        self._parts.append(Puzzles(inputs_NL[good], labels, ratings[good], sources, lines))
-
-    def _tokens(
-        self,
-        written: Sequence[str | Tokens | None],
-        column: str,
-        given: npt.NDArray[np.bool_],
-        reasons: dict[int, str],
-    ) -> Tokens:
-        """(N, L) tokens, zeros where nothing is given; what cannot be read goes to `reasons`."""
-        tokens_NL = np.zeros((len(written), self.task.length), dtype=np.uint8)
-        texts: list[str] = []
-        fitting: list[int] = []
-        for number in np.flatnonzero(given).tolist():
-            one = written[number]
-            if isinstance(one, str) and len(one) == self.task.length:
-                texts.append(one)
-                fitting.append(number)
-            elif isinstance(one, np.ndarray):
-                tokens_NL[number] = one
-            else:
-                length = len(one) if one is not None else 0
-                reason = f"{column}: {length} characters where {self.task.name} has {self.task.length} cells"
-                reasons.setdefault(number, reason)
-        if texts:
-            letters = np.frombuffer("".join(texts).encode("latin-1", errors="replace"), dtype=np.uint8)
-            tokens_NL[fitting] = self.task.alphabet[letters].reshape(len(texts), self.task.length)
-        for number in np.flatnonzero((tokens_NL == UNKNOWN).any(axis=1)).tolist():
-            try:
-                self.task.encode(str(written[number]))
-            except UserError as error:
-                reasons.setdefault(number, f"{column}: {error}")
-        return tokens_NL
-
-    def _judge(
-        self, inputs_NL: Tokens, labels_NL: Tokens, answered: npt.NDArray[np.bool_], reasons: dict[int, str]
-    ) -> None:
-        """Add to `reasons` what the rules object to."""
-        for rows in (np.flatnonzero(answered), np.flatnonzero(~answered)):
-            with_answers = len(rows) > 0 and bool(answered[rows[0]])
-            suspects = self.task.suspects(inputs_NL[rows], labels_NL[rows] if with_answers else None)
-            for number in rows[suspects].tolist():
-                if number not in reasons:
-                    reason = self.task.check_puzzle(inputs_NL[number])
-                    if reason is None:
-                        reason = self.task.check(inputs_NL[number], labels_NL[number])
-                    reasons[number] = reason or "does not obey the rules"
-
-    def _complete(
-        self,
-        inputs_NL: Tokens,
-        labels_NL: Tokens,
-        answered: npt.NDArray[np.bool_],
-        ratings: npt.NDArray[np.int32],
-        reasons: dict[int, str],
-    ) -> None:
-        """Find the missing answers and ratings; count solutions where asked for. Changes its arguments."""
-        for number in range(len(inputs_NL)):
-            if number in reasons:
-                continue
-            try:
-                if self.strictness.unique or not answered[number]:
-                    solutions = self.task.solve(inputs_NL[number], limit=2)
-                    if len(solutions) != 1:
-                        reasons[number] = "several solutions" if solutions else "no solution"
-                        continue
-                    labels_NL[number] = solutions[0]
-                    answered[number] = True
-                if ratings[number] == NOT_RATED:
-                    ratings[number] = self.task.rate(inputs_NL[number])
-            except UserError as error:
-                reasons[number] = str(error)
+def _check_chunk(
+    task: Task, name: str, rows: list[RawRow], complete: bool, unique: bool
+) -> tuple[Puzzles, dict[int, str]]:
+    """The good rows of a chunk, and for each bad one what is wrong with it."""
+    reasons: dict[int, str] = {}
+    inputs_NL, _ = _tokens(task, [row.question for row in rows], "question", reasons)
+    labels_NL, answered = _tokens(task, [row.answer for row in rows], "answer", reasons)
+    ratings = np.array([_rating(row, at, reasons) for at, row in enumerate(rows)], dtype=np.int32)
+    _apply_rules(task, inputs_NL, labels_NL, answered, reasons)
+    for at in range(len(rows)):
+        if complete and at not in reasons:
+            reason = _complete(task, at, inputs_NL, labels_NL, ratings, search=unique or not answered[at])
+            if reason is not None:
+                reasons[at] = reason
+    good = np.array([at for at in range(len(rows)) if at not in reasons], dtype=np.int64)
+    labels = labels_NL[good] if complete or answered[good].any() else None
+    sources = [rows[at].source or name for at in good.tolist()]
+    lines = np.array([rows[at].line for at in good.tolist()], dtype=np.int64)
+    return Puzzles(inputs_NL[good], labels, ratings[good], sources, lines), reasons
 
 
-def _rating(written: str) -> int:
+def _tokens(
+    task: Task, written: Sequence[str | Tokens | None], column: str, reasons: dict[int, str]
+) -> tuple[Tokens, npt.NDArray[np.bool_]]:
+    """(N, L) tokens, zeros where there are none, and (N,) where there are some; what cannot be read goes to
+    `reasons`."""
+    tokens_NL = np.zeros((len(written), task.length), dtype=np.uint8)
+    written_N = np.array([one is not None and len(one) > 0 for one in written], dtype=np.bool_)
+    texts: dict[int, str] = {}
+    for at, one in enumerate(written):
+        if isinstance(one, np.ndarray):
+            tokens_NL[at] = one
+        elif one and len(one) == task.length:
+            texts[at] = one
+        elif one or column == "question":
+            length = len(one or "")
+            reasons.setdefault(at, f"{column}: {length} characters where {task.name} has {task.length} cells")
+    letters = np.frombuffer("".join(texts.values()).encode("latin-1", errors="replace"), dtype=np.uint8)
+    tokens_NL[list(texts)] = task.alphabet[letters].reshape(len(texts), task.length)
+    for at in np.flatnonzero((tokens_NL == UNKNOWN).any(axis=1)).tolist():
+        try:
+            task.encode(texts[at])
+        except UserError as error:
+            reasons.setdefault(at, f"{column}: {error}")
+    return tokens_NL, written_N
+
+
+def _rating(row: RawRow, at: int, reasons: dict[int, str]) -> int:
     """A whole number that an int32 holds."""
-    if not written.strip().isdecimal() or not 0 <= int(written) < 2**31:
-        raise UserError(f"rating {written!r} is not a whole number from 0")
-    return int(written)
+    if not row.rating:
+        return NOT_RATED
+    if row.rating.strip().isdecimal() and int(row.rating) < 2**31:
+        return int(row.rating)
+    reasons.setdefault(at, f"rating {row.rating!r} is not a whole number from 0")
+    return NOT_RATED
+
+
+def _apply_rules(
+    task: Task, inputs_NL: Tokens, labels_NL: Tokens, answered: npt.NDArray[np.bool_], reasons: dict[int, str]
+) -> None:
+    """Add to `reasons` what the task's rules object to."""
+    for rows, labels in ((np.flatnonzero(answered), labels_NL), (np.flatnonzero(~answered), None)):
+        suspects = task.suspects(inputs_NL[rows], None if labels is None else labels[rows])
+        for at in rows[suspects].tolist():
+            if at not in reasons:
+                reason = task.check_puzzle(inputs_NL[at]) or task.check(inputs_NL[at], labels_NL[at])
+                reasons[at] = reason or "does not obey the rules"
+
+
+def _complete(
+    task: Task, at: int, inputs_NL: Tokens, labels_NL: Tokens, ratings: npt.NDArray[np.int32], search: bool
+) -> str | None:
+    """Fill in row `at` of `labels_NL` (where `search`) and of `ratings` (where missing); or what prevents it."""
+    try:
+        if search:
+            solutions = task.solve(inputs_NL[at], limit=2)
+            if len(solutions) != 1:
+                return "several solutions" if solutions else "no solution"
+            labels_NL[at] = solutions[0]
+        if ratings[at] == NOT_RATED:
+            ratings[at] = task.rate(inputs_NL[at])
+    except UserError as error:
+        return str(error)
+    return None

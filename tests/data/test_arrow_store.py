@@ -34,9 +34,10 @@ def test_round_trip(path: Path, puzzles: Puzzles) -> None:
     assert (split.inputs == puzzles.inputs).all()
     assert (split.labels == puzzles.labels).all()
     assert (split.ratings == puzzles.ratings).all()
-    assert split.sources == list(puzzles.sources)
+    assert list(split.puzzles().sources) == list(puzzles.sources)
     assert (split.fingerprints == TASK.fingerprint(puzzles.inputs, puzzles.labels)).all()
-    assert (len(split), split.task_name, split.source, split.seed) == (20, "sudoku4", "here", 3)
+    assert (len(split), split.task_name) == (20, "sudoku4")
+    assert (split.metadata["source"], split.metadata["seed"]) == ("here", "3")
     assert split.content_hash == content_hash(TASK, puzzles.inputs, puzzles.labels)
     assert (split.puzzles().take(np.array([3])).inputs == puzzles.inputs[3:4]).all()
 

@@ -11,9 +11,10 @@ import pytest
 from eqr_ray.config.errors import UserError
 from eqr_ray.data import validation as rows_module
 from eqr_ray.data.arrow_store import write_split
-from eqr_ray.data.sources import read_puzzles, read_source
+from eqr_ray.data.sources import read_puzzles
 from eqr_ray.tasks import task_named
 from eqr_ray.tasks.puzzles import NOT_RATED
+from tests.support.sources import read_source
 
 TASK = task_named("sudoku4")
 QUESTION, ANSWER = "1.3..4.2....432.", "1234341221434321"

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.data.sources import locate, read_puzzles, read_source
+from eqr_ray.data.sources import locate, read_puzzles
 from eqr_ray.tasks import Puzzles, task_named
 from eqr_ray.tasks.keys import hash_words
+from tests.support.sources import read_source
 
 TASK = task_named("sudoku4")
 

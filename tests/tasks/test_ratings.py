@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eqr_ray.data.sources import read_source
 from eqr_ray.tasks import task_named
+from tests.support.sources import read_source
 
 # list: (rows, least share of equal ratings)
 LISTS = {
