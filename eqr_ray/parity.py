@@ -16,7 +16,6 @@ import copy
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -24,9 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqr_ray.config.door import run_door
+from eqr_ray.config.cli import run_command
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import from_dict
+from eqr_ray.config.schema import Options, option
 from eqr_ray.model import Latent, Reasoner
 from eqr_ray.model.reference import our_config, our_name, our_weights
 from eqr_ray.training.loss import row_losses
@@ -36,16 +35,17 @@ ROUNDING_FACTOR = 4.0
 STATE = "state/"  # in front of the names of weights
 
 
-@dataclass(frozen=True)
-class ParityOptions:
-    """The keys of the door."""
+class ParityOptions(Options):
+    """Compares this network with reference numbers: every NAME.json + NAME.npz of a folder. Exit status 1 where they
+    differ. The format is in docs/guide/parity.md.
 
-    folder: Path
-    tolerance: float
+    Example: python -m eqr_ray.parity fixtures
+    """
 
-    def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1:
-            raise UserError(f"tolerance={self.tolerance} is not allowed: more than 0 and less than 1")
+    folder: str = option(..., "folder of fixtures")
+    tolerance: float = option(
+        TOLERANCE, "relative error that always passes; more only where float32's own rounding is more", gt=0, lt=1
+    )
 
 
 class Quantity(NamedTuple):
@@ -165,17 +165,17 @@ def run(folder: Path, tolerance: float = TOLERANCE) -> int:
     return 1 if failed else 0
 
 
-def main(values: dict[str, Any]) -> int:
+def main(options: ParityOptions, typed: frozenset[str] = frozenset()) -> int:
     """Check the folder that the command line names."""
-    options = from_dict(ParityOptions, values)
-    if not options.folder.is_dir():
-        raise UserError(f"folder={options.folder} is no folder")
-    return run(options.folder, options.tolerance)
+    folder = Path(options.folder)
+    if not folder.is_dir():
+        raise UserError(f"folder={folder} is no folder")
+    return run(folder, options.tolerance)
 
 
 def cli() -> NoReturn:
     """`python -m eqr_ray.parity`, `eqr-parity`."""
-    run_door("parity", main, positional="folder")
+    run_command("parity", ParityOptions, main, positional="folder")
 
 
 if __name__ == "__main__":

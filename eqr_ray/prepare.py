@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from eqr_ray.config.door import run_door
+from eqr_ray.config.cli import run_command
 from eqr_ray.data.dataset import PrepareConfig, prepare
 
 SHOW_EVERY_S = 2.0
@@ -40,11 +40,11 @@ class ProgressLine:
             print(file=sys.stderr)
 
 
-def main(config: dict[str, Any]) -> None:
+def main(config: PrepareConfig, typed: frozenset[str] = frozenset()) -> None:
     """Make the dataset and say what it holds."""
     progress = ProgressLine()
     try:
-        about = prepare(PrepareConfig(**config), progress=progress)
+        about = prepare(config, progress=progress)
     finally:
         progress.close()
     for name, split in about["splits"].items():
@@ -52,12 +52,12 @@ def main(config: dict[str, Any]) -> None:
     for what in ("duplicates_removed", "test_overlap_removed", "bad_rows"):
         if about[what]:
             print(f"{what.replace('_', ' ')}: {about[what]:,}")
-    print(f"dataset in {config['out']}")
+    print(f"dataset in {config.out}")
 
 
 def cli() -> NoReturn:
     """`python -m eqr_ray.prepare`, `eqr-prepare`."""
-    run_door("prepare", main)
+    run_command("prepare", PrepareConfig, main)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from eqr_ray.config.door import door_config, run_door
+from eqr_ray.config.cli import run_command
+from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
+from eqr_ray.config.schema import Options, option
 from eqr_ray.config.strict import from_dict, to_dict
 from eqr_ray.inference.record_dir import MANIFEST, stored_manifest
 from eqr_ray.inference.run import InferConfig
@@ -31,9 +33,19 @@ from eqr_ray.training.status import status_of_training
 COLUMN = 13
 
 
-def main(values: dict[str, Any]) -> None:
+class StatusOptions(Options):
+    """Tells in one screen what a run is, what it does, how far it is, what it lost and what it needs, from its folder
+    alone. Nothing is written there, and nothing is asked of the process that has the run.
+
+    Example: python -m eqr_ray.status runs/sudoku9
+    """
+
+    run: str = option(..., "folder of a run of train, infer or sweep")
+
+
+def main(options: StatusOptions, typed: frozenset[str] = frozenset()) -> None:
     """Print what the folder tells."""
-    for label, words in report(Path(values["run"])):
+    for label, words in report(Path(options.run)):
         print(f"{label:<{COLUMN}}{printable(words)}")
 
 
@@ -148,7 +160,7 @@ def _command(door: str, **keys: Any) -> str:
 
 def cli() -> NoReturn:
     """`python -m eqr_ray.status`, `eqr-status`."""
-    run_door("status", main, positional="run")
+    run_command("status", StatusOptions, main, positional="run")
 
 
 if __name__ == "__main__":

@@ -238,6 +238,8 @@ def _in_words(cls: type[Options], error: ValidationError, values: Mapping[str, A
 def _refusal(one: Any, name: str, value: Any, kind: Any, field: FieldInfo | None) -> str:
     if one["type"] == "missing" and isinstance(one["loc"][-1], str):
         return f"{name} is missing: expected {describe(kind)}"
+    if one["type"] == "string_too_short":
+        return f"{name}= must be given"
     if one["type"] == "too_short":
         return f"{name}=[] is not allowed: at least {one['ctx']['min_length']}"
     if one["type"] in _OUT_OF_RANGE:

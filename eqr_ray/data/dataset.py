@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import model_validator
 
 from eqr_ray.config.errors import UserError
+from eqr_ray.config.schema import Options, option
 from eqr_ray.data.arrow_store import Split, write_split
 from eqr_ray.data.sources import locate, read_part
 from eqr_ray.data.splits import Division, divide
@@ -29,42 +30,47 @@ SPLITS = ("train", "validation", "test")
 COPIES = 0xC0B1E5  # tells this use of the seed from others
 
 
-@dataclass(frozen=True)
-class PrepareConfig:
-    """What `prepare` is asked for; conf/prepare.yaml explains each key and holds the door's defaults."""
+class PrepareConfig(Options):
+    """Puzzles from a generator, a file, a folder or the hub, checked, divided without shared puzzles, as Arrow files.
 
-    task: str
-    source: str
-    out: str
-    train: int | None = 1000
-    validation: int = 200
-    test: int | None = 1000
-    augment: int = 0
-    seed: int = 0
-    hard: bool = False
-    unique: bool = False
-    skip_bad: bool = False
-    limit_bad: int = 10
+    Example: python -m eqr_ray.prepare task=sudoku6 train=1000 validation=200 test=1000 out=data/sudoku6
+             python -m eqr_ray.prepare source=hub:sapientinc/sudoku-extreme train=1000 test=null out=data/extreme
+    """
 
-    def __post_init__(self) -> None:
-        for name in ("train", "validation", "test", "augment", "seed", "limit_bad"):
-            value = getattr(self, name)
-            if value is None and name in ("train", "test"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise UserError(f"{name}={value}: a whole number from 0 is needed")
-        if self.train == 0:
-            raise UserError("train=0: at least one training puzzle is needed")
-        for name in ("hard", "unique", "skip_bad"):
-            if not isinstance(getattr(self, name), bool):
-                raise UserError(f"{name}={getattr(self, name)}: true or false")
-        for name in ("task", "source", "out"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise UserError(f"{name}= must be given")
+    task: str = option("sudoku9", "sudoku4, sudoku6, sudoku9, sudoku16, maze15, maze30 (any mazeN from maze5 on)")
+    source: str = option(
+        GENERATE,
+        "generate, FILE.csv (or .csv.gz, or one puzzle a line), FOLDER (npy arrays or train.csv, test.csv), "
+        "hub:OWNER/NAME",
+        min_length=1,
+    )
+    train: int | None = option(1000, "training puzzles; null: all that remain (not with generate)", ge=1)
+    validation: int = option(200, "validation puzzles, drawn from the same pool as the training puzzles", ge=0)
+    test: int | None = option(
+        1000,
+        "test puzzles: the first ones of the source's own test part, else drawn from the pool; null: all of that part",
+        ge=0,
+    )
+    augment: int = option(
+        0, "stored symmetric copies of each training puzzle; 0: none, training augments on the fly", ge=0
+    )
+    seed: int = option(0, "of the generator and of the division into splits", ge=0)
+    hard: bool = option(
+        False,
+        "generate only hard puzzles (sudoku9: at least 3 solver guesses; mazes: the longest quarter of the paths)",
+    )
+    unique: bool = option(False, "prove that every puzzle has one solution; a row with several is a bad row")
+    skip_bad: bool = option(False, "go on without bad rows and list them in bad_rows.csv; false: stop, nothing written")
+    limit_bad: int = option(10, "bad rows shown on the terminal", ge=0)
+    out: str = option(..., "folder to make", min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> PrepareConfig:
         if self.source == GENERATE and (self.train is None or self.test is None):
             raise UserError("source=generate needs counts: train= and test= cannot be null")
         if self.hard and self.source != GENERATE:
             raise UserError(f"hard=true is for source=generate; source={self.source} has the puzzles it has")
+        return self
 
 
 def prepare(config: PrepareConfig, progress: Progress | None = None) -> dict[str, Any]:
@@ -170,7 +176,7 @@ def with_copies(task: Task, puzzles: Puzzles, copies: int, seed: int) -> Puzzles
 
 def _identity(config: PrepareConfig) -> dict[str, Any]:
     """The configuration without what does not change the dataset."""
-    return {name: value for name, value in asdict(config).items() if name not in ("out", "limit_bad", "skip_bad")}
+    return {name: value for name, value in config.to_dict().items() if name not in ("out", "limit_bad", "skip_bad")}
 
 
 def _present(out: Path) -> dict[str, Any] | None:

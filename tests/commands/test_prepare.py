@@ -33,7 +33,7 @@ def csv_text(count: int, seed: int = 1) -> str:
 
 
 def test_generate(tmp_path: Path) -> None:
-    config = PrepareConfig("sudoku4", "generate", str(tmp_path / "a" / "out"), train=20, validation=5, test=10, seed=3)
+    config = PrepareConfig(task="sudoku4", out=str(tmp_path / "a" / "out"), train=20, validation=5, test=10, seed=3)
     about = prepare(config)
     assert json.loads((tmp_path / "a" / "out" / "dataset.json").read_text()) == about
     assert sorted(file.name for file in (tmp_path / "a").iterdir()) == ["out"]
@@ -66,13 +66,13 @@ def test_the_same_again_is_left_as_it_is_and_another_refused(tmp_path: Path) -> 
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="is no dataset of prepare"):
-        prepare(PrepareConfig("sudoku4", "generate", str(foreign), 20, 5, 5))
+        prepare(PrepareConfig(task="sudoku4", out=str(foreign), train=20, validation=5, test=5))
     assert (foreign / "thesis.txt").read_text() == "mine"
 
 
 def test_stored_copies(tmp_path: Path) -> None:
-    plain = prepare(PrepareConfig("sudoku4", "generate", str(tmp_path / "a"), 20, 5, 5))
-    prepare(PrepareConfig("sudoku4", "generate", str(tmp_path / "b"), 20, 5, 5, augment=3))
+    plain = prepare(PrepareConfig(task="sudoku4", out=str(tmp_path / "a"), train=20, validation=5, test=5))
+    prepare(PrepareConfig(task="sudoku4", out=str(tmp_path / "b"), train=20, validation=5, test=5, augment=3))
     one, four = Split.open(tmp_path / "a" / "train.arrow"), Split.open(tmp_path / "b" / "train.arrow")
     assert (four.inputs[::4] == one.inputs).all()
     assert (four.fingerprints == np.repeat(one.fingerprints, 4)).all()
@@ -118,19 +118,19 @@ def test_a_failure_midway_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     if broken == "dataset.json":
         monkeypatch.setattr(json, "dumps", fail)
     with pytest.raises(OSError, match="disk full"):
-        prepare(PrepareConfig("sudoku4", "generate", str(tmp_path / "out"), 5, 2, 2))
+        prepare(PrepareConfig(task="sudoku4", out=str(tmp_path / "out"), train=5, validation=2, test=2))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"train": -1}, "train=-1: a whole number"),
-        ({"train": 0}, "train=0"),
-        ({"validation": None}, "validation=None"),
+        ({"train": -1}, "train=-1 is not allowed: at least 1"),
+        ({"train": 0}, "train=0 is not allowed: at least 1"),
+        ({"validation": None}, "validation=null: expected a whole number"),
         ({"seed": 1.5}, r"seed=1\.5"),
-        ({"augment": True}, "augment=True"),
-        ({"unique": "yes"}, "unique=yes: true or false"),
+        ({"augment": True}, "augment=true: expected a whole number"),
+        ({"unique": "yes"}, 'unique="yes": expected true or false'),
         ({"train": None}, "source=generate needs counts"),
         ({"task": "sudoko9"}, "did you mean 'sudoku9'"),
         ({"source": ""}, "source= must be given"),
