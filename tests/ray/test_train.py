@@ -34,7 +34,8 @@ STEPS, EVERY = 100, 5
 SHAPE = ["model=eqr_small", "model.width=16", "model.hidden_multiple=16", "model.h_cycles=2", "model.l_cycles=1"]
 KEYS = [*SHAPE, "batch=8", f"steps={STEPS}", "learning_rate=1e-3", "warmup=10", "weight_decay=0.1", "max_segments=4"]
 KEYS += ["dtype=float32", "compile=false", f"checkpoint_every={EVERY}", "keep_checkpoints=100", "log_every=1"]
-KEYS += ["validate_every=0", "validate_puzzles=8", "device=cpu"]
+KEYS += ["validate_every=0", "validate_puzzles=8"]
+ON_CPUS = [*KEYS, "device=cpu"]  # the Ray of all tests says that it has GPUs
 
 
 def workers_of(driver: Started) -> list[psutil.Process]:
@@ -95,7 +96,7 @@ def begin_from(run: Path, other: Path, step: int) -> Path:
 def whole(cluster: dict[str, float], data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two workers, ZeRO 2, never interrupted."""
     run = tmp_path_factory.mktemp("runs") / "whole"
-    output = succeed("train", *KEYS, f"data={data}", "workers=2", "zero=2", f"out={run}")
+    output = succeed("train", *ON_CPUS, f"data={data}", "workers=2", "zero=2", f"out={run}")
     assert f"step {STEPS}/{STEPS}" in output
     assert "Traceback" not in output
     assert not (run / "ray").exists()
@@ -105,7 +106,7 @@ def whole(cluster: dict[str, float], data: Path, tmp_path_factory: pytest.TempPa
 
 def test_a_killed_worker_and_a_killed_driver_change_no_bit(whole: Path, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
-    keys = [*KEYS, f"data={data}", "workers=2", "zero=2", f"out={run}"]
+    keys = [*ON_CPUS, f"data={data}", "workers=2", "zero=2", f"out={run}"]
     driver = Started("train", *keys, log=tmp_path / "said")
     driver.when(checkpoint(run, STEPS // 4).exists)
     workers = workers_of(driver)
@@ -142,7 +143,7 @@ def test_this_process_goes_on_from_two_workers(whole: Path, tmp_path: Path) -> N
 
 def test_two_workers_go_on_from_this_process(whole: Path, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "two"
-    keys = [key for key in KEYS if not key.startswith("steps=")]
+    keys = [key for key in ON_CPUS if not key.startswith("steps=")]
     succeed("train", *keys, f"data={data}", f"steps={STEPS // 2}", f"out={run}")
     succeed("train", f"resume={run}", f"steps={STEPS}", "workers=2", "zero=1")
     same_within_rounding(run, whole)
@@ -174,7 +175,7 @@ def test_a_mistake_found_by_workers_is_one_line_and_no_retry(whole: Path, tmp_pa
 def test_control_c_is_status_130_and_keeps_the_newest_checkpoint(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "stopped"
     address = f"address={get_runtime_context().gcs_address}"
-    driver = Started("train", *KEYS, f"data={data}", "workers=2", address, f"out={run}", log=tmp_path / "said")
+    driver = Started("train", *ON_CPUS, f"data={data}", "workers=2", address, f"out={run}", log=tmp_path / "said")
     driver.when(checkpoint(run, EVERY).exists)
     driver.process.send_signal(signal.SIGINT)
     output = driver.ended(status=130)
@@ -189,7 +190,7 @@ def test_control_c_is_status_130_and_keeps_the_newest_checkpoint(data: Path, tmp
 
 @pytest.mark.usefixtures("cluster")
 def test_more_workers_than_there_are_cpus_is_said_at_once(data: Path, tmp_path: Path) -> None:
-    keys = [key for key in KEYS if not key.startswith("batch=")]
+    keys = [key for key in ON_CPUS if not key.startswith("batch=")]
     done = call("train", *keys, f"data={data}", "batch=1000", "workers=1000", f"out={tmp_path / 'run'}")
     assert done.status == 2
     assert "workers=1000 needs 1000 CPUs; there are 2 GPUs" in done.err
