@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 import pytest
+from ray.job_submission import JobSubmissionClient
 
 from tests.inference.tiny import save_tiny, sudokus, write_csv
 
 ROOT = Path(__file__).parents[2]
 CANARY = "canary-5f0e9d"  # in place of a W&B key
+MARK = "EQR_TEST_CLUSTER"  # in the environment of all that a cluster starts
 TINY = ["model=eqr_small", "model.width=8", "model.hidden_multiple=8", "model.h_cycles=2", "model.l_cycles=1"]
 TINY += ["batch=4", "learning_rate=1e-3", "warmup=2", "compile=false", "dtype=float32", "log_every=2", "workers=1"]
 TINY += ["checkpoint_every=5", "validate_every=0", "validate_puzzles=4", "validate_depth=2", "device=cpu"]
@@ -32,52 +39,117 @@ algorithm: {name: random}
 report_every: 2
 trials: 1
 """
-SERVER = """if True:
-    import sys
-    from eqr_ray.distributed.job_server import job_server, ray
-    with job_server(None) as client:
-        print(client.get_address(), ray._private.worker._global_node.get_session_dir_path(), flush=True)
-        sys.stdin.read()
-"""
+PAGE = (ROOT / "docs" / "guide" / "jobs.md").read_text()
 
 
 class Server(NamedTuple):
-    """A running cluster that takes jobs."""
+    """A running cluster that takes jobs, and the shell that it was started from."""
 
     address: str
-    session: Path
-    process: subprocess.Popen[str]
+    environment: dict[str, str]
+    folder: Path
+
+    def type(self, line: str) -> str:
+        """A line of the page; what it printed."""
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def processes(self) -> list[psutil.Process]:
+        """All of the cluster, and what it has started."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get(MARK) == self.environment[MARK]:
+                    found.append(process)
+        return found
+
+
+def lines_of_the_page() -> tuple[list[str], list[str]]:
+    """Of its first block: up to the address of the cluster that they start, and from there on."""
+    block = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)[0].replace("\\\n", " ").splitlines()
+    (at,) = (number for number, line in enumerate(block) if "RAY_API_SERVER_ADDRESS" in line)
+    return block[: at + 1], block[at + 1 :]
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [probe.getsockname()[1] for probe in probes]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "WANDB_API_KEY": CANARY}
-    environment.pop("RAY_ADDRESS", None)
-    pipe = subprocess.PIPE
-    command = [sys.executable, "-c", SERVER]
-    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as process:
-        assert process.stdout is not None
-        address, session = process.stdout.readline().split()
-        yield Server(address, Path(session), process)
-        process.communicate(timeout=60)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """As the page says, in a home without a token, but on ports of its own: another Ray may be there."""
+    port, dashboard, agent = free_ports(3)
+    folder = tmp_path_factory.mktemp("cluster")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment |= {"HOME": str(folder), "PYTHONPATH": str(ROOT), MARK: secrets.token_hex(8), "WANDB_API_KEY": CANARY}
+    environment |= {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "RAY_raylet_start_wait_time_s": "300",
+    }
+    made = Server(f"http://127.0.0.1:{dashboard}", environment, folder)
+    try:
+        for line in lines_of_the_page()[0]:
+            if line.startswith("export "):
+                environment.update(word.split("=", 1) for word in shlex.split(line)[1:])
+            elif line.startswith("ray start "):
+                assert "--port=6379" in line
+                own = f"--dashboard-port={dashboard} --dashboard-agent-listen-port={agent} --num-cpus=2"
+                made.type(f"{line.replace('--port=6379', f'--port={port}')} {own}")
+            else:
+                made.type(line)
+        environment["RAY_API_SERVER_ADDRESS"] = made.address
+        yield made
+    finally:
+        for process in made.processes():  # not `ray stop`, which would end every Ray of this machine
+            with suppress(psutil.Error):
+                process.kill()
 
 
-def start(script: str, *arguments: str, address: str | None = None, cwd: Path = ROOT) -> subprocess.Popen[str]:
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    if address is not None:
-        environment["RAY_API_SERVER_ADDRESS"] = address
-    if cwd != ROOT:
-        environment["PYTHONPATH"] = str(ROOT)
+def test_the_page_on_jobs_does_what_it_says(server: Server) -> None:
+    """Data, a job, its log, its end, and its going on, as they are typed there."""
+    run, lines = server.folder / "runs" / "cluster4", lines_of_the_page()[1]
+    assert [line.split()[:3] for line in lines if "ray" in line.split()[:1]] == [
+        ["ray", "job", "submit"],
+        ["ray", "job", "logs"],
+        ["ray", "job", "stop"],
+        ["ray", "job", "submit"],
+        ["ray", "stop"],
+    ]
+    for line in lines[:-1]:
+        if "--no-wait" in line:
+            server.type(f"{line} compile=false")
+            until(lambda: bool(checkpoints(run)))
+        else:
+            server.type(line)
+    assert json.loads((run / "summary.json").read_text())["step"] >= 60
+
+
+def start(script: str, *arguments: str, server: Server | None = None, cwd: Path = ROOT) -> subprocess.Popen[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"PYTHONPATH": str(ROOT)}
+    if server is not None:
+        environment = server.environment
     command = [sys.executable, "-m", f"jobs.{script}", *arguments]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cwd
     )
 
 
-def run(script: str, *arguments: str, address: str | None = None, cwd: Path = ROOT) -> tuple[int, str]:
-    process = start(script, *arguments, address=address, cwd=cwd)
+def run(script: str, *arguments: str, server: Server | None = None, cwd: Path = ROOT) -> tuple[int, str]:
+    process = start(script, *arguments, server=server, cwd=cwd)
     said, _ = process.communicate(timeout=240)
     return process.returncode, said
+
+
+def until(ready: Callable[[], object], seconds: float = 240) -> None:
+    end_s = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end_s
+        time.sleep(0.2)
 
 
 def wait(until: Callable[[], object], process: subprocess.Popen[str], seconds: float = 120) -> None:
@@ -104,7 +176,7 @@ def test_answers_without_a_cluster_and_relative_paths(tmp_path: Path) -> None:
 
 
 def test_a_mistake_in_a_job_is_status_2(server: Server, tmp_path: Path) -> None:
-    status, said = run("train", f"data={tmp_path}/none", f"out={tmp_path}/run", address=server.address)
+    status, said = run("train", f"data={tmp_path}/none", f"out={tmp_path}/run", server=server)
     assert status == 2, said
     assert "eqr-train: " in said
     assert "no such file" in said
@@ -116,7 +188,7 @@ def test_a_training_is_stopped_killed_and_goes_on(server: Server, data: Path, tm
     typed = [*TINY, f"data={data}", f"out={out}"]
 
     # Stopped by somebody else, once it has a checkpoint.
-    process = start("train", *typed, "steps=1000000", address=server.address)
+    process = start("train", *typed, "steps=1000000", server=server)
     wait(lambda: checkpoints(out), process)
     stop(server)
     said, _ = process.communicate(timeout=120)
@@ -124,7 +196,7 @@ def test_a_training_is_stopped_killed_and_goes_on(server: Server, data: Path, tm
     first = int(checkpoints(out)[-1].parent.name)
 
     # Its driver killed.
-    process = start("train", *typed, "steps=1000000", address=server.address)
+    process = start("train", *typed, "steps=1000000", server=server)
     wait(lambda: int(checkpoints(out)[-1].parent.name) > first, process)
     driver = json.loads((out / "lock.json").read_text())["pid"]
     os.kill(driver, signal.SIGKILL)
@@ -135,7 +207,7 @@ def test_a_training_is_stopped_killed_and_goes_on(server: Server, data: Path, tm
     steps = int(checkpoints(out)[-1].parent.name) + 3
     typed[typed.index("workers=1")] = "workers=0"
     for words in ("model in", "finished already"):
-        status, said = run("train", *typed, f"steps={steps}", address=server.address)
+        status, said = run("train", *typed, f"steps={steps}", server=server)
         assert status == 0, said
         assert words in said
     assert json.loads((out / "summary.json").read_text())["step"] == steps
@@ -145,16 +217,17 @@ def test_a_training_is_stopped_killed_and_goes_on(server: Server, data: Path, tm
 
 def stop(server: Server) -> None:
     """`ray job stop` of what runs there."""
-    code = "from ray.job_submission import JobSubmissionClient; client = JobSubmissionClient()\n"
-    code += "names = [job.submission_id for job in client.list_jobs() if job.status == 'RUNNING']\n"
-    code += "print([client.stop_job(name) for name in names if name])"
-    environment = {**os.environ, "RAY_API_SERVER_ADDRESS": server.address}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HOME", "RAY_AUTH_MODE"):
+            patch.setenv(name, server.environment[name])
+        client = JobSubmissionClient(server.address)
+        names = [job.submission_id for job in client.list_jobs() if job.status == "RUNNING"]
+        assert all(client.stop_job(name) for name in names if name)
 
 
 def test_the_pipeline_is_run(server: Server, tmp_path: Path) -> None:
     typed = ["task=sudoku4", "train=160", "test=8", "workers=1", "steps=2", "depth=2", "breadth=2", "actors=1"]
-    status, said = run("pipeline", f"out={tmp_path}/story", *typed, address=server.address)
+    status, said = run("pipeline", f"out={tmp_path}/story", *typed, server=server)
     assert status == 0, said
     assert json.loads((tmp_path / "story" / "answers" / "summary.json").read_text())["puzzles"] == 8
 
@@ -164,13 +237,13 @@ def test_a_sweep_is_run_and_extended(server: Server, data: Path, tmp_path: Path)
     space.write_text(SPACE)
     typed = [f"space={space}", f"data={data}", f"out={tmp_path}/sweep", "finalists=0", "device=cpu"]
     for trials in (1, 2):
-        status, said = run("sweep", *typed, f"trials={trials}", address=server.address)
+        status, said = run("sweep", *typed, f"trials={trials}", server=server)
         assert status == 0, said
         assert json.loads((tmp_path / "sweep" / "summary.json").read_text())["configurations_tried"] == trials
 
 
 def test_nothing_listens_to_the_network(server: Server) -> None:
-    processes = [server.process.pid, *(child.pid for child in psutil.Process(server.process.pid).children(True))]
+    processes = {process.pid for process in server.processes()}
     heard = {
         connection.laddr.ip
         for connection in psutil.net_connections("tcp")
@@ -182,7 +255,16 @@ def test_nothing_listens_to_the_network(server: Server) -> None:
 
 def test_the_key_is_in_no_log_and_no_run(server: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Last in this file: after all jobs. The key was in the environment of the cluster."""
-    places = [server.session.resolve(), tmp_path_factory.getbasetemp()]
+    (session,) = {match for process in server.processes() if (match := session_of(process))}
+    places = [session, tmp_path_factory.getbasetemp()]
     files = [path for place in places for path in place.rglob("*") if path.is_file() and not path.is_socket()]
     assert len(files) > 20
     assert [str(path) for path in files if CANARY.encode() in path.read_bytes()] == []
+
+
+def session_of(process: psutil.Process) -> Path | None:
+    """Where a process of Ray leaves its logs."""
+    with suppress(psutil.Error):
+        if match := re.search(r"(/\S+/session_[\d_-]+)", " ".join(process.cmdline())):
+            return Path(match.group(1)).resolve()
+    return None
