@@ -35,7 +35,7 @@ from torch import Tensor
 from eqr_ray.distributed.actors import Actors
 from eqr_ray.distributed.cluster import start_ray
 from eqr_ray.distributed.resources import ResourceRequest
-from eqr_ray.inference.engine import Engine, run_units
+from eqr_ray.inference.engine import BreadthEngine, run_units
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.units import Unit, plan
 from eqr_ray.model import ModelConfig, Reasoner
@@ -85,7 +85,7 @@ def jobs_per_s(slots: int, trajectories: int = 200_000) -> dict[str, float]:
     torch.set_num_threads(1)
     settings = Settings(depth=16, breadth=8, policy="halt")
     inputs = np.ones((trajectories // settings.breadth, 81), dtype=np.uint8)
-    engine = Engine(StandIn(slots), settings, slots)
+    engine = BreadthEngine(StandIn(slots), settings, slots)
     units = plan(len(inputs), settings.breadth, settings.depth, whole=False)
     started_s = time.process_time()
     steps = rows = 0
@@ -149,7 +149,7 @@ def real_work(seconds: float) -> RealWork:
     factory = NetworkFactory(reasoner, reasoner.config.noise_scale, None, "bfloat16", compile=False, device="cpu")
     settings, slots, block = Settings(depth=8, breadth=8), 64, 16
     torch.set_num_threads(1)
-    engine = Engine(factory(), settings, slots)
+    engine = BreadthEngine(factory(), settings, slots)
     engine.add(Unit(0, block, 0, 8), np.ones((block, 81), dtype=np.uint8))
     engine.step()
     started_s = time.monotonic()
@@ -172,7 +172,7 @@ class Rates(NamedTuple):
 def one_process(work: RealWork, units: list[Unit], ready: Barrier, seconds: Any) -> None:
     """A bare process: an engine and its share of the units."""
     torch.set_num_threads(1)
-    engine = Engine(work.factory(), work.settings, work.slots)
+    engine = BreadthEngine(work.factory(), work.settings, work.slots)
     ready.wait()
     started_s = time.monotonic()
     for _ in run_units(engine, units, work.inputs):

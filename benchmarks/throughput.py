@@ -24,7 +24,7 @@ import torch
 from eqr_ray.config.strict import from_dict
 from eqr_ray.data.arrow_store import Split, write_split
 from eqr_ray.data.sampler import Sampler
-from eqr_ray.inference.engine import Engine
+from eqr_ray.inference.engine import BreadthEngine
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.units import Unit
 from eqr_ray.model import ModelConfig, Reasoner
@@ -113,7 +113,7 @@ def inference_rows_per_s(config: ModelConfig, options: Options) -> float:
 def engine_rows_per_s(config: ModelConfig, options: Options, policy: str) -> float:
     """Row-segments a second of the engine while it has work for all slots."""
     network = Network(Reasoner(config), compile=options.compile)
-    engine = Engine(network, Settings(depth=8, policy=policy), options.batch)
+    engine = BreadthEngine(network, Settings(depth=8, policy=policy), options.batch)
     inputs = np.random.default_rng(0).integers(1, config.vocab_size, (6 * options.batch, config.length), dtype=np.uint8)
     engine.add(Unit(0, len(inputs), 0, 1), inputs)
     for _ in range(8):

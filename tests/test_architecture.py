@@ -139,7 +139,7 @@ def _arrow_faults(room: str, target: str) -> Iterator[str]:
         ("model/deep/a.py", "from ...training import loop", "model may not know training"),
         ("storage/a.py", "import eqr_ray.inference.engine", "storage may not know inference"),
         ("config/a.py", "from eqr_ray.storage.atomic import atomic", "config may not know storage"),
-        ("training/a.py", "from eqr_ray.inference.engine import Engine", "training may not know inference"),
+        ("training/a.py", "from eqr_ray.inference.engine import BreadthEngine", "training may not know inference"),
         ("inference/a.py", "from eqr_ray.evaluation import cost", "inference may not know evaluation"),
         ("inference/a.py", "from torch.optim import AdamW", "torch.optim is for training/ only"),
         ("inference/a.py", "from torch import optim", "torch.optim is for training/ only"),

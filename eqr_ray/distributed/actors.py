@@ -33,13 +33,12 @@ from eqr_ray.distributed.cluster import free, nodes
 from eqr_ray.distributed.metrics import RayMetrics
 from eqr_ray.distributed.resources import ResourceRequest, capacity
 from eqr_ray.inference.dispatch import CALL_S, Dispatcher, call_s
-from eqr_ray.inference.engine import Engine, Report
-from eqr_ray.inference.policies import make_policy
+from eqr_ray.inference.engine import BreadthEngine, Report
+from eqr_ray.inference.policies import Win, make_policy
 from eqr_ray.inference.records import Records
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.sharded_race import Spread
 from eqr_ray.inference.slots import NetworkLike
-from eqr_ray.inference.trajectories import Win
 from eqr_ray.inference.units import Unit
 
 START_TIMEOUT_S = 180.0  # until an actor has been placed and holds its network
@@ -62,7 +61,7 @@ class Breadth:
 
     def __init__(self, factory: Callable[[], NetworkLike], settings: Settings, slots: int, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._make: Callable[[], Engine] = lambda: Engine(factory(), settings, slots)
+        self._make: Callable[[], BreadthEngine] = lambda: BreadthEngine(factory(), settings, slots)
 
     def build(self) -> None:
         """Load the network; before any `run`. Not done in __init__, from where Ray would not pass on a UserError."""

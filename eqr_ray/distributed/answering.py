@@ -28,7 +28,7 @@ from eqr_ray.distributed.resources import (
     this_machine,
     uses_gpus,
 )
-from eqr_ray.inference.engine import Engine, Report, run_units
+from eqr_ray.inference.engine import BreadthEngine, Report, run_units
 from eqr_ray.inference.run import InferConfig, Job, begin, carry_out, finish, prepare, started
 from eqr_ray.inference.units import Unit
 from eqr_ray.model.runtime import device_named
@@ -70,7 +70,7 @@ def work(job: Job, team: ResourceRequest | None, joined: bool) -> None:
     with ExitStack() as stack:
         stack.enter_context(warnings_told(warn))
         stack.callback(line.close)
-        for _, inputs in job.stages():
+        for _, inputs in job.rounds():
             missing = job.folder.missing()
             if missing:
                 if run is None:
@@ -86,7 +86,7 @@ def runner(job: Job, team: ResourceRequest | None, joined: bool) -> Iterator[tup
     """Who runs units: an engine in this process, or a team of actors, for which Ray is started if none was joined; and
     where Ray shows figures."""
     if team is None:
-        engine = Engine(job.factory(), job.settings, job.slots)
+        engine = BreadthEngine(job.factory(), job.settings, job.slots)
         yield lambda units, inputs: run_units(engine, units, inputs), None
         return
     with ExitStack() as stack:

@@ -77,7 +77,7 @@ def grid(
     bounded: list[Shape] = [(most.depth, most.breadth, budget) for budget in budgets]
     square: list[Shape] = [(depth, breadth, None) for depth in depths for breadth in breadths]
     shapes = {"full": square, "sequential": [*wide, *deep, *bounded], "verify": [*wide, *deep]}
-    thresholds = dict.fromkeys(("settle", "sequential", "halving", "race"), settle_below)
+    thresholds = dict.fromkeys(("settle", "sequential", "race"), settle_below)
     return [
         dataclasses.replace(
             most,

@@ -61,7 +61,7 @@ class Replayed:
         """What a run with these settings would have answered, chosen by `select`."""
         rows = replay(self._trace, dataclasses.replace(settings, snapshots=()))
         _, first = np.unique(rows.puzzle, return_index=True)
-        at = choose(select, rows.candidates())
+        at = choose(select, rows)
         return Verdicts(
             settled=rows.settled[at],
             right=is_exact(rows.prediction[at], self._labels),

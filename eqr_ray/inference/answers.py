@@ -40,7 +40,7 @@ def answer_rows(block: Records, puzzle_set: PuzzleSet, select: str, depth: int, 
     """The answers of a block of ordered records that holds all restarts of its puzzles."""
     rows = block.take(block.last_at(depth, breadth))
     answers = rows.take(rows.status != CANCELLED)
-    chosen = answers.take(choose(select, answers.candidates()))
+    chosen = answers.take(choose(select, answers))
     _, first = np.unique(rows.puzzle, return_index=True)
     spent = np.add.reduceat(rows.segments.astype(np.int64), first)
     residual = chosen.latent_residual if select == "latent_residual" else chosen.logit_residual

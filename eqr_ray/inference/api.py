@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.inference.engine import Engine, run_units
+from eqr_ray.inference.engine import BreadthEngine, run_units
 from eqr_ray.inference.policies import policy_named
 from eqr_ray.inference.records import CANCELLED, STATUSES, Records, concatenate
 from eqr_ray.inference.selection import check_selection, choose
@@ -95,7 +95,7 @@ def solve(
     scale = model.reasoner.config.noise_scale if noise_scale is None else noise_scale
     network = NetworkFactory(model.reasoner, scale, init_std, dtype, compile, device)()
     count = slots_for(len(inputs) * breadth, network.device.type, slots)
-    engine = Engine(network, settings, count)
+    engine = BreadthEngine(network, settings, count)
     units = plan(len(inputs), breadth, depth, whole=kind.whole)
     parts = [rows for report in run_units(engine, units, inputs) for _, rows in report.finished]
     return _answers(model, concatenate(parts).in_order(), select)
@@ -121,7 +121,7 @@ def _tokens(model: Model, puzzles: Sequence[str] | npt.ArrayLike) -> npt.NDArray
 
 def _answers(model: Model, rows: Records, select: str) -> list[Answer]:
     answers = rows.take(rows.status != CANCELLED)
-    chosen = answers.take(choose(select, answers.candidates()))
+    chosen = answers.take(choose(select, answers))
     spent = np.bincount(rows.puzzle, weights=rows.segments)
     residual = chosen.latent_residual if select == "latent_residual" else chosen.logit_residual
     task = task_named(model.card.task) if model.card.task else None

@@ -1,31 +1,33 @@
 """The breadth engine on one device: units of (puzzle, restart) work in, records out.
 
-Why here: the host half. A queue of trajectories feeds a fixed number of slots; every step is one segment of all slots,
-after which finished trajectories are recorded and their slots refilled at once, also across the borders of units. Slots
-for which nothing waits may run ahead (a restart that is needed only if the one before it fails), else they are padding:
-computed and never read. The host reads back one flag per slot and segment, and none with `full`.
+A queue of trajectories feeds a fixed number of slots. Every step is one segment of all slots, after which finished
+trajectories are recorded and their slots refilled at once, also across the borders of units. Slots for which nothing
+waits may run ahead (a restart that is needed only if the one before it fails), else they are padding: computed and
+never read. The host reads back one flag per slot and segment, and none with `full`.
 
-    S slots, F slots being filled or recorded
+    S slots, F slots being filled or recorded, L tokens
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from eqr_ray.inference.policies import make_policy
-from eqr_ray.inference.records import DEPTH, DIVERGED, OUTDONE, RUNNING, STATUSES, Records, concatenate, no_records
+from eqr_ray.inference.policies import Signals, Win, make_policy
+from eqr_ray.inference.records import DEPTH, DIVERGED, PRUNED, RUNNING, STATUSES, Records, concatenate, no_records
+from eqr_ray.inference.schedule import Schedule, Trajectory
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.slots import Readings, Slots, SlotsLike
-from eqr_ray.inference.trajectories import Job, Jobs, Outcome, Races, Win
+from eqr_ray.inference.slots import Slots, SlotsLike
 from eqr_ray.inference.units import Unit, enough_ahead
 
-NOBODY = -1
+Tokens = npt.NDArray[np.uint8]
 
 
 class Report(NamedTuple):
@@ -35,24 +37,17 @@ class Report(NamedTuple):
     finished: list[tuple[Unit, Records]]
 
 
-class Held(NamedTuple):
-    """A paused trajectory: its row so far, and its state, taken out of the slot."""
-
-    row: Records
-    state: Any
-
-
+@dataclass
 class OpenUnit:
-    """A unit in work: its inputs (puzzles, L) uint8, what is still to be run, and what has been recorded."""
+    """A unit in work: its inputs (puzzles, L), what is still to be run, and what has been recorded."""
 
-    def __init__(self, number: int, unit: Unit, inputs: npt.NDArray[np.uint8], jobs: Jobs) -> None:
-        assert len(inputs) == unit.puzzles
-        self.number, self.unit, self.inputs, self.jobs = number, unit, inputs, jobs
-        self.records: list[Records] = []
-        self.held: dict[tuple[int, int], Held] = {}  # by puzzle and restart
+    unit: Unit
+    inputs: Tokens
+    schedule: Schedule
+    records: list[Records] = field(default_factory=list)
 
 
-class Engine:
+class BreadthEngine:
     """`slots` trajectories at a time on the network's device.
 
     `add` units, then `step` until `idle`; `row_segments` counts the segments of trajectories, needed or run ahead,
@@ -69,11 +64,11 @@ class Engine:
         self.settings, self.policy = settings, make_policy(settings)
         self.slots, self.row_segments = slots, 0
         self._slots = make(network, slots, settings)
-        self._stop_status = STATUSES.index(self.policy.status)
-        self._open: dict[int, OpenUnit] = {}
+        self._stop_status = STATUSES.index(self.policy.stop_status)
+        self._open: dict[int, OpenUnit] = {}  # by the number in which they were added
         self._added = 0
         self._active = np.zeros(slots, dtype=np.bool_)
-        self._owner = np.full(slots, NOBODY, dtype=np.int64)  # the number of the open unit
+        self._owner = np.zeros(slots, dtype=np.int64)  # the number of the open unit
         self._puzzle, self._restart = np.zeros(slots, dtype=np.int64), np.zeros(slots, dtype=np.int64)
         self._segments, self._until = np.zeros(slots, dtype=np.int32), np.zeros(slots, dtype=np.int32)
 
@@ -81,24 +76,28 @@ class Engine:
     def idle(self) -> bool:
         return not self._open
 
-    def add(self, unit: Unit, inputs: npt.NDArray[np.uint8]) -> None:
+    def add(self, unit: Unit, inputs: Tokens) -> None:
         """Queue a unit behind the others. `inputs` (unit.puzzles, L) uint8; rows of padding alone are left out."""
+        assert len(inputs) == unit.puzzles
         wanted = unit.first + np.flatnonzero((inputs != 0).any(axis=1))
-        self._open[self._added] = OpenUnit(self._added, unit, inputs, self.policy.jobs(unit, wanted.tolist()))
+        restarts_of = partial(self.policy.restarts, range(unit.restart_first, unit.restart_last), self.settings)
+        self._open[self._added] = OpenUnit(unit, inputs, Schedule(wanted.tolist(), restarts_of))
         self._added += 1
 
     def drop(self, unit: Unit) -> None:
         """Forget a unit and free its slots; one that is not here is ignored."""
-        for number in [part.number for part in self._open.values() if part.unit == unit]:
+        for number in self._numbers(unit):
             del self._open[number]
             self._active &= self._owner != number
 
     def beaten(self, unit: Unit, puzzle: int, win: Win) -> None:
         """A restart of this puzzle has settled elsewhere; a unit that is not here is ignored."""
-        for part in self._open.values():
-            if part.unit == unit and isinstance(part.jobs, Races):
-                for job in part.jobs.beaten(puzzle, win).sooner:
-                    self._shorten(part, job)
+        for number in self._numbers(unit):
+            if self._open[number].schedule.beaten(puzzle, win):
+                self._shorten(number, puzzle)
+
+    def _numbers(self, unit: Unit) -> list[int]:
+        return [number for number, part in self._open.items() if part.unit == unit]
 
     def step(self, ahead: bool = False) -> list[tuple[Unit, Records]]:
         """Refill, one segment of all slots, record. Returns the units that this finished, their records in order.
@@ -117,116 +116,84 @@ class Engine:
             seen = done | (self._active & np.isin(self._segments, self.settings.snapshots))
         if not seen.any():
             return []
-        self._record(np.flatnonzero(seen), done, stopped)
+        self._record(np.flatnonzero(seen), done, stopped, signals)
+        self._active &= ~done
+        self._end(np.flatnonzero(done), stopped)
         return self._collect()
 
     def _refill(self, ahead: bool) -> None:
-        free = int((~self._active).sum())
-        fresh: list[tuple[OpenUnit, Job]] = []
-        again: list[tuple[OpenUnit, Job]] = []
-        for part, job in islice(self._waiting(ahead), free):
-            (again if job[:2] in part.held else fresh).append((part, job))
-        taken = fresh + again
+        at = np.flatnonzero(~self._active)
+        taken = list(islice(self._waiting(ahead), len(at)))
         if not taken:
             return
-        at = np.flatnonzero(~self._active)[: len(taken)]
-        jobs = np.array([job for _, job in taken], dtype=np.int64)
-        self._puzzle[at], self._restart[at], self._until[at] = jobs.T
-        self._owner[at] = [part.number for part, _ in taken]
+        at = at[: len(taken)]
         self._active[at], self._segments[at] = True, 0
-        held = [part.held.pop(job[:2]) for part, job in again]
-        if held:
-            self._segments[at[len(fresh) :]] = [one.row.segments[0] for one in held]
-            for (part, _), one in zip(again, held, strict=True):
-                if one.row.segments[0] in self.settings.snapshots:
-                    part.records.append(with_status(one.row, RUNNING))
-        inputs = np.stack([part.inputs[job.puzzle - part.unit.first] for part, job in taken])
-        self._slots.fill(at, self._puzzle[at], self._restart[at], inputs, [one.state for one in held])
+        self._owner[at] = [number for number, _ in taken]
+        rows = np.array([trajectory for _, trajectory in taken], dtype=np.int64)
+        self._puzzle[at], self._restart[at], self._until[at] = rows.T
+        parts = [(self._open[number], trajectory) for number, trajectory in taken]
+        inputs = np.stack([part.inputs[trajectory.puzzle - part.unit.first] for part, trajectory in parts])
+        self._slots.fill(at, self._puzzle[at], self._restart[at], inputs)
 
-    def _waiting(self, ahead: bool) -> Iterator[tuple[OpenUnit, Job]]:
+    def _waiting(self, ahead: bool) -> Iterator[tuple[int, Trajectory]]:
         """What may start now, in the order in which slots are given to it; what is read has been taken."""
-        for part in self._open.values():
-            while (job := part.jobs.take()) is not None:
-                yield part, job
-        for part in self._open.values() if ahead else ():
-            while (job := part.jobs.take_ahead()) is not None:
-                yield part, job
+        for number, part in self._open.items():
+            while (trajectory := part.schedule.take()) is not None:
+                yield number, trajectory
+        for number, part in self._open.items() if ahead else ():
+            while (trajectory := part.schedule.take_ahead()) is not None:
+                yield number, trajectory
 
-    def _record(self, at: npt.NDArray[np.int64], done: npt.NDArray[np.bool_], stopped: npt.NDArray[np.bool_]) -> None:
-        """Keep a row of each of these slots (F,); free those that are done and tell their units."""
-        readings = self._slots.read(at)
-        ended = self._segments[at] >= self.settings.depth
-        status = np.where(done[at], np.where(stopped[at], self._stop_status, DEPTH), RUNNING)
-        status = np.where(np.isnan(readings.latent_residual) & ~stopped[at], DIVERGED, status)
-        rows = self._rows(at, readings, status.astype(np.uint8))
-        paused = done[at] & ~stopped[at] & ~ended
-        owner = self._owner[at]
-        for number in np.unique(owner).tolist():
-            mine = owner == number
-            self._open[number].records.append(rows.take(mine & ~paused))
-        self._active &= ~done
-        if paused.any():
-            self._hold(at[paused], rows.take(paused))
-        self._tell(np.flatnonzero(done[at]), at, stopped, rows)
-
-    def _hold(self, at: npt.NDArray[np.int64], rows: Records) -> None:
-        """Take paused trajectories (F,) out of their slots."""
-        for row, (slot, state) in enumerate(zip(at.tolist(), self._slots.park(at), strict=True)):
-            part = self._open[int(self._owner[slot])]
-            one = rows.take(np.array([row]))
-            part.held[int(one.puzzle[0]), int(one.restart[0])] = Held(one, state)
-
-    def _tell(
-        self, ended: npt.NDArray[np.int64], at: npt.NDArray[np.int64], stopped: npt.NDArray[np.bool_], rows: Records
+    def _record(
+        self, at: npt.NDArray[np.int64], done: npt.NDArray[np.bool_], stopped: npt.NDArray[np.bool_], signals: Signals
     ) -> None:
-        """Tell the units of the jobs that have `ended` (numbers among the rows), and do what follows."""
-        slots = at[ended]
-        columns = (self._owner[slots], self._puzzle[slots], self._restart[slots], self._until[slots])
-        results = (rows.segments[ended], stopped[slots], rows.logit_residual[ended])
-        for owner, puzzle, restart, until, *result in zip(*(c.tolist() for c in (*columns, *results)), strict=True):
-            part = self._open[owner]
-            decision = part.jobs.ended(Job(puzzle, restart, until), Outcome(*result))
-            for job in decision.outdone:
-                part.records.append(with_status(part.held.pop(job[:2]).row, OUTDONE))
-            for job in decision.sooner:
-                self._shorten(part, job)
-
-    def _shorten(self, part: OpenUnit, job: Job) -> None:
-        here = self._active & (self._owner == part.number)
-        here &= (self._puzzle == job.puzzle) & (self._restart == job.restart)
-        self._until[here] = np.minimum(self._until[here], job.until)
-
-    def _rows(self, at: npt.NDArray[np.int64], readings: Readings, status: npt.NDArray[np.uint8]) -> Records:
+        """Keep a row of each of these slots (F,)."""
+        slots = torch.from_numpy(at).to(signals.settled.device)
+        scores = torch.stack([signals.logit_residual, signals.latent_residual, signals.halt_logit.float()])
+        logit_residual, latent_residual, halt_logit = scores.index_select(1, slots).cpu().numpy()
+        ended = np.where(self._segments[at] >= self.settings.depth, DEPTH, PRUNED)
+        status = np.where(done[at], ended, RUNNING)
+        status = np.where(np.isnan(latent_residual), DIVERGED, status)
         none = np.float32(np.inf)
-        return Records(
+        rows = Records(
             puzzle=self._puzzle[at],
             restart=self._restart[at].astype(np.int32),
             segments=self._segments[at],
-            settled=readings.settled,
-            logit_residual=np.where(np.isnan(readings.logit_residual), none, readings.logit_residual),
-            latent_residual=np.where(np.isnan(readings.latent_residual), none, readings.latent_residual),
-            halt_logit=readings.halt_logit,
-            prediction=readings.prediction,
-            status=status,
+            settled=signals.settled.index_select(0, slots).cpu().numpy(),
+            logit_residual=np.where(np.isnan(logit_residual), none, logit_residual),
+            latent_residual=np.where(np.isnan(latent_residual), none, latent_residual),
+            halt_logit=halt_logit,
+            prediction=signals.prediction.index_select(0, slots).cpu().numpy(),
+            status=np.where(stopped[at], self._stop_status, status).astype(np.uint8),
         )
+        owner = self._owner[at]
+        for number in np.unique(owner).tolist():
+            self._open[number].records.append(rows.take(owner == number))
+
+    def _end(self, slots: npt.NDArray[np.int64], stopped: npt.NDArray[np.bool_]) -> None:
+        """Report the trajectories that have ended in these slots to their schedules, and do what follows."""
+        for slot in slots.tolist():
+            number, puzzle = int(self._owner[slot]), int(self._puzzle[slot])
+            end = int(self._restart[slot]), int(self._segments[slot]), bool(stopped[slot])
+            if self._open[number].schedule.ended(puzzle, *end):
+                self._shorten(number, puzzle)
+
+    def _shorten(self, number: int, puzzle: int) -> None:
+        """Ask again when the running restarts of a puzzle end."""
+        until = self._open[number].schedule.until
+        for slot in np.flatnonzero(self._active & (self._owner == number) & (self._puzzle == puzzle)).tolist():
+            self._until[slot] = until(puzzle, int(self._restart[slot]))
 
     def _collect(self) -> list[tuple[Unit, Records]]:
-        finished = [part for part in self._open.values() if part.jobs.finished]
-        for part in finished:
-            del self._open[part.number]
-        return [(part.unit, self._kept(part)) for part in finished]
+        finished = [number for number, part in self._open.items() if part.schedule.finished]
+        return [self._closed(self._open.pop(number)) for number in finished]
 
-    def _kept(self, part: OpenUnit) -> Records:
-        length = part.inputs.shape[1]
-        return self.policy.resolve(concatenate(part.records or [no_records(length)]).in_order())
+    def _closed(self, part: OpenUnit) -> tuple[Unit, Records]:
+        rows = concatenate(part.records or [no_records(part.inputs.shape[1])])
+        return part.unit, self.policy.resolve(rows.in_order())
 
 
-def with_status(rows: Records, status: int) -> Records:
-    """The rows with this status; diverged ones stay so."""
-    return dataclasses.replace(rows, status=np.where(rows.status == DIVERGED, rows.status, np.uint8(status)))
-
-
-def run_units(engine: Engine, units: Iterable[Unit], inputs_NL: npt.NDArray[np.uint8]) -> Iterator[Report]:
+def run_units(engine: BreadthEngine, units: Iterable[Unit], inputs_NL: Tokens) -> Iterator[Report]:
     """All units through one engine in this process, in any order of finishing; a report after every step.
 
     `inputs_NL` is indexed by row number of the data. Units are queued ahead, so that slots stay full; when there are no
@@ -248,5 +215,6 @@ def run_units(engine: Engine, units: Iterable[Unit], inputs_NL: npt.NDArray[np.u
         finished = engine.step(ahead=not more)
         row_segments = engine.row_segments - before
         starved = row_segments < engine.slots
-        queued = [unit for unit in queued if all(unit != done for done, _ in finished)]
+        done = {unit for unit, _ in finished}
+        queued = [unit for unit in queued if unit not in done]
         yield Report(row_segments, finished)

@@ -1,18 +1,13 @@
-"""Policies: how far trajectories run, and which of them are run at all.
+"""Policies: when a trajectory stops, which restarts of a puzzle run, and which of their rows are kept.
 
-Why here: plain classes, tested without a network. A policy answers three questions.
-
-- `stop(signals)`: which slots are done before their time? On tensors over all slots at once, on their device; None
-  means "none, ever", and spares the engine a read-back per segment.
-- `jobs(unit, puzzles)`: the trajectories of a unit, one by one, as a `Jobs` object that hears of every end (jobs.py).
-- `resolve(rows)`: the rows that are kept of a unit's trajectories, where timing has left more than one possible set.
+A record must not depend on timing. So what is needed of a puzzle depends on the ends of its own restarts only, not on
+their order; what idle slots ran ahead of that is left out of the records afterwards (`resolve`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from typing import NamedTuple, Protocol
+import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,17 +16,13 @@ from torch import Tensor
 from eqr_ray.config.errors import UserError, nearest
 from eqr_ray.inference.records import Records, first_to_settle, up_to_first
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.trajectories import AllRestarts, ByPlan, Halving, Jobs, OneByOne, Races
-from eqr_ray.inference.units import Unit
 from eqr_ray.tasks.registry import task_named
 
 
 class Signals(NamedTuple):
-    """What every slot shows after a segment, each (S,): segments done int64, the two residuals float32 (`inf`: none
-    yet), the halting logit float32, settled bool; and the puzzle and its answer so far, both (S, L) uint8. Idle slots
-    hold arbitrary values."""
+    """What every slot shows after a segment, each (S,): the two residuals float32 (`inf`: none yet), the halting logit
+    float32, settled bool; and the puzzle and its answer so far, both (S, L) uint8. Idle slots hold arbitrary values."""
 
-    segments: Tensor
     logit_residual: Tensor
     latent_residual: Tensor
     halt_logit: Tensor
@@ -40,87 +31,168 @@ class Signals(NamedTuple):
     prediction: Tensor
 
 
-class Policy(Protocol):
-    """See the module's text. `status` is written for trajectories that `stop` ended; `whole`: a puzzle's restarts
-    depend on each other and must be in one unit; `in_turn`: they follow each other; `widens`: further restarts may be
-    added later; `verifies`: answers are checked by the task's rules, which the method does without."""
+class Win(NamedTuple):
+    """A restart that has settled, and after how many segments."""
+
+    restart: int
+    segments: int
+
+
+class Restarts:
+    """The restarts `numbers` of one puzzle, started in order: all of them, each to the full depth."""
+
+    def __init__(self, numbers: range, settings: Settings) -> None:
+        self._first, self._next, self._end = numbers.start, numbers.start, numbers.stop
+        self._depth = settings.depth
+        self._running: set[int] = set()
+
+    @property
+    def left(self) -> bool:
+        """Whether there is a further restart, which may be run ahead."""
+        return self._next < self._end
+
+    @property
+    def needed(self) -> bool:
+        """Whether the next restart has to be run."""
+        return self.left
+
+    @property
+    def finished(self) -> bool:
+        return not self._running and not self.needed
+
+    def start(self) -> int:
+        """Take the next restart."""
+        self._running.add(self._next)
+        self._next += 1
+        return self._next - 1
+
+    def until(self, restart: int) -> int:
+        """After how many segments a restart ends, by what is known now."""
+        return self._depth
+
+    def ended(self, restart: int, segments: int, stopped: bool) -> bool:
+        """A restart has ended, `stopped` by the policy or not. Returns whether others shall now end sooner."""
+        self._running.remove(restart)
+        return False
+
+
+class OneByOne(Restarts):
+    """Restart r is needed when all before it have failed to stop, and while the puzzle's budget lasts."""
+
+    def __init__(self, numbers: range, settings: Settings) -> None:
+        super().__init__(numbers, settings)
+        self._budget = math.inf if settings.budget is None else settings.budget
+        if settings.budget is not None:
+            self._end = min(self._end, self._first + -(-settings.budget // self._depth))
+        self._open = self._first  # the first restart that has not failed
+        self._failed: set[int] = set()
+
+    @property
+    def needed(self) -> bool:
+        return self.left and self._next == self._open
+
+    def until(self, restart: int) -> int:
+        if restart > self._end:  # one before it has stopped
+            return 1
+        # All restarts before it took the full depth, or it is not needed.
+        return int(min(self._depth, self._budget - (restart - self._first) * self._depth))
+
+    def ended(self, restart: int, segments: int, stopped: bool) -> bool:
+        self._running.remove(restart)
+        if stopped:
+            self._end = min(self._end, restart)
+            return True
+        self._failed.add(restart)
+        while self._open in self._failed:
+            self._open += 1
+        return False
+
+
+class Race(Restarts):
+    """All restarts side by side; the first to stop, by its own segments and then by number, ends the others."""
+
+    def __init__(self, numbers: range, settings: Settings) -> None:
+        super().__init__(numbers, settings)
+        self._best = Win(self._end, self._depth + 1)
+
+    def until(self, restart: int) -> int:
+        best = self._best
+        return max(1, min(self._depth, best.segments if restart < best.restart else best.segments - 1))
+
+    def ended(self, restart: int, segments: int, stopped: bool) -> bool:
+        self._running.remove(restart)
+        return stopped and self.beaten(Win(restart, segments))
+
+    def beaten(self, win: Win) -> bool:
+        """A restart has settled, here or elsewhere: one that can no longer win ends. Returns whether that is news."""
+        is_news = (win.segments, win.restart) < (self._best.segments, self._best.restart)
+        if is_news:
+            self._best = win
+        return is_news
+
+
+class Policy:
+    """`stop` ends trajectories, `restarts` says which are run, `resolve` which rows are kept.
+
+    `stop_status` is written for trajectories that `stop` ended; `whole`: a puzzle's restarts depend on each other and
+    must be in one unit; `in_turn`: they follow each other; `widens`: further restarts may be added later; `verifies`:
+    the task's rules check answers, which the method does without.
+    """
 
     name: str
-    status: str
-    whole: bool
-    in_turn: bool
-    widens: bool
-    verifies: bool
-
-    def stop(self, signals: Signals) -> Tensor | None: ...
-    def jobs(self, unit: Unit, puzzles: Sequence[int]) -> Jobs: ...
-    def resolve(self, rows: Records) -> Records: ...
-
-
-class Full:
-    """The paper's protocol: every trajectory runs `depth` segments, every restart is run."""
-
-    name, status, whole, in_turn, widens, verifies = "full", "depth", False, False, True, False
+    stop_status = "settled"
+    whole, in_turn, widens, verifies = False, False, True, False
+    restarts: type[Restarts] = Restarts
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
     def stop(self, signals: Signals) -> Tensor | None:
-        return None
-
-    def jobs(self, unit: Unit, puzzles: Sequence[int]) -> Jobs:
-        return AllRestarts(unit, puzzles, self.settings.depth)
+        """(S,) bool: which slots stop now. None: none, ever, which spares the engine a read-back per segment."""
+        return signals.settled
 
     def resolve(self, rows: Records) -> Records:
+        """The rows that are kept of a unit's ordered rows."""
         return rows
 
 
-class Halt(Full):
+class Full(Policy):
+    """The paper's protocol: every trajectory runs `depth` segments, every restart is run."""
+
+    name, stop_status = "full", "depth"
+
+    def stop(self, signals: Signals) -> Tensor | None:
+        return None
+
+
+class Halt(Policy):
     """A trajectory stops when its halting logit is positive, as rows do in training."""
 
-    name, status = "halt", "halted"
+    name, stop_status = "halt", "halted"
 
     def stop(self, signals: Signals) -> Tensor | None:
         return signals.halt_logit > 0
 
 
-class Settle(Full):
+class Settle(Policy):
     """A trajectory stops when it has settled."""
 
-    name, status = "settle", "settled"
-
-    def stop(self, signals: Signals) -> Tensor | None:
-        return signals.settled
+    name = "settle"
 
 
-class Sequential(Settle):
+class Sequential(Policy):
     """A further restart counts only while none of its puzzle has settled and the puzzle's budget lasts."""
 
-    name, whole, in_turn = "sequential", True, True
-
-    def jobs(self, unit: Unit, puzzles: Sequence[int]) -> Jobs:
-        return ByPlan(puzzles, partial(OneByOne, unit=unit, settings=self.settings))
+    name, whole, in_turn, restarts = "sequential", True, True, OneByOne
 
     def resolve(self, rows: Records) -> Records:
-        return up_to_first(rows, self.status)
+        return up_to_first(rows, self.stop_status)
 
 
-class SuccessiveHalving(Settle):
-    """All restarts run to `halving_from` segments; there and at every doubling the better half by residual goes on."""
-
-    name, whole, widens = "halving", True, False
-
-    def jobs(self, unit: Unit, puzzles: Sequence[int]) -> Jobs:
-        return ByPlan(puzzles, partial(Halving, unit=unit, settings=self.settings))
-
-
-class FirstToSettle(Settle):
+class FirstToSettle(Policy):
     """All restarts of a puzzle side by side until one has settled: for few puzzles and little patience."""
 
-    name, whole, widens = "race", True, False
-
-    def jobs(self, unit: Unit, puzzles: Sequence[int]) -> Jobs:
-        return Races(puzzles, unit, self.settings)
+    name, whole, widens, restarts = "race", True, False, Race
 
     def resolve(self, rows: Records) -> Records:
         return first_to_settle(rows)
@@ -129,7 +201,7 @@ class FirstToSettle(Settle):
 class Verify(Sequential):
     """Sequential, but a trajectory stops when the task's own rules accept its answer."""
 
-    name, status, verifies = "verify", "accepted", True
+    name, stop_status, verifies = "verify", "accepted", True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -145,12 +217,15 @@ class Verify(Sequential):
         return torch.from_numpy(accepted)
 
 
-KINDS: tuple[type[Full], ...] = (Full, Halt, Settle, Sequential, SuccessiveHalving, FirstToSettle, Verify)
+KINDS: tuple[type[Policy], ...] = (Full, Halt, Settle, Sequential, FirstToSettle, Verify)
 POLICIES = {kind.name: kind for kind in KINDS}
+REMOVED = "policy=halving was removed: it lost to full and sequential in every measurement (docs/log.md)"
 
 
-def policy_named(name: str) -> type[Full]:
+def policy_named(name: str) -> type[Policy]:
     """The kind of policy of this name. UserError otherwise."""
+    if name == "halving":
+        raise UserError(REMOVED)
     if name not in POLICIES:
         raise UserError(f"policy={name} is not allowed: {', '.join(POLICIES)}{nearest(name, POLICIES)}")
     return POLICIES[name]

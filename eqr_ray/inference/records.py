@@ -23,16 +23,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.inference.selection import Candidates
 from eqr_ray.storage.atomic import atomic
 
 HASH = b"records_hash"  # in a part's metadata; older parts have none
 
 # running: a snapshot on the way; depth: ended at the depth asked for; diverged: the state is not finite; accepted: the
-# task's rules accept the answer; outdone: given up for better restarts or for lack of budget; cancelled: another
-# restart was first, the row tells what was spent and has no answer
-STATUSES = ("running", "depth", "settled", "halted", "diverged", "accepted", "outdone", "cancelled")
-RUNNING, DEPTH, SETTLED, HALTED, DIVERGED, ACCEPTED, OUTDONE, CANCELLED = range(len(STATUSES))
+# task's rules accept the answer; pruned: could not win any more, or the budget was spent; cancelled: another restart
+# was first, the row tells what was spent and has no answer
+STATUSES = ("running", "depth", "settled", "halted", "diverged", "accepted", "pruned", "cancelled")
+RUNNING, DEPTH, SETTLED, HALTED, DIVERGED, ACCEPTED, PRUNED, CANCELLED = range(len(STATUSES))
 
 
 @dataclass(frozen=True)
@@ -70,18 +69,6 @@ class Records:
         last = np.ones(len(at), dtype=np.bool_)
         last[:-1] = (np.diff(self.puzzle[at]) != 0) | (np.diff(self.restart[at]) != 0)
         return at[last]
-
-    def candidates(self) -> Candidates:
-        """The columns that selection reads. An accepted answer stands before all others of its puzzle."""
-        return Candidates(
-            self.puzzle,
-            self.restart,
-            self.logit_residual,
-            self.latent_residual,
-            self.halt_logit,
-            self.prediction,
-            self.status == ACCEPTED,
-        )
 
 
 def concatenate(parts: Sequence[Records]) -> Records:

@@ -10,18 +10,16 @@ and frontiers cost seconds, and equal bit for bit what a run would have recorded
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.inference.engine import Engine
+from eqr_ray.inference.engine import BreadthEngine
 from eqr_ray.inference.policies import Signals
 from eqr_ray.inference.records import Records, concatenate
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.slots import Readings
 from eqr_ray.inference.units import Unit
 
 REPLAY_SLOTS = 1024
@@ -56,10 +54,8 @@ class Playback:
     def __init__(self, trace: Trace, count: int, settings: Settings) -> None:
         self._trace, self._settings = trace, settings
         self._puzzle = np.full(count, trace.first, dtype=np.int64)
-        self._restart, self._segments, self._calm = (np.zeros(count, dtype=np.int64) for _ in range(3))
+        self._restart, self._segments, self._settled_streak = (np.zeros(count, dtype=np.int64) for _ in range(3))
         self._inputs = np.zeros((count, trace.columns.prediction.shape[1]), dtype=np.uint8)
-        self._rows = self._calm
-        self._settled = np.zeros(count, dtype=np.bool_)
 
     def fill(
         self,
@@ -67,36 +63,20 @@ class Playback:
         puzzles: npt.NDArray[np.int64],
         restarts: npt.NDArray[np.int64],
         inputs_FL: npt.NDArray[np.uint8],
-        parked: Sequence[tuple[int, int]] = (),
     ) -> None:
-        """See `Slots.fill`; what is parked is (segments, calm segments)."""
+        """See `Slots.fill`."""
         self._puzzle[slots], self._restart[slots], self._inputs[slots] = puzzles, restarts, inputs_FL
-        self._segments[slots] = self._calm[slots] = 0
-        if parked:
-            again = slots[len(slots) - len(parked) :]
-            self._segments[again], self._calm[again] = np.array(parked).T
+        self._segments[slots] = self._settled_streak[slots] = 0
 
     def advance(self) -> Signals:
         """One segment of every slot; idle ones stay at the last."""
         trace, settings = self._trace, self._settings
         self._segments = np.minimum(self._segments + 1, trace.depth)
-        self._rows = trace.at(self._puzzle, self._restart, self._segments)
-        rows = trace.columns.take(self._rows)
-        self._calm = np.where(rows.logit_residual <= settings.settle_below, self._calm + 1, 0)
-        self._settled = self._calm >= settings.settle_for
-        columns = (rows.logit_residual, rows.latent_residual, rows.halt_logit, self._settled, self._inputs)
-        signals = (torch.from_numpy(column) for column in (self._segments, *columns, rows.prediction))
-        return Signals(*signals)
-
-    def read(self, slots: npt.NDArray[np.int64]) -> Readings:
-        """See `Slots.read`."""
-        rows = self._trace.columns.take(self._rows[slots])
-        numbers = (rows.logit_residual, rows.latent_residual, rows.halt_logit)
-        return Readings(self._settled[slots], *numbers, rows.prediction)
-
-    def park(self, slots: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-        """See `Slots.park`."""
-        return list(zip(self._segments[slots].tolist(), self._calm[slots].tolist(), strict=True))
+        rows = trace.columns.take(trace.at(self._puzzle, self._restart, self._segments))
+        self._settled_streak = np.where(rows.logit_residual <= settings.settle_below, self._settled_streak + 1, 0)
+        settled = self._settled_streak >= settings.settle_for
+        columns = (rows.logit_residual, rows.latent_residual, rows.halt_logit, settled, self._inputs, rows.prediction)
+        return Signals(*(torch.from_numpy(column) for column in columns))
 
 
 def replay(trace: Trace, settings: Settings, inputs_PL: npt.NDArray[np.uint8] | None = None) -> Records:
@@ -108,7 +88,7 @@ def replay(trace: Trace, settings: Settings, inputs_PL: npt.NDArray[np.uint8] | 
     if inputs_PL is None:
         inputs_PL = np.ones((trace.puzzles, trace.columns.prediction.shape[1]), dtype=np.uint8)  # nobody reads them
     rows = trace.puzzles * settings.breadth
-    engine = Engine(trace, settings, min(REPLAY_SLOTS, rows), make=Playback)
+    engine = BreadthEngine(trace, settings, min(REPLAY_SLOTS, rows), make=Playback)
     engine.add(Unit(trace.first, trace.first + trace.puzzles, 0, settings.breadth), inputs_PL)
     parts: list[Records] = []
     while not engine.idle:

@@ -7,7 +7,7 @@ an engine (in this process or on actors) into parts, `finish` reads the parts in
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import content_hash
 from eqr_ray.data.puzzle_set import PuzzleSet, check_fit, open_puzzle_set
 from eqr_ray.inference.answers import write_answers
-from eqr_ray.inference.breadth_rounds import Stages, first_units
+from eqr_ray.inference.breadth_rounds import Inputs, breadth_rounds
 from eqr_ray.inference.calibration_artifact import calibrated, conditions
 from eqr_ray.inference.engine import Report
 from eqr_ray.inference.policies import make_policy, policy_named
@@ -25,6 +25,7 @@ from eqr_ray.inference.record_dir import RunFolder, stored_manifest
 from eqr_ray.inference.scores import Scores
 from eqr_ray.inference.selection import check_selection
 from eqr_ray.inference.settings import Settings, settling
+from eqr_ray.inference.units import Unit, plan
 from eqr_ray.model.network import flops_per_segment
 from eqr_ray.model.pretrained import ModelCard, load_model
 from eqr_ray.model.runtime import NetworkFactory, dtype_named, slots_for, worth_compiling
@@ -49,8 +50,6 @@ class InferConfig:
     calibration: str | None
     snapshots: tuple[int, ...]
     budget: int | None
-    budget_total: int | None
-    halving_from: int
     seed: int
     limit: int | None
     slots: int | None
@@ -90,8 +89,6 @@ class InferConfig:
             settle_for=Settings.settle_for if self.settle_for is None else self.settle_for,
             snapshots=tuple(sorted(set(self.snapshots))),
             budget=self.budget,
-            budget_total=self.budget_total,
-            halving_from=self.halving_from,
         )
 
 
@@ -107,10 +104,9 @@ class Job:
     folder: RunFolder
     flops_per_segment: float
 
-    def stages(self) -> Stages:
+    def rounds(self) -> Iterator[tuple[list[Unit], Inputs]]:
         """What is to be run, (units, inputs) after (units, inputs)."""
-        whole = policy_named(self.settings.policy).whole
-        return Stages(self.folder, self.puzzle_set.inputs, self.settings, whole)
+        return breadth_rounds(self.folder, self.puzzle_set.inputs, policy_named(self.settings.policy).whole)
 
 
 def prepare(config: InferConfig, device_type: str) -> Job:
@@ -120,7 +116,7 @@ def prepare(config: InferConfig, device_type: str) -> Job:
     check_fit(puzzle_set, reasoner.config.length, reasoner.config.vocab_size)
     settings = replace(config.settings(card), verifier=card.task if policy_named(config.policy).verifies else "")
     kind = type(make_policy(settings))
-    widens = kind.widens and settings.budget is None and settings.budget_total is None
+    widens = kind.widens and settings.budget is None
     flops = flops_per_segment(reasoner.config)
     noise_scale = reasoner.config.noise_scale if config.noise_scale is None else config.noise_scale
     if config.calibration is not None:
@@ -148,7 +144,7 @@ def prepare(config: InferConfig, device_type: str) -> Job:
     }
     out = Path(config.out or f"runs/infer-{content_hash(manifest)[:12]}")
     folder = RunFolder(out, manifest, [], widens)
-    folder.units += first_units(len(puzzle_set), settings, folder.widths, kind.whole)
+    folder.units += plan(len(puzzle_set), folder.widths[0], settings.depth, whole=kind.whole)
     factory = NetworkFactory(reasoner, noise_scale, config.init_std, config.dtype, compiled, config.device)
     return Job(config, settings, slots, factory, puzzle_set, folder, flops)
 

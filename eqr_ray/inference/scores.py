@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from eqr_ray.inference.estimates import RunningAuroc, pass_at_k, wilson
-from eqr_ray.inference.records import CANCELLED, OUTDONE, Records, is_answered, is_exact
-from eqr_ray.inference.selection import SELECTIONS, check_selection, choose
+from eqr_ray.inference.records import CANCELLED, PRUNED, Records, is_answered, is_exact
+from eqr_ray.inference.selection import SCORED, check_selection, choose
 
 Labels = npt.NDArray[np.uint8]
 
@@ -60,7 +60,7 @@ class Scores:
         self.answered = self.answered_settled = self.answered_rows = 0
         self.settled_right = self.rows_right = self.any_right = self.tokens = self.tokens_right = 0
         self._top_sum = 0.0
-        self.selected_right = dict.fromkeys(SELECTIONS, 0)
+        self.selected_right = dict.fromkeys(SCORED, 0)
         self._logit_residual, self._latent_residual = Mean(), Mean()
         self._pass_sum = dict.fromkeys(powers_of_two(breadth), 0.0)
         self._all_restarts = True
@@ -76,7 +76,7 @@ class Scores:
         self.segments += int(block.segments[at].sum())
         at = at[block.status[at] != CANCELLED]  # those have cost, and no answer
         rows = block.take(at)
-        chosen = choose(self.select, rows.candidates())
+        chosen = choose(self.select, rows)
         self.puzzles += len(chosen)
         self.settled += int(rows.settled[chosen].sum())
         self._logit_residual.add(rows.logit_residual[chosen])
@@ -85,7 +85,7 @@ class Scores:
             self._add_answers(rows.take(known), labels_NL[at][known])
 
     def _add_answers(self, rows: Records, labels_NL: Labels) -> None:
-        right, chosen = is_exact(rows.prediction, labels_NL), choose(self.select, rows.candidates())
+        right, chosen = is_exact(rows.prediction, labels_NL), choose(self.select, rows)
         self.answered += len(chosen)
         self.answered_rows += len(rows)
         self.answered_settled += int(rows.settled[chosen].sum())
@@ -94,13 +94,13 @@ class Scores:
         asked = labels_NL[chosen] != 0
         self.tokens += int(asked.sum())
         self.tokens_right += int((asked & (rows.prediction[chosen] == labels_NL[chosen])).sum())
-        for method in SELECTIONS:
-            self.selected_right[method] += int(right[choose(method, rows.candidates())].sum())
+        for method in SCORED:
+            self.selected_right[method] += int(right[choose(method, rows)].sum())
         _, first = np.unique(rows.puzzle, return_index=True)
         per_puzzle = np.add.reduceat(right.astype(np.int64), first)
         run = np.diff(np.append(first, len(rows)))
         self.any_right += int((per_puzzle > 0).sum())
-        complete = bool((run == self.breadth).all()) and not (rows.status == OUTDONE).any()
+        complete = bool((run == self.breadth).all()) and not (rows.status == PRUNED).any()
         self._all_restarts = self._all_restarts and complete
         if self._all_restarts:
             for k in self._pass_sum:

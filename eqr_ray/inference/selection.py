@@ -1,45 +1,35 @@
 """Choose one restart per puzzle.
 
-Why here: the method answers with the trajectory of least residual; the alternatives are judged side by side on the same
-records. Every rule is one sort: by puzzle, by the rule's own score, then by logit residual, then by restart number, so
-that ties fall the same way whatever order the rows came in.
+The method answers with the trajectory of least residual; other rules are judged beside it on the same records. Every
+rule is one sort: by puzzle, by the rule's own score, then by logit residual, then by restart number, so that ties fall
+the same way whatever order the rows came in.
 
     N rows (puzzle, restart), L tokens, P puzzles
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
 from eqr_ray.config.errors import UserError
+from eqr_ray.inference.records import ACCEPTED, Records
 
-SELECTIONS = ("logit_residual", "latent_residual", "halt", "vote")
-
-
-class Candidates(NamedTuple):
-    """One row per (puzzle, restart): puzzle and restart (N,) integers, scores (N,) float32, prediction (N, L) uint8;
-    `accepted` (N,) bool where a verifier has accepted the answer."""
-
-    puzzle: npt.NDArray[np.int64]
-    restart: npt.NDArray[np.int32]
-    logit_residual: npt.NDArray[np.float32]
-    latent_residual: npt.NDArray[np.float32]
-    halt_logit: npt.NDArray[np.float32]
-    prediction: npt.NDArray[np.uint8]
-    accepted: npt.NDArray[np.bool_]
+SELECTIONS = ("logit_residual", "latent_residual", "halt")
+SCORED = (*SELECTIONS, "vote")  # rules that every run is scored by
+REMOVED = "select=vote was removed: summary.json has the majority vote of every run (docs/log.md)"
 
 
 def check_selection(name: str) -> str:
-    """The name of a known rule. UserError otherwise."""
+    """The name of a rule that may be selected by. UserError otherwise."""
+    if name == "vote":
+        raise UserError(REMOVED)
     if name not in SELECTIONS:
         raise UserError(f"select={name} is not allowed: {', '.join(SELECTIONS)}")
     return name
 
 
-def votes(rows: Candidates) -> npt.NDArray[np.int64]:
+def votes(rows: Records) -> npt.NDArray[np.int64]:
     """(N,) how many restarts of the same puzzle give exactly the same answer, the row itself included."""
     named = np.concatenate([rows.puzzle.astype("<i8")[:, None].view(np.uint8), rows.prediction], axis=1)
     whole = np.ascontiguousarray(named).view(np.dtype((np.void, named.shape[1])))[:, 0]
@@ -47,14 +37,13 @@ def votes(rows: Candidates) -> npt.NDArray[np.int64]:
     return np.asarray(count[inverse], dtype=np.int64)
 
 
-def choose(method: str, rows: Candidates) -> npt.NDArray[np.int64]:
+def choose(method: str, rows: Records) -> npt.NDArray[np.int64]:
     """(P,) row number of the chosen restart of each puzzle, in the order of puzzle numbers.
 
     `logit_residual` and `latent_residual`: the least. `halt`: the greatest halting logit. `vote`: the most frequent
     answer, of its rows the one of least logit residual. NaN counts as the worst. Whatever the method, accepted rows go
-    before the others of their puzzle. UserError: unknown method.
+    before the others of their puzzle.
     """
-    check_selection(method)
     logit_residual = _worst_if_nan(rows.logit_residual)
     if method == "logit_residual":
         score = logit_residual
@@ -63,8 +52,9 @@ def choose(method: str, rows: Candidates) -> npt.NDArray[np.int64]:
     elif method == "halt":
         score = _worst_if_nan(-rows.halt_logit)
     else:
+        assert method == "vote"
         score = -votes(rows).astype(np.float64)
-    order = np.lexsort((rows.restart, logit_residual, score, ~rows.accepted, rows.puzzle))
+    order = np.lexsort((rows.restart, logit_residual, score, rows.status != ACCEPTED, rows.puzzle))
     first = np.ones(len(order), dtype=np.bool_)
     first[1:] = np.diff(rows.puzzle[order]) != 0
     return np.asarray(order[first], dtype=np.int64)

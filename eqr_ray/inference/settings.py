@@ -20,8 +20,7 @@ class Settings:
 
     A trajectory counts as settled when its logit residual is at most `settle_below` after `settle_for` segments in a
     row. `snapshots`: numbers of segments at which every trajectory is recorded on its way, besides at its end.
-    `budget`: segments per puzzle at most; `budget_total`: of all puzzles together, spent on the unanswered.
-    `halving_from`: the first rung of successive halving, in segments (breadth pays from some 4 segments on, method.md).
+    `budget`: segments per puzzle at most.
     `verifier`: the task whose rules may accept answers.
     """
 
@@ -33,34 +32,25 @@ class Settings:
     settle_for: int = 2
     snapshots: tuple[int, ...] = ()
     budget: int | None = None
-    budget_total: int | None = None
-    halving_from: int = 4
     verifier: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("depth", "breadth", "settle_for", "halving_from"):
+        for name in ("depth", "breadth", "settle_for"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} is not allowed: at least 1")
         if not 0 <= self.seed < 1 << 63:
             raise UserError(f"seed={self.seed} is not allowed: 0 .. 2**63-1")
         if not self.settle_below >= 0:
             raise UserError(f"settle_below={self.settle_below} is not allowed: at least 0")
-        self._check_budgets()
+        if self.budget is not None and self.budget < 1:
+            raise UserError(f"budget={self.budget} is not allowed: at least 1, or null for none")
+        if self.budget is not None and self.policy not in BUDGETED:
+            raise UserError(f"budget={self.budget} goes with policy={' or '.join(BUDGETED)}, not {self.policy}")
         if self.snapshots and self.policy == "race":
             raise UserError("snapshots= do not go with policy=race: its restarts end each other")
         wrong = [at for at in self.snapshots if not 1 <= at <= self.depth]
         if wrong:
             raise UserError(f"snapshots={wrong[0]} is not allowed: 1 .. depth={self.depth}")
-
-    def _check_budgets(self) -> None:
-        for name in ("budget", "budget_total"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name}={value} is not allowed: at least 1, or null for none")
-            if value is not None and self.policy not in BUDGETED:
-                raise UserError(f"{name}={value} goes with policy={' or '.join(BUDGETED)}, not {self.policy}")
-        if self.budget is not None and self.budget_total is not None:
-            raise UserError("budget= and budget_total= do not go together: per puzzle, or for all of them")
 
 
 def settling(asked: float | None, card: ModelCard | None) -> float:

@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from eqr_ray.inference.policies import FirstToSettle, Policy
+from eqr_ray.inference.policies import FirstToSettle, Policy, Win
 from eqr_ray.inference.records import SETTLED, Records, concatenate
-from eqr_ray.inference.trajectories import Win
 from eqr_ray.inference.units import Unit
 
 

@@ -70,13 +70,3 @@ class RunningMean:
         """Empty the window of these rows: int64 indices (F,)."""
         self._count = self._count.index_fill(0, rows, 0.0)
         self._values = [value.index_fill(0, rows, 0.0) for value in self._values]
-
-    def take(self, rows: Tensor) -> Tensor:
-        """(F, W + 1) what the window of these rows (F,) holds, for `put`."""
-        return torch.stack([part.index_select(0, rows) for part in (*self._values, self._count)], dim=1)
-
-    def put(self, rows: Tensor, held: Tensor) -> None:
-        """Give these rows (F,) what `take` returned."""
-        *self._values, self._count = (
-            part.index_copy(0, rows, held[:, at]) for at, part in enumerate((*self._values, self._count))
-        )

@@ -27,7 +27,6 @@ STYLES = {  # policy -> colour, marker
     "halt": ("#e08e0b", "v"),
     "settle": ("#1b6ca8", "s"),
     "sequential": ("#3c8d5a", "o"),
-    "halving": ("#7a5195", "D"),
     "race": ("#d1495b", "^"),
     "verify": ("#5b3a1e", "x"),
 }

@@ -24,7 +24,7 @@ from eqr_ray.search.space import Value, Values
 from eqr_ray.search.study import SearchConfig
 
 RUN_ANEW = ("noise_scale", "init_std", "dtype")  # what shapes a trajectory
-REPLAYED = ("depth", "breadth", "policy", "settle_below", "settle_for", "budget", "halving_from")
+REPLAYED = ("depth", "breadth", "policy", "settle_below", "settle_for", "budget")
 KEYS = (*RUN_ANEW, *REPLAYED, "select")
 DEFAULTS: dict[str, Value] = {"depth": 16, "breadth": 8, "policy": "full", "select": "logit_residual"}
 

@@ -25,7 +25,7 @@ SWEEPS_OWN = {
         *("checkpoint_every", "validate_every", "keep_checkpoints"),
     ),
     "infer": (
-        *("out", "checkpoint", "data", "calibration", "snapshots", "budget_total", "seed", "limit", "slots", "actors"),
+        *("out", "checkpoint", "data", "calibration", "snapshots", "seed", "limit", "slots", "actors"),
         *("gpus_each", "address", "device", "compile"),
     ),
 }

@@ -159,7 +159,7 @@ def answer(made: Path, tmp_path: Path, **options: object) -> None:
         ({"dtype": "float32"}, "was made for dtype=bfloat16, not float32"),
         ({"policy": "full", "depth": 7}, "was made for depth=6, not 7; policy=sequential, not full"),
         ({"breadth": 1}, "was made for breadth=2, not 1"),
-        ({"select": "vote"}, "was made for select=logit_residual, not vote"),
+        ({"select": "halt"}, "was made for select=logit_residual, not halt"),
         ({"budget": 9}, "was made for budget=None, not 9"),
         ({"settle_below": 0.5}, "settle_below=0.5 does not go with calibration=, which gives it"),
         ({"settle_for": 2}, "settle_for=2 does not go with calibration=, which gives it"),
@@ -187,7 +187,7 @@ def test_infer_refuses_another_model_and_foreign_files(made: Path, tmp_path: Pat
     [
         ({"risk": 0}, "risk=0.0 is not allowed: more than 0 and less than 1"),
         ({"confidence": 1}, "confidence=1.0 is not allowed"),
-        ({"policy": "full"}, "policy=full is not allowed: settle, sequential, halving, race stop what has settled"),
+        ({"policy": "full"}, "policy=full is not allowed: settle, sequential, race stop what has settled"),
         ({"policy": "sequentail"}, "policy=sequentail is not allowed: .*did you mean 'sequential'"),
         ({"select": "luck"}, "select=luck is not allowed"),
         ({"settle_for": 0}, "settle_for=0 is not allowed: at least 1"),

@@ -220,10 +220,10 @@ def test_the_same_command_continues_and_another_one_is_refused(files: dict[str, 
     for path in parts[::2]:
         path.unlink()
     kept = {path: path.stat().st_mtime_ns for path in parts[1::2]}
-    again = run(files, select="vote")  # how to choose is no part of the records
+    again = run(files, select="halt")  # how to choose is no part of the records
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert {path.name: path.read_bytes() for path in (files["out"] / "records").iterdir()} == whole
-    assert again["exact_accuracy"] == first["majority_vote"]
+    assert again["exact_accuracy"] == first["selected"]["halt"]
     for change in ({"seed": 1}, {"noise_scale": 0.2}, {"depth": 5}, {"slots": 8}, {"dtype": "float32"}, {"limit": 3}):
         key = "puzzles" if "limit" in change else next(iter(change))
         with pytest.raises(UserError, match=f"holds another run: {key} is "):
@@ -248,7 +248,9 @@ def test_a_folder_of_its_own_by_default(files: dict[str, Path], monkeypatch: pyt
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"policy": "halvin"}, "policy=halvin is not allowed: .*did you mean 'halving'"),
+        ({"policy": "setle"}, "policy=setle is not allowed: .*did you mean 'settle'"),
+        ({"policy": "halving"}, "policy=halving was removed: it lost to full and sequential in every measurement"),
+        ({"select": "vote"}, "select=vote was removed: summary.json has the majority vote"),
         ({"select": "luck"}, "select=luck is not allowed: logit_residual"),
         ({"depth": "many"}, 'depth="many": expected a whole number'),
         ({"noise_scale": -1}, "noise_scale=-1.0 is not allowed"),

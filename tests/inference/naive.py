@@ -41,7 +41,7 @@ def trajectory(
     word = torch.tensor([puzzle]), torch.tensor([restart])
     latent = network.start(row_keys(settings.seed, *word, -1))
     embedding = network.embed(torch.from_numpy(inputs[puzzle : puzzle + 1]))
-    logits, logit_changes, latent_changes, calm, rows = None, [], [], 0, []
+    logits, logit_changes, latent_changes, streak, rows = None, [], [], 0, []
     for k in range(last):
         after = network.segment(latent, embedding, row_keys(settings.seed, *word, k))
         if logits is not None:
@@ -51,15 +51,15 @@ def trajectory(
         latent_changes.append((moved / size).sqrt()[0])
         latent, logits = after.latent, after.logits
         residual = mean(logit_changes)
-        calm = calm + 1 if residual <= settings.settle_below else 0
-        settled = calm >= settings.settle_for
+        streak = streak + 1 if residual <= settings.settle_below else 0
+        settled = streak >= settings.settle_for
         accepted = bool(logits.argmax(dim=-1)[0, 0] == ACCEPTED_TOKEN)
         stops = {"full": False, "halt": bool(after.halt_logit[0] > 0), "verify": accepted}
         stop = stops.get(settings.policy, settled)
         done = stop or k + 1 == last
         if done or k + 1 in settings.snapshots:
             stopped = {"halt": "halted", "verify": "accepted"}.get(settings.policy, "settled")
-            ended = "depth" if k + 1 == settings.depth else "outdone"
+            ended = "depth" if k + 1 == settings.depth else "pruned"
             name = "running" if not done else stopped if stop else ended
             rows.append(
                 Records(
@@ -81,7 +81,7 @@ def trajectory(
 
 def run(network: FakeNetwork, settings: Settings, inputs: np.ndarray) -> Records:
     """All records in order."""
-    one_puzzle = {"sequential": one_by_one, "verify": one_by_one, "halving": halving, "race": race}
+    one_puzzle = {"sequential": one_by_one, "verify": one_by_one, "race": race}
     rows: list[Records] = []
     for puzzle in range(len(inputs)):
         rows += one_puzzle.get(settings.policy, every)(network, settings, puzzle, inputs)
@@ -105,27 +105,6 @@ def one_by_one(network: FakeNetwork, settings: Settings, puzzle: int, inputs: np
         if STATUSES[rows[-1].status[0]] in ("settled", "accepted"):
             break
     return rows
-
-
-def halving(network: FakeNetwork, settings: Settings, puzzle: int, inputs: np.ndarray) -> list[Records]:
-    def end(restart: int, until: int) -> Records:
-        return trajectory(network, settings, puzzle, restart, inputs, until)[-1]
-
-    alive, rung, final = list(range(settings.breadth)), min(settings.halving_from, settings.depth), {}
-    while alive:
-        at_rung = {restart: end(restart, rung) for restart in alive}
-        final |= at_rung
-        going = [r for r in alive if STATUSES[at_rung[r].status[0]] == "outdone"]
-        if len(going) < len(alive):
-            break
-        going.sort(key=lambda r: (float(at_rung[r].logit_residual[0]), r))
-        alive = going[: (len(going) + 1) // 2]
-        rung = settings.depth if len(alive) == 1 else min(2 * rung, settings.depth)
-    return [
-        row
-        for restart, last in final.items()
-        for row in trajectory(network, settings, puzzle, restart, inputs, int(last.segments[0]))
-    ]
 
 
 def race(network: FakeNetwork, settings: Settings, puzzle: int, inputs: np.ndarray) -> list[Records]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from eqr_ray.inference.engine import Engine, run_units
+from eqr_ray.inference.engine import BreadthEngine, run_units
 from eqr_ray.inference.records import STATUSES, Records, concatenate
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.units import Unit, plan
@@ -20,7 +20,7 @@ from tests.inference import naive
 from tests.inference.fake import FakeNetwork, L, puzzles
 from tests.inference.same import assert_same
 
-WHOLE = ["sequential", "halving", "race", "verify"]
+WHOLE = ["sequential", "race", "verify"]
 IN_TURN = ["sequential", "verify"]
 POLICIES = ["full", "halt", "settle", *WHOLE]
 
@@ -38,7 +38,7 @@ def made(policy: str, snapshots: tuple[int, ...] = (), **values: Any) -> Setting
 def run(settings: Settings, slots: int, inputs: np.ndarray, units: list[Unit] | None = None) -> Records:
     if units is None:
         units = plan(len(inputs), settings.breadth, settings.depth, whole=settings.policy in WHOLE)
-    engine = Engine(FakeNetwork(), settings, slots)
+    engine = BreadthEngine(FakeNetwork(), settings, slots)
     parts = [rows for report in run_units(engine, units, inputs) for _, rows in report.finished]
     assert len(parts) == len(units)
     return concatenate(parts).in_order()
@@ -47,7 +47,7 @@ def run(settings: Settings, slots: int, inputs: np.ndarray, units: list[Unit] | 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("slots", [1, 8, 64])
 def test_equals_a_plain_loop(policy: str, slots: int) -> None:
-    settings = made(policy, depth=9, breadth=3, seed=5, settle_below=0.08, snapshots=(1, 4), halving_from=3)
+    settings = made(policy, depth=9, breadth=3, seed=5, settle_below=0.08, snapshots=(1, 4))
     inputs = puzzles(7)
     expected = naive.run(FakeNetwork(), settings, inputs)
     assert_same(run(settings, slots, inputs), expected)
@@ -79,7 +79,6 @@ def test_policies_that_compare_restarts_do_not_depend_on_slots(data: st.DataObje
         breadth=data.draw(st.integers(1, 6)),
         seed=data.draw(st.integers(0, 5)),
         settle_below=data.draw(st.sampled_from([0.0, 0.05, 0.1, 0.2])),
-        halving_from=data.draw(st.integers(1, 5)),
         snapshots=data.draw(st.sampled_from([(), (1, 2)])),
         budget=data.draw(st.sampled_from([None, 1, 7, 25])) if policy in IN_TURN else None,
     )
@@ -90,7 +89,7 @@ def test_policies_that_compare_restarts_do_not_depend_on_slots(data: st.DataObje
 def test_idle_slots_run_restarts_ahead() -> None:
     settings, inputs = made("sequential", depth=6, breadth=8, settle_below=0.0), puzzles(3)
     network = FakeNetwork()
-    reports = list(run_units(Engine(network, settings, 24), [Unit(0, 3, 0, 8)], inputs))
+    reports = list(run_units(BreadthEngine(network, settings, 24), [Unit(0, 3, 0, 8)], inputs))
     assert len(reports) == network.calls == 6  # instead of 48, one restart after the other
     assert_same(reports[-1].finished[0][1], naive.run(FakeNetwork(), settings, inputs))
 
@@ -98,7 +97,7 @@ def test_idle_slots_run_restarts_ahead() -> None:
 @pytest.mark.parametrize("slots", [5, 24])
 def test_what_was_run_ahead_and_not_needed_leaves_no_trace(slots: int) -> None:
     settings, inputs = made("sequential", (2,), depth=9, breadth=8, seed=5, settle_below=0.08), puzzles(3)
-    engine, unit = Engine(FakeNetwork(), settings, slots), Unit(0, 3, 0, 8)
+    engine, unit = BreadthEngine(FakeNetwork(), settings, slots), Unit(0, 3, 0, 8)
     engine.add(unit, inputs)
     finished = []
     while not engine.idle:
@@ -111,7 +110,7 @@ def test_what_was_run_ahead_and_not_needed_leaves_no_trace(slots: int) -> None:
 
 def test_nothing_runs_ahead_while_more_is_to_be_had() -> None:
     settings, inputs = made("sequential", depth=6, breadth=8, settle_below=0.0), puzzles(3)
-    engine = Engine(FakeNetwork(), settings, 24)
+    engine = BreadthEngine(FakeNetwork(), settings, 24)
     engine.add(Unit(0, 3, 0, 8), inputs)
     engine.step()
     assert engine.row_segments == 3
@@ -119,7 +118,7 @@ def test_nothing_runs_ahead_while_more_is_to_be_had() -> None:
 
 def test_puzzles_may_be_skipped_and_units_dropped() -> None:
     settings, inputs = Settings(depth=4, breadth=2), puzzles(6)
-    engine = Engine(FakeNetwork(), settings, 3)
+    engine = BreadthEngine(FakeNetwork(), settings, 3)
     some = np.where(np.array([False, True, False, True, False, False])[:, None], inputs, np.uint8(0))
     for first, last in ((0, 3), (3, 4), (4, 6)):
         engine.add(Unit(first, last, 0, 2), some[first:last])
@@ -172,7 +171,7 @@ def test_other_seeds_give_other_trajectories() -> None:
 def test_padding_never_counts() -> None:
     settings, inputs = Settings(depth=5, breadth=3), puzzles(7)  # 21 trajectories on 8 slots: 3 idle at the end
     network = FakeNetwork()
-    engine = Engine(network, settings, 8)
+    engine = BreadthEngine(network, settings, 8)
     reports = list(run_units(engine, plan(7, 3, 5, whole=False), inputs))
     records = concatenate([rows for report in reports for _, rows in report.finished])
     assert len(records) == 21
@@ -184,7 +183,7 @@ def test_slots_are_refilled_across_units() -> None:
     settings = Settings(depth=4, breadth=1)
     network = FakeNetwork()
     units = [Unit(at, at + 1, 0, 1) for at in range(32)]
-    list(run_units(Engine(network, settings, 8), units, puzzles(32)))
+    list(run_units(BreadthEngine(network, settings, 8), units, puzzles(32)))
     assert network.calls == 32 * 4 / 8
 
 
@@ -197,7 +196,7 @@ def test_a_diverged_row_says_so_and_leaves_the_others_alone() -> None:
     inputs = puzzles(3)
     inputs[1] = 3
     settings = Settings(depth=4, breadth=2)
-    reports = run_units(Engine(Diverging(), settings, 4), plan(3, 2, 4, whole=False), inputs)
+    reports = run_units(BreadthEngine(Diverging(), settings, 4), plan(3, 2, 4, whole=False), inputs)
     records = concatenate([rows for report in reports for _, rows in report.finished]).in_order()
     expected = run(settings, 4, inputs)
     well = records.puzzle != 1
@@ -209,7 +208,7 @@ def test_a_diverged_row_says_so_and_leaves_the_others_alone() -> None:
 
 
 def test_memory_of_a_trajectory_does_not_grow_with_depth() -> None:
-    engine = Engine(FakeNetwork(), Settings(depth=1024, breadth=1), 2)
+    engine = BreadthEngine(FakeNetwork(), Settings(depth=1024, breadth=1), 2)
     engine.add(Unit(0, 2, 0, 1), puzzles(2))
 
     def held() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,14 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.inference.policies import Signals, make_policy, policy_named
+from eqr_ray.inference.policies import Signals, Win, make_policy, policy_named
+from eqr_ray.inference.schedule import Schedule
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.trajectories import Decision, Job, Jobs, Outcome
 from eqr_ray.inference.units import UNIT_SEGMENTS, Unit, enough_ahead, plan
 from eqr_ray.tasks.registry import task_named
 
 SIGNALS = Signals(
-    segments=torch.tensor([3, 3, 3, 3]),
     logit_residual=torch.tensor([0.1, 0.1, 0.3, torch.inf]),
     latent_residual=torch.zeros(4),
     halt_logit=torch.tensor([-1.0, 2.0, 0.0, 1.0]),
@@ -25,22 +25,22 @@ SIGNALS = Signals(
     inputs=torch.zeros(4, 5, dtype=torch.uint8),
     prediction=torch.zeros(4, 5, dtype=torch.uint8),
 )
-WENT_ON, STOPPED = Outcome(8, False, 0.5), Outcome(8, True, 0.1)  # at the full depth
 
 
-def jobs_of(policy: str, unit: Unit, **settings: Any) -> Jobs:
-    made = make_policy(Settings(policy=policy, depth=8, breadth=8, **settings))
-    return made.jobs(unit, range(unit.first, unit.last))
+def schedule_of(policy: str, unit: Unit, **settings: Any) -> Schedule:
+    made = Settings(policy=policy, depth=8, breadth=8, **settings)
+    numbers = range(unit.restart_first, unit.restart_last)
+    return Schedule(range(unit.first, unit.last), partial(policy_named(policy).restarts, numbers, made))
 
 
-def taken(jobs: Jobs) -> list[tuple[int, int, int]]:
-    return [tuple(job) for job in iter(jobs.take, None)]
+def taken(schedule: Schedule) -> list[tuple[int, int, int]]:
+    return [tuple(trajectory) for trajectory in iter(schedule.take, None)]
 
 
 def test_what_stops_a_trajectory() -> None:
     assert make_policy(Settings(policy="full")).stop(SIGNALS) is None
     settled, halted = [True, False, True, False], [False, True, False, True]
-    for name in ("halt", "settle", "sequential", "halving", "race"):
+    for name in ("halt", "settle", "sequential", "race"):
         expected = halted if name == "halt" else settled
         stop = make_policy(Settings(policy=name)).stop(SIGNALS)
         assert stop is not None
@@ -69,75 +69,72 @@ def test_an_unknown_policy_names_the_allowed_ones() -> None:
 
 
 def test_all_restarts_go_puzzle_by_puzzle() -> None:
-    jobs = jobs_of("full", Unit(4, 6, 2, 4))
-    assert taken(jobs) == [(4, 2, 8), (4, 3, 8), (5, 2, 8), (5, 3, 8)]
+    schedule = schedule_of("full", Unit(4, 6, 2, 4))
+    assert taken(schedule) == [(4, 2, 8), (4, 3, 8), (5, 2, 8), (5, 3, 8)]
     for puzzle, restart in ((5, 2), (4, 2), (4, 3), (5, 3)):
-        assert not jobs.finished
-        jobs.ended(Job(puzzle, restart, 8), STOPPED)
-    assert jobs.finished
+        assert not schedule.finished
+        schedule.ended(puzzle, restart, 8, stopped=True)
+    assert schedule.finished
 
 
 def test_sequential_starts_a_restart_only_when_the_one_before_has_not_settled() -> None:
-    jobs = jobs_of("sequential", Unit(0, 2, 0, 3))
-    assert taken(jobs) == [(0, 0, 8), (1, 0, 8)]
-    jobs.ended(Job(0, 0, 8), WENT_ON)
-    assert taken(jobs) == [(0, 1, 8)]
-    jobs.ended(Job(1, 0, 8), STOPPED)
-    assert taken(jobs) == []
-    jobs.ended(Job(0, 1, 8), WENT_ON)
-    assert taken(jobs) == [(0, 2, 8)]
-    assert not jobs.finished
-    jobs.ended(Job(0, 2, 8), WENT_ON)  # breadth is used up
-    assert taken(jobs) == []
-    assert jobs.finished
+    schedule = schedule_of("sequential", Unit(0, 2, 0, 3))
+    assert taken(schedule) == [(0, 0, 8), (1, 0, 8)]
+    schedule.ended(0, 0, 8, stopped=False)
+    assert taken(schedule) == [(0, 1, 8)]
+    schedule.ended(1, 0, 8, stopped=True)
+    assert taken(schedule) == []
+    schedule.ended(0, 1, 8, stopped=False)
+    assert taken(schedule) == [(0, 2, 8)]
+    assert not schedule.finished
+    schedule.ended(0, 2, 8, stopped=False)  # breadth is used up
+    assert taken(schedule) == []
+    assert schedule.finished
+
+
+def test_a_restart_that_ran_ahead_in_vain_ends() -> None:
+    schedule = schedule_of("sequential", Unit(0, 1, 0, 4))
+    assert taken(schedule) == [(0, 0, 8)]
+    ahead = [tuple(one) for one in iter(schedule.take_ahead, None)]
+    assert ahead == [(0, 1, 8), (0, 2, 8), (0, 3, 8)]
+    assert schedule.ended(0, 2, 5, stopped=True)
+    assert [schedule.until(0, restart) for restart in (0, 1, 3)] == [8, 8, 1]
+    assert schedule.ended(0, 0, 4, stopped=True)
+    assert [schedule.until(0, restart) for restart in (1, 3)] == [1, 1]
+    for restart in (1, 3):
+        assert not schedule.finished
+        schedule.ended(0, restart, 6, stopped=False)
+    assert schedule.finished
 
 
 def test_a_budget_cuts_the_last_restart_short() -> None:
-    jobs = jobs_of("sequential", Unit(0, 1, 0, 8), budget=19)
-    assert taken(jobs) == [(0, 0, 8)]
-    jobs.ended(Job(0, 0, 8), WENT_ON)
-    assert taken(jobs) == [(0, 1, 8)]
-    jobs.ended(Job(0, 1, 8), WENT_ON)
-    assert taken(jobs) == [(0, 2, 3)]
-    last = Job(0, 2, 3)
-    assert jobs.ended(last, Outcome(3, False, 0.5)).outdone == (last,)
-    assert jobs.finished
-
-
-def test_halving_keeps_the_better_half_at_every_rung() -> None:
-    jobs = jobs_of("halving", Unit(0, 1, 0, 4), halving_from=2)
-    assert taken(jobs) == [(0, restart, 2) for restart in range(4)]
-    for restart, residual in enumerate((0.4, 0.1, 0.3)):
-        assert jobs.ended(Job(0, restart, 2), Outcome(2, False, residual)) == Decision()
-    decision = jobs.ended(Job(0, 3, 2), Outcome(2, False, 0.2))
-    assert [job.restart for job in decision.outdone] == [2, 0]
-    assert taken(jobs) == [(0, 1, 4), (0, 3, 4)]
-    jobs.ended(Job(0, 3, 4), Outcome(4, False, 0.05))
-    assert [job.restart for job in jobs.ended(Job(0, 1, 4), Outcome(4, False, 0.06)).outdone] == [1]
-    assert taken(jobs) == [(0, 3, 8)]  # alone: to the end
-    jobs.ended(Job(0, 3, 8), WENT_ON)
-    assert jobs.finished
-
-
-def test_halving_ends_once_a_restart_has_settled() -> None:
-    jobs = jobs_of("halving", Unit(0, 1, 0, 3))
-    assert taken(jobs) == [(0, restart, 4) for restart in range(3)]
-    jobs.ended(Job(0, 2, 4), Outcome(3, True, 0.01))
-    jobs.ended(Job(0, 0, 4), Outcome(4, False, 0.4))
-    assert len(jobs.ended(Job(0, 1, 4), Outcome(4, False, 0.2)).outdone) == 2
-    assert jobs.finished
+    schedule = schedule_of("sequential", Unit(0, 1, 0, 8), budget=19)
+    for restart, until in enumerate((8, 8, 3)):
+        assert taken(schedule) == [(0, restart, until)]
+        assert not schedule.ended(0, restart, until, stopped=False)
+    assert schedule.finished
 
 
 def test_a_race_is_won_by_segments_then_by_number() -> None:
-    jobs = jobs_of("race", Unit(0, 1, 0, 4))
-    assert len(taken(jobs)) == 4
-    first = jobs.ended(Job(0, 1, 8), Outcome(5, True, 0.1))
-    assert first.sooner == [(0, 0, 5), (0, 2, 4), (0, 3, 4)]  # restart 0 may still tie, and would win
-    assert jobs.ended(Job(0, 3, 4), Outcome(4, False, 0.5)).outdone == (Job(0, 3, 4),)
-    assert jobs.ended(Job(0, 0, 5), Outcome(4, True, 0.1)).sooner == [(0, 2, 3)]
-    assert not jobs.finished
-    jobs.ended(Job(0, 2, 3), Outcome(3, False, 0.5))
-    assert jobs.finished
+    schedule = schedule_of("race", Unit(0, 1, 0, 4))
+    assert len(taken(schedule)) == 4
+    assert schedule.ended(0, 1, 5, stopped=True)
+    assert [schedule.until(0, restart) for restart in (0, 2, 3)] == [5, 4, 4]  # restart 0 may still tie, and would win
+    assert not schedule.ended(0, 3, 4, stopped=False)
+    assert schedule.ended(0, 0, 4, stopped=True)
+    assert schedule.until(0, 2) == 3
+    assert not schedule.finished
+    schedule.ended(0, 2, 3, stopped=False)
+    assert schedule.finished
+
+
+def test_a_race_that_is_beaten_before_it_begins_is_short() -> None:
+    schedule = schedule_of("race", Unit(3, 5, 4, 6))
+    schedule.beaten(4, Win(1, 3))
+    assert taken(schedule) == [(3, 4, 8), (3, 5, 8), (4, 4, 2), (4, 5, 2)]
+    assert schedule.beaten(3, Win(5, 1))
+    assert [schedule.until(3, restart) for restart in (4, 5)] == [1, 1]
+    assert not schedule.beaten(3, Win(6, 1))
 
 
 @given(st.integers(1, 300), st.integers(1, 200), st.sampled_from([1, 16, 1024]), st.booleans())
@@ -175,8 +172,6 @@ def test_enough_ahead_counts_what_can_start_now() -> None:
         ({"seed": -1}, "seed=-1"),
         ({"budget": 0, "policy": "sequential"}, "budget=0 is not allowed: at least 1, or null"),
         ({"budget": 9}, "budget=9 goes with policy=sequential or verify, not full"),
-        ({"budget_total": 9, "policy": "race"}, "budget_total=9 goes with policy=sequential or verify, not race"),
-        ({"budget": 9, "budget_total": 9, "policy": "verify"}, "do not go together"),
         ({"policy": "race", "snapshots": (1,)}, "snapshots= do not go with policy=race"),
         ({"settle_below": float("nan")}, "settle_below=nan"),
         ({"depth": 8, "snapshots": (4, 9)}, "snapshots=9 is not allowed: 1 .. depth=8"),

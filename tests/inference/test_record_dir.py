@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.inference.engine import Engine, run_units
+from eqr_ray.inference.engine import BreadthEngine, run_units
 from eqr_ray.inference.record_dir import RunFolder
 from eqr_ray.inference.records import concatenate
 from eqr_ray.inference.settings import Settings
@@ -33,7 +33,7 @@ def made(path: Path, manifest: dict = MANIFEST, units: list[Unit] = UNITS) -> Ru
 def finish(folder: RunFolder, limit: int) -> None:
     """Run up to `limit` of the missing units."""
     inputs = puzzles(9)
-    for report in run_units(Engine(FakeNetwork(), SETTINGS, 4), folder.missing()[:limit], inputs):
+    for report in run_units(BreadthEngine(FakeNetwork(), SETTINGS, 4), folder.missing()[:limit], inputs):
         for unit, rows in report.finished:
             folder.save(unit, rows, None)
 
@@ -93,7 +93,7 @@ def test_exact_is_null_where_the_answer_is_missing(tmp_path: Path) -> None:
     labels = puzzles(9)
     labels[4] = 0
     folder = made(tmp_path)
-    for report in run_units(Engine(FakeNetwork(), SETTINGS, 4), UNITS, puzzles(9)):
+    for report in run_units(BreadthEngine(FakeNetwork(), SETTINGS, 4), UNITS, puzzles(9)):
         for unit, rows in report.finished:
             folder.save(unit, rows, labels)
             exact = pq.read_table(folder.part(unit)).column("exact")
@@ -117,7 +117,7 @@ def test_blocks_join_divided_restarts(tmp_path: Path) -> None:
     units = plan(2, 32, 3, whole=False)
     assert any(unit.restart_first for unit in units)
     folder = made(tmp_path, units=units)
-    for report in run_units(Engine(FakeNetwork(), settings, 8), units[::-1], puzzles(2)):
+    for report in run_units(BreadthEngine(FakeNetwork(), settings, 8), units[::-1], puzzles(2)):
         for unit, rows in report.finished:
             folder.save(unit, rows, None)
     blocks = list(folder.blocks())

@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.inference.engine import Engine, run_units
+from eqr_ray.inference.engine import BreadthEngine, run_units
 from eqr_ray.inference.records import Records, concatenate
 from eqr_ray.inference.replay import Trace, every_segment, replay
 from eqr_ray.inference.settings import Settings
@@ -29,7 +29,7 @@ def a_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(settings: Settings, first: int = 0) -> Records:
-    engine = Engine(FakeNetwork(), settings, 16)
+    engine = BreadthEngine(FakeNetwork(), settings, 16)
     units = [Unit(first, len(INPUTS), 0, settings.breadth)]
     return concatenate([rows for report in run_units(engine, units, INPUTS) for _, rows in report.finished])
 
@@ -37,7 +37,7 @@ def run(settings: Settings, first: int = 0) -> Records:
 RECORDED = run(every_segment(WHOLE))
 
 
-@pytest.mark.parametrize("policy", ["full", "halt", "settle", "sequential", "halving", "race", "verify"])
+@pytest.mark.parametrize("policy", ["full", "halt", "settle", "sequential", "race", "verify"])
 @hypothesis_settings(max_examples=8, deadline=None)
 @given(st.data())
 def test_a_replay_is_the_run(policy: str, data: st.DataObject) -> None:
@@ -48,7 +48,6 @@ def test_a_replay_is_the_run(policy: str, data: st.DataObject) -> None:
         policy=policy,
         settle_below=data.draw(st.sampled_from([0.02, 0.08, 0.2])),
         settle_for=data.draw(st.integers(1, 3)),
-        halving_from=data.draw(st.integers(1, 4)),
         budget=data.draw(st.sampled_from([None, 5, 17])) if policy == "sequential" else None,
         verifier="fake" if policy == "verify" else "",
     )

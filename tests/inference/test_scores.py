@@ -30,7 +30,7 @@ def plain(rows: Records, answers: np.ndarray, depth: int, breadth: int, select: 
     def is_right(i: int) -> bool:
         return all(a in (0, p) for p, a in zip(rows.prediction[i], answers[rows.puzzle[i]], strict=True))
 
-    chosen = {p: ids[choose(select, rows.take(np.array(ids)).candidates())[0]] for p, ids in own.items()}
+    chosen = {p: ids[choose(select, rows.take(np.array(ids)))[0]] for p, ids in own.items()}
     known = {p: ids for p, ids in own.items() if answers[p].any()}
     right = sum(is_right(chosen[p]) for p in known)
     vote = 0
@@ -138,7 +138,7 @@ def test_cancelled_restarts_cost_and_do_not_answer() -> None:
     cancelled = np.arange(len(rows)) % 4 != 1
     status = np.where(cancelled, STATUSES.index("cancelled"), STATUSES.index("settled")).astype(np.uint8)
     right = np.where(cancelled[:, None], np.uint8(0), answers[rows.puzzle])
-    scores = Scores(depth=8, breadth=4, select="vote")
+    scores = Scores(depth=8, breadth=4)
     scores.add(dataclasses.replace(rows, status=status, prediction=right), answers[rows.puzzle])
     figures = scores.summary(1.0)
     assert set(figures["selected"].values()) == {1.0}

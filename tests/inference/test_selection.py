@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.inference.selection import SELECTIONS, Candidates, choose, votes
+from eqr_ray.inference.records import ACCEPTED, DEPTH, Records
+from eqr_ray.inference.selection import SCORED, check_selection, choose, votes
 
 
-def candidates(seed: int, puzzles: int, restarts: int) -> Candidates:
+def candidates(seed: int, puzzles: int, restarts: int) -> Records:
     """Few different values, so that ties are common; puzzles have different numbers of restarts."""
     generator = np.random.default_rng(seed)
     rows = [(p, r) for p in range(puzzles) for r in range(generator.integers(1, restarts + 1))]
@@ -21,16 +22,25 @@ def candidates(seed: int, puzzles: int, restarts: int) -> Candidates:
     n = len(rows)
     numbers = [np.array([0.1, 0.2, np.inf, np.nan], np.float32)[generator.integers(0, 4, n)] for _ in range(3)]
     puzzle, restart = np.array(rows).T
-    return Candidates(
-        puzzle.astype(np.int64) * 300,
-        restart.astype(np.int32),
-        *numbers,
-        generator.integers(0, 2, (n, 2), dtype=np.uint8),
-        generator.random(n) < 0.2,
+    answers = generator.integers(0, 2, (n, 2), dtype=np.uint8)
+    return made(puzzle * 300, restart, *numbers, answers, generator.random(n) < 0.2)
+
+
+def made(puzzle, restart, logit_residual, latent_residual, halt_logit, prediction, accepted) -> Records:
+    return Records(
+        puzzle=puzzle.astype(np.int64),
+        restart=restart.astype(np.int32),
+        segments=np.ones(len(puzzle), np.int32),
+        settled=np.zeros(len(puzzle), np.bool_),
+        logit_residual=logit_residual,
+        latent_residual=latent_residual,
+        halt_logit=halt_logit,
+        prediction=prediction,
+        status=np.where(accepted, ACCEPTED, DEPTH).astype(np.uint8),
     )
 
 
-def plain(method: str, rows: Candidates) -> list[int]:
+def plain(method: str, rows: Records) -> list[int]:
     chosen = []
     for puzzle in sorted(set(rows.puzzle.tolist())):
         own = [i for i in range(len(rows.puzzle)) if rows.puzzle[i] == puzzle]
@@ -44,14 +54,14 @@ def plain(method: str, rows: Candidates) -> list[int]:
                 "vote": -count[rows.prediction[i].tobytes()],
             }[method]
             worst = [np.inf if np.isnan(x) else x for x in (score, rows.logit_residual[i])]
-            return (not rows.accepted[i], *worst, rows.restart[i])
+            return (rows.status[i] != ACCEPTED, *worst, rows.restart[i])
 
         chosen.append(min(own, key=key))
     return chosen
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from(SELECTIONS))
+@given(st.integers(0, 10**6), st.sampled_from(SCORED))
 def test_every_rule_is_the_best_row_of_each_puzzle(seed: int, method: str) -> None:
     rows = candidates(seed, 4, 6)
     assert choose(method, rows).tolist() == plain(method, rows)
@@ -60,10 +70,12 @@ def test_every_rule_is_the_best_row_of_each_puzzle(seed: int, method: str) -> No
 def test_votes_count_equal_answers_of_the_same_puzzle_only() -> None:
     answers = np.array([[1, 2], [1, 2], [2, 1], [1, 2]], np.uint8)
     zeros = np.zeros(4, np.float32)
-    rows = Candidates(np.array([0, 0, 0, 7]), np.array([0, 1, 2, 0], np.int32), zeros, zeros, zeros, answers, zeros > 0)
+    rows = made(np.array([0, 0, 0, 7]), np.array([0, 1, 2, 0]), zeros, zeros, zeros, answers, zeros > 0)
     assert votes(rows).tolist() == [2, 2, 1, 1]
 
 
 def test_an_unknown_rule_names_the_allowed_ones() -> None:
-    with pytest.raises(UserError, match="select=best is not allowed: logit_residual, latent_residual, halt, vote"):
-        choose("best", candidates(0, 1, 1))
+    with pytest.raises(UserError, match=r"select=best is not allowed: logit_residual, latent_residual, halt$"):
+        check_selection("best")
+    with pytest.raises(UserError, match=r"select=vote was removed: summary\.json has the majority vote"):
+        check_selection("vote")

@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from eqr_ray.inference.engine import Engine
-from eqr_ray.inference.policies import make_policy
+from eqr_ray.inference.engine import BreadthEngine
+from eqr_ray.inference.policies import Win, make_policy
 from eqr_ray.inference.records import CANCELLED, SETTLED, Records, concatenate
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.sharded_race import Spread
-from eqr_ray.inference.trajectories import Win
 from eqr_ray.inference.units import Unit
 from tests.inference import naive
 from tests.inference.fake import FakeNetwork, puzzles
@@ -31,7 +30,7 @@ EXPECTED = naive.run(FakeNetwork(), RACE, INPUTS)
 class Place:
     """An engine and the shards that it has."""
 
-    engine: Engine = field(default_factory=lambda: Engine(FakeNetwork(), RACE, SLOTS))
+    engine: BreadthEngine = field(default_factory=lambda: BreadthEngine(FakeNetwork(), RACE, SLOTS))
     shards: list[Unit] = field(default_factory=list)
 
 
@@ -90,7 +89,7 @@ def test_who_is_told_stops_sooner() -> None:
 
 
 def test_a_shard_that_has_not_begun_heeds_the_winner_too() -> None:
-    engine, shard = Engine(FakeNetwork(), RACE, SLOTS), Unit(1, 2, 4, 8)
+    engine, shard = BreadthEngine(FakeNetwork(), RACE, SLOTS), Unit(1, 2, 4, 8)
     engine.add(shard, INPUTS[1:2])
     engine.beaten(shard, 1, Win(restart=1, segments=10))
     while not engine.idle:

@@ -23,7 +23,7 @@ from eqr_ray.distributed import actors as actors_module
 from eqr_ray.distributed.actors import Actors, Breadth, Turn
 from eqr_ray.distributed.cluster import free, nodes
 from eqr_ray.distributed.resources import ResourceRequest, share
-from eqr_ray.inference.engine import Engine, Report, run_units
+from eqr_ray.inference.engine import BreadthEngine, Report, run_units
 from eqr_ray.inference.records import SETTLED, Records, concatenate
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.units import Unit, plan
@@ -41,7 +41,7 @@ ON_GPUS = ResourceRequest(2, 0.5, 1.0)
 
 def here() -> dict[Unit, Records]:
     """The undisturbed run, in this process."""
-    engine = Engine(FakeNetwork(), SETTINGS, SLOTS)
+    engine = BreadthEngine(FakeNetwork(), SETTINGS, SLOTS)
     return {unit: rows for report in run_units(engine, UNITS, INPUTS) for unit, rows in report.finished}
 
 
@@ -122,7 +122,7 @@ def test_the_restarts_of_one_puzzle_are_spread_over_actors_that_share_gpus(tmp_p
     that it does not matter to the count at the end if they hear of it some seconds late."""
     race = replace(SETTINGS, policy="race", settle_below=0.036, depth=1200, breadth=24, snapshots=(), seed=20)
     one = [Unit(2, 3, 0, 24)]
-    engine = Engine(FakeNetwork(), race, SLOTS)
+    engine = BreadthEngine(FakeNetwork(), race, SLOTS)
     expected = [rows for report in run_units(engine, one, INPUTS) for _, rows in report.finished]
     won = expected[0].take(expected[0].status == SETTLED)
     assert won.segments.tolist() == [71]
@@ -262,7 +262,7 @@ def test_actors_pinned_to_gpus_share_the_restarts_of_one_puzzle() -> None:
     settings = Settings(depth=4, breadth=32)
     units = plan(1, 32, 4, whole=False)
     assert len(units) == 16
-    engine = Engine(FakeNetwork(), settings, SLOTS)
+    engine = BreadthEngine(FakeNetwork(), settings, SLOTS)
     alone = concatenate([rows for r in run_units(engine, units, INPUTS) for _, rows in r.finished]).in_order()
     with Actors(ON_GPUS, FakeNetwork, settings, SLOTS) as actors:
         about = actors.about()
