@@ -120,7 +120,7 @@ def table_of(best: Sequence[Point], title: str) -> Table:
 def settings_of(point: Point) -> str:
     """Depth x breadth, the threshold of settling, the budget: what tells it from the other points of its policy."""
     words = f"{point.depth} x {point.breadth}"
-    if policy_named(point.policy).status == "settled":
+    if policy_named(point.policy).stop_status == "settled":
         words += f" at {point.settle_below:g}"
     return words if point.budget is None else f"{words}, {point.budget} at most"
 

@@ -50,7 +50,7 @@ class CalibrateConfig:
     def __post_init__(self) -> None:
         Goal(self.risk, self.confidence)
         check_selection(self.select)
-        settling = [name for name, kind in POLICIES.items() if kind.status == "settled"]
+        settling = [name for name, kind in POLICIES.items() if kind.stop_status == "settled"]
         if policy_named(self.policy).name not in settling:
             raise UserError(f"policy={self.policy} is not allowed: {', '.join(settling)} stop what has settled")
         if (self.checkpoint is None) == (self.records is None):

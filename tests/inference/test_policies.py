@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from eqr_ray.config.errors import UserError
@@ -137,6 +138,7 @@ def test_a_race_that_is_beaten_before_it_begins_is_short() -> None:
     assert not schedule.beaten(3, Win(6, 1))
 
 
+@hypothesis_settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 200), st.sampled_from([1, 16, 1024]), st.booleans())
 def test_units_cover_every_trajectory_once(puzzles: int, breadth: int, depth: int, whole: bool) -> None:
     units = plan(puzzles, breadth, depth, whole=whole)
