@@ -23,7 +23,6 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_DEDUP_LOGS": "0",
-    "RAY_raylet_start_wait_time_s": "300",  # on a machine that is busy
     "MPLBACKEND": "Agg",  # figures are written, never shown
     "OMP_NUM_THREADS": "1",  # many small tensors; other processes want the other cores
 }
