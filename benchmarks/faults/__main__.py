@@ -3,11 +3,11 @@
     python -m benchmarks.faults [--only train] [--fault TEXT] [--repeat 1] [--seed 0] [--out FOLDER]
 
 On a cluster of a head and two nodes with a CPU each (real `ray start` processes, each node in a network namespace of
-its own) each job runs once undisturbed, and then once for every fault, at a random moment. A driver that ended
-is started again with the command that its door asks for, as an operator would. A run has recovered when it ends and
+its own) each job runs once undisturbed, and then once for every fault, at a random moment. A driver that ended is
+started again with the arguments that its command asks for, as an operator would. A run has recovered when it ends and
 holds what the undisturbed run holds: all steps with the same puzzles in the same rows, all records bit by bit, all
-trials with the same ends and figures. Needs root and iproute2 for the network and for the full disk (a small tmpfs),
-and moto for the object store.
+trials with the same ends and metrics, and the same winner. Needs root and iproute2 for the network and for the full
+disk (a small tmpfs), and moto for the object store.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Stage:
 
     def start(self, job: Job, log: Path, again: bool) -> subprocess.Popen[bytes]:
         """A driver."""
-        command = [sys.executable, "-m", f"eqr_ray.{job.door}", *job.command(again)]
+        command = [sys.executable, "-m", f"eqr_ray.{job.name}", *job.command(again)]
         command += [f"address={self.machines.address}", f"mirror=s3://{BUCKET}/{job.out.parent.name}"]
         environment = {**self.machines.environment, **self.store.environment}
         with log.open("a") as output:

@@ -5,6 +5,7 @@ A job knows the command that starts it and the one that goes on with it, how far
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -24,9 +25,9 @@ TINY += ["log_every=1", "validate_every=0", "validate_puzzles=8", "keep_checkpoi
 
 
 class Job:
-    """A door at work in `out`: how it is started and started again, how far it is, what it holds in the end."""
+    """A command at work in `out`: how it is started and started again, how far it is, what it holds in the end."""
 
-    door: str
+    name: str  # of the command
 
     def __init__(self, data: Path, out: Path) -> None:
         self.data, self.out = data, out
@@ -51,7 +52,7 @@ class Job:
 class Train(Job):
     """Two workers, or one where there is room for no more."""
 
-    door = "train"
+    name = "train"
 
     def command(self, again: bool) -> list[str]:
         if again and (self.out / "config.json").exists():
@@ -81,7 +82,7 @@ class Train(Job):
 class Infer(Job):
     """As many actors as the cluster has room for."""
 
-    door = "infer"
+    name = "infer"
 
     def command(self, again: bool) -> list[str]:
         if again:
@@ -117,7 +118,7 @@ class Infer(Job):
 class Sweep(Job):
     """Six small trainings, one after the other, each in the process of its trial."""
 
-    door = "sweep"
+    name = "sweep"
     workers = 0
     reports = 14  # of six trials some end early
 
@@ -142,7 +143,7 @@ class Sweep(Job):
     def holds(self) -> object:
         table = pq.read_table(self.out / "trials.parquet")
         kept = [name for name in table.column_names if not name.endswith(("time", "_s")) and name != "reason"]
-        return table.select(kept).to_pylist()
+        return table.select(kept).to_pylist(), json.loads((self.out / "summary.json").read_text())["winner"]
 
     def lost(self) -> str:
         steps = self._steps()
