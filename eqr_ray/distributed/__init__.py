@@ -1,6 +1,6 @@
 """All of Ray, and DeepSpeed in one file: clusters, training workers, breadth actors, search.
 
-Why here: Ray reads its environment when it is imported, so that the settings come before any module of this package.
+Ray reads its environment when it is imported: the settings come before any module of this package.
 """
 
 from eqr_ray.distributed import environment as environment

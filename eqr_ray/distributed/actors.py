@@ -29,8 +29,9 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.distributed.cluster import free, nodes
+from eqr_ray.distributed.cluster import nodes
 from eqr_ray.distributed.metrics import RayMetrics
+from eqr_ray.distributed.ray_internals import unused_resources
 from eqr_ray.distributed.resources import ResourceRequest, capacity
 from eqr_ray.inference.dispatch import CALL_S, Dispatcher, call_s
 from eqr_ray.inference.engine import BreadthEngine, Report
@@ -173,7 +174,7 @@ class Actors:
         return Hand(f"actor {self._started}", handle, handle.build.remote(), time.monotonic() + START_TIMEOUT_S)
 
     def _not_placed(self) -> str:
-        team, unused = self._team, free()
+        team, unused = self._team, unused_resources()
         gpus, cpus = (sum(node.get(name, 0) for node in unused) for name in ("GPU", "CPU"))
         return (
             f"{team.gpus_each:g} GPUs and {team.cpus_each:g} CPUs each were not placed within {START_TIMEOUT_S:g} s; "
@@ -249,7 +250,7 @@ class Actors:
         if not self._elastic or time.monotonic() - self._looked_s < LOOK_EVERY_S:
             return
         self._looked_s = time.monotonic()
-        there, unused = capacity(nodes(), self._team), capacity(free(), self._team)
+        there, unused = capacity(nodes(), self._team), capacity(unused_resources(), self._team)
         new = min(there - len(self._hands), unused)
         if new > 0:
             log.info("%d places for %d actors, %d of them free: %d more", there, len(self._hands), unused, new)

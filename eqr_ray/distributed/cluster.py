@@ -1,7 +1,7 @@
 """Ray for the length of a `with` block: started here on loopback, or a cluster that is joined.
 
-Why here: local mode is the default and asks for nothing; a cluster is the same command with an address. What was
-started is shut down, what was found is left running.
+Local mode is the default; a cluster is the same command with an address. What was started is shut down, what was found
+is left running.
 """
 
 from __future__ import annotations
@@ -17,21 +17,16 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
-from ray import ActorID, PlacementGroupID
-from ray._private.state import state as ray_state  # of nodes that drain nothing public tells
 from ray.autoscaler.sdk import request_resources
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
 from ray.exceptions import RayError
-from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from eqr_ray.config.errors import UserError
+from eqr_ray.distributed.ray_internals import TOKEN_LOGGER, draining_nodes
 from eqr_ray.distributed.resources import Node, NotEnoughResources
 
 OBJECT_STORE_BYTES = 200_000_000  # weights, blocks of puzzles and records; no data set goes through it
-
 CONNECT_TIMEOUT_S = 10.0
-LOOK_EVERY_S, SAY_EVERY_S = 2.0, 60.0  # while nodes are waited for
-TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"  # warns at every start that tokens are on
+POLL_EVERY_S, WARN_EVERY_S = 2.0, 60.0  # while nodes are waited for
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -58,27 +53,25 @@ def start_ray(
         return
     address = address or os.environ.get("RAY_ADDRESS")
     logging.getLogger(TOKEN_LOGGER).setLevel(logging.ERROR)
+    options: dict[str, Any] = {"address": address, "logging_level": logging.WARNING, "log_to_driver": log_to_driver}
     if address:
         _check_reachable(address)
-    before = signal.getsignal(signal.SIGTERM)
+    else:
+        options |= {
+            "address": "local",
+            "num_cpus": num_cpus,
+            "num_gpus": num_gpus,
+            "include_dashboard": dashboard,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "_node_ip_address": "127.0.0.1",
+        }
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        if address:
-            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=log_to_driver)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                num_gpus=num_gpus,
-                include_dashboard=dashboard,
-                object_store_memory=OBJECT_STORE_BYTES,
-                logging_level=logging.WARNING,
-                log_to_driver=log_to_driver,
-                _node_ip_address="127.0.0.1",
-            )
+        ray.init(**options)
     except (ConnectionError, RayError) as error:
         raise UserError(f"address={address}: no Ray cluster there ({str(error).splitlines()[0]})") from error
-    if callable(before) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)  # Ray has set one that ends this process
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray has set one that ends this process
     try:
         yield _resources()
     finally:
@@ -91,16 +84,10 @@ def is_joined(address: str | None) -> bool:
 
 
 def nodes() -> list[Node]:
-    """What each node of the cluster has, busy or free; of those that live and will not be taken away soon."""
+    """What each live node of the cluster has, busy or free, unless it will be taken away soon."""
     all_nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    going = ray_state.get_draining_nodes()
-    return [node["Resources"] for node in all_nodes if node["Alive"] and node["NodeID"] not in going]
-
-
-def free() -> list[Node]:
-    """What is unused on each node."""
-    by_node: dict[str, Node] = ray_state.available_resources_per_node()  # type: ignore[no-untyped-call]
-    return list(by_node.values())
+    leaving = draining_nodes()
+    return [node["Resources"] for node in all_nodes if node["Alive"] and node["NodeID"] not in leaving]
 
 
 def request_nodes(bundles: Sequence[Mapping[str, float]]) -> None:
@@ -108,23 +95,10 @@ def request_nodes(bundles: Sequence[Mapping[str, float]]) -> None:
     request_resources(bundles=[dict(bundle) for bundle in bundles])
 
 
-def free_what_the_dead_hold() -> None:
-    """Remove the placement groups of this job's actors that have died, such as Ray Train's controller. Ray keeps them
-    until the job ends; the helper that Ray Train has for it asks the dashboard, which may not be there."""
-    job = ray.get_runtime_context().get_job_id()
-    for entry in ray_state._connect_and_get_accessor().get_placement_group_table():
-        group = PlacementGroupTableData.FromString(entry)
-        gone = group.state == PlacementGroupTableData.REMOVED
-        orphan = group.creator_actor_dead and not ActorID(group.creator_actor_id).is_nil()  # a driver's has no creator
-        if orphan and not (group.is_detached or gone) and group.creator_job_id.hex() == job:
-            log.info("removing placement group %s of a dead actor", group.placement_group_id.hex())
-            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
-
-
 def wait_for_nodes(place: Callable[[Sequence[Node]], T], wait_s: float, interrupted: Callable[[], bool] = bool) -> T:
-    """`place` on the nodes that are there, as soon as it is possible. NotEnoughResources: it was not within `wait_s`.
-    KeyboardInterrupt: somebody does not want to wait."""
-    end_s, said_s = time.monotonic() + wait_s, -SAY_EVERY_S
+    """What `place` returns for the nodes of the cluster, as soon as there are enough. NotEnoughResources: of `place`,
+    still after `wait_s`. KeyboardInterrupt: `interrupted` while it waits."""
+    end_s, warned_s = time.monotonic() + wait_s, -WARN_EVERY_S
     while True:
         try:
             return place(nodes())
@@ -134,10 +108,10 @@ def wait_for_nodes(place: Callable[[Sequence[Node]], T], wait_s: float, interrup
                 raise
             if interrupted():
                 raise KeyboardInterrupt from None
-            if now_s - said_s >= SAY_EVERY_S:
-                said_s = now_s
+            if now_s - warned_s >= WARN_EVERY_S:
+                warned_s = now_s
                 log.warning("waiting %.0f s at most: %s", end_s - now_s, error)
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_EVERY_S)
 
 
 def _check_reachable(address: str) -> None:

@@ -1,7 +1,4 @@
-"""Settings that Ray reads at `import ray`. Imported by the package before anything else; set by the user, they stay.
-
-Why here: local mode must listen on loopback only, and a run's output should be its own.
-"""
+"""Settings that Ray reads at `import ray`. Imported by the package before anything else; set by the user, they stay."""
 
 from __future__ import annotations
 

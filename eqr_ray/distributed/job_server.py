@@ -1,7 +1,4 @@
-"""Where Ray jobs are submitted: a cluster's job server, or that of a Ray which is started here for a `with` block.
-
-Why here: Ray is imported after this package's settings for it, so that a Ray that is started listens on loopback only.
-"""
+"""Where Ray jobs are submitted: a cluster's job server, or that of a Ray which is started here for a `with` block."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
-from ray.dashboard.utils import get_address_for_submission_client
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
@@ -31,10 +27,10 @@ def job_server(address: str | None) -> Iterator[JobSubmissionClient]:
         return
     _check_port()
     os.environ.setdefault("RAY_JOB_STOP_WAIT_TIME_S", f"{STOP_WAIT_S:.0f}")
-    before = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
     with start_ray(dashboard=True, log_to_driver=False):
-        signal.signal(signal.SIGTERM, before)  # Ray's own handler would take the cluster away at once
-        yield _client(get_address_for_submission_client(ray.get_runtime_context().gcs_address))
+        signal.signal(signal.SIGTERM, handler)  # Ray's own handler would take the cluster away at once
+        yield _client(ray.get_runtime_context().gcs_address)
 
 
 def _check_port() -> None:

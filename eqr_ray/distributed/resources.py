@@ -1,7 +1,6 @@
-"""Who works where: workers divided among the nodes of a cluster, each of them on one node.
+"""Which resources workers ask for: breadth actors and training workers by the same rule, each worker on one node.
 
-Why here: breadth actors and training workers ask for the same things by the same rule. What counts is what a single
-node has: 8 + 8 + 8 CPUs are no place for two workers with 12 each. Nothing here knows Ray.
+What counts is what a single node has: 8 + 8 + 8 CPUs are no place for two workers with 12 each. Knows no Ray.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Node = Mapping[str, float]  # what one node has, in Ray's words: {"CPU": 8.0, "G
 
 
 class NotEnoughResources(UserError):
-    """The nodes have no room for the workers; others may come."""
+    """The nodes have no capacity for the workers; others may come."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,9 @@ def uses_gpus(device: str, nodes: Sequence[Node]) -> bool:
 
 
 def places(nodes: Sequence[Node], use_gpus: bool, gpus_each: float = 1.0) -> int:
-    """Workers at most: one per CPU, or so many as the GPUs of each node are divided into. UserError: `gpus_each` does
-    not divide GPUs."""
-    each = gpu_share(gpus_each)
-    return sum(fitting(node, {"GPU": each} if use_gpus else {"CPU": 1.0}) for node in nodes)
+    """Workers at most: one per CPU, or as many as the GPUs of each node are divided into."""
+    each = {"GPU": gpu_share(gpus_each)} if use_gpus else {"CPU": 1.0}
+    return sum(_fitting(node, each) for node in nodes)
 
 
 def gpu_share(gpus_each: float) -> float:
@@ -71,24 +69,19 @@ def gpu_share(gpus_each: float) -> float:
     return RAY_PRECISION // count / RAY_PRECISION
 
 
-def fitting(node: Node, each: Mapping[str, float]) -> int:
-    """How many workers with these resources `each` fit on a node."""
-    return min(int(node.get(name, 0) / amount + 1e-6) for name, amount in each.items() if amount)
-
-
-def capacity(nodes: Sequence[Node], team: ResourceRequest) -> int:
-    """How many workers with the share of this team's fit on these nodes."""
-    return sum(fitting(node, {"CPU": team.cpus_each, "GPU": team.gpus_each}) for node in nodes)
+def capacity(nodes: Sequence[Node], request: ResourceRequest) -> int:
+    """How many workers like those of the request fit on these nodes."""
+    return sum(_fitting(node, {"CPU": request.cpus_each, "GPU": request.gpus_each}) for node in nodes)
 
 
 def share(
     nodes: Sequence[Node], workers: int, use_gpus: bool, key: str = "actors", gpus_each: float = 1.0
 ) -> ResourceRequest:
-    """A team of `workers` (at least 1) that fits on these nodes: each with `gpus_each` GPUs and the whole CPUs that its
-    node has per such share (none where there are fewer CPUs than shares), or with the most whole CPUs of which there
-    are `workers` times so many.
+    """A request for `workers` (at least 1) that fits on these nodes: each with `gpus_each` GPUs and the whole CPUs that
+    its node has per such share (none where there are fewer CPUs than shares), or with the most whole CPUs that fit
+    `workers` times.
 
-    `key` is what the user calls the number. NotEnoughResources: fewer GPUs or CPUs than workers; it says what is there.
+    `key` is what the user calls the number. NotEnoughResources: fewer GPUs or CPUs than workers.
     """
     if workers < 1:
         raise UserError(f"{key}={workers} is not allowed: at least 1, or 0 to work without Ray")
@@ -96,25 +89,29 @@ def share(
         raise NotEnoughResources(_too_many(nodes, workers, use_gpus, key, gpus_each))
     if use_gpus:
         each = gpu_share(gpus_each)
-        shares = [(node.get("CPU", 0), fitting(node, {"GPU": each})) for node in nodes]
-        cpus_each = sorted((int(cpus) // count for cpus, count in shares for _ in range(count)), reverse=True)
+        shares = [(int(node.get("CPU", 0)), _fitting(node, {"GPU": each})) for node in nodes]
+        cpus_each = sorted((cpus // count for cpus, count in shares for _ in range(count)), reverse=True)
         return ResourceRequest(workers, float(cpus_each[workers - 1]), each)
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     most = next(c for c in range(max(cpus), 0, -1) if sum(count // c for count in cpus) >= workers)
     return ResourceRequest(workers, float(most), 0.0)
 
 
+def _fitting(node: Node, each: Mapping[str, float]) -> int:
+    """How many workers with these resources `each` fit on a node."""
+    return min(int(node.get(name, 0) / amount + 1e-6) for name, amount in each.items() if amount)
+
+
 def _too_many(nodes: Sequence[Node], workers: int, use_gpus: bool, key: str, gpus_each: float) -> str:
-    there = describe_nodes(nodes)
     if not use_gpus:
-        return f"{key}={workers} needs {workers} CPUs; there are {there}"
+        return f"{key}={workers} needs {workers} CPUs; there are {describe_nodes(nodes)}"
     shared = "" if gpus_each == 1 else f" with gpus_each={gpus_each:g}"
-    together = f", {gpus_each:g} on one node for each" if gpus_each > 1 else ""
-    wanted = f"{key}={workers}{shared} needs {workers * gpus_each:g} GPUs{together}"
-    return f"{wanted}; there are {there}; device=cpu lets {key} share the CPUs"
+    on_one_node = f", {gpus_each:g} on one node for each" if gpus_each > 1 else ""
+    wanted = f"{key}={workers}{shared} needs {workers * gpus_each:g} GPUs{on_one_node}"
+    return f"{wanted}; there are {describe_nodes(nodes)}; device=cpu lets {key} share the CPUs"
 
 
 def describe_nodes(nodes: Sequence[Node]) -> str:
-    """What is there: "2 GPUs, 24 CPUs on 3 nodes"."""
+    """What there is: "2 GPUs, 24 CPUs on 3 nodes"."""
     total = ", ".join(f"{sum(node.get(name, 0) for node in nodes):g} {name}s" for name in ("GPU", "CPU"))
     return total if len(nodes) == 1 else f"{total} on {len(nodes)} nodes"

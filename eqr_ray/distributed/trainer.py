@@ -1,8 +1,8 @@
-"""A training run on Ray Train's workers: what is asked of the cluster, and what comes back.
+"""A training run on Ray Train's workers, through deaths of workers and changes of the cluster.
 
-run folder    everything that lasts: config, checkpoints, log, model (worker.py writes it; every node must see it)
-run folder/ray    Ray Train's own record of one launch, under a name of its own: a name used twice would silently
-              continue the older launch. Nothing in it is needed to resume
+A run is a chain of attempts, each from the newest checkpoint and on the workers that the cluster has capacity for. Ray
+Train runs one attempt. Its own files lie in `ray/` of the run folder, under a new name for every attempt (a name used
+twice would silently continue the older one); nothing in them is needed to resume.
 """
 
 from __future__ import annotations
@@ -12,34 +12,29 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray.exceptions import RayActorError, RayError
 from ray.train.torch import TorchConfig
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from eqr_ray.config.errors import Failure, UserError
 from eqr_ray.config.strict import to_dict
-from eqr_ray.distributed.attempts import LOOK_EVERY_S, Patience, could_grow, place
-from eqr_ray.distributed.cluster import (
-    free,
-    free_what_the_dead_hold,
-    is_joined,
-    nodes,
-    request_nodes,
-    start_ray,
-    wait_for_nodes,
-)
+from eqr_ray.distributed.attempts import Patience, could_grow, place
+from eqr_ray.distributed.cluster import is_joined, nodes, request_nodes, start_ray, wait_for_nodes
 from eqr_ray.distributed.metrics import RayMetrics
+from eqr_ray.distributed.ray_internals import (
+    WithoutHelperProcesses,
+    remove_orphaned_placement_groups,
+    unused_resources,
+)
 from eqr_ray.distributed.resources import NotEnoughResources, ResourceRequest, describe_nodes
 from eqr_ray.distributed.stop_request import RESTART, STOP, StopRequest
 from eqr_ray.storage.run_dir import CHECKPOINTS
@@ -47,205 +42,163 @@ from eqr_ray.training.checkpoint import complete_checkpoints
 from eqr_ray.training.experiment import Experiment
 from eqr_ray.training.loop import TrainingDiverged
 
-UNPLACED = 2  # times that workers are placed in vain, a minute each, before an attempt has failed
-LOST_S = 600.0  # at least so long a run that has begun waits for nodes, where it has too few left
+PLACEMENTS = 2  # times that workers are placed in vain, a minute each, before an attempt has failed
+LOST_NODES_WAIT_S = 600.0  # at least so long a run that has begun waits for nodes, where too few are left
+LOOK_EVERY_S = 5.0  # at the nodes of the cluster
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"  # Ray Train's own: one more process, of no use on one machine
 
 log = logging.getLogger(__name__)
 
 
-def scaling(team: ResourceRequest) -> ScalingConfig:
-    """The team in Ray Train's words."""
-    each = {"CPU": team.cpus_each, **({"GPU": team.gpus_each} if team.gpus_each else {})}
-    return ScalingConfig(num_workers=team.workers, use_gpu=team.gpus_each > 0, resources_per_worker=each)
-
-
-def environment(team: ResourceRequest) -> dict[str, str]:
-    """Read by workers before they import anything."""
-    return {
-        "OMP_NUM_THREADS": str(team.threads),  # workers of one machine must not fight for its cores
-        "DS_ACCELERATOR": team.device_type,  # else DeepSpeed guesses, aloud
-    }
-
-
 def train_on_ray(
     experiment: Experiment,
     folder: Path,
-    team: ResourceRequest | None = None,
+    request: ResourceRequest | None = None,
     interrupted: Callable[[], bool] = bool,
 ) -> dict[str, Any]:
-    """Run to the end, through deaths of workers and changes of the cluster, and return the summary.
+    """Run to the end and return the summary.
 
-    `team`: who works; None: as many of the cluster's as the experiment wants. `interrupted`: a wish to end with a
+    `request`: the workers; None: as many of the cluster's as the experiment wants. `interrupted`: whether to end with a
     checkpoint after this step, which ends in a KeyboardInterrupt.
     UserError: the cluster is too small, or a worker found a mistake. TrainingDiverged: more of the same would not help.
     Failure: the workers died too often.
     """
-    # What workers have to say comes by log.jsonl and by exceptions; Ray's own actors would fill the screen.
-    joined = is_joined(experiment.address)
+    elastic = request is None and is_joined(experiment.address)
+    # Workers speak through log.jsonl and exceptions; Ray's own actors would fill the screen.
     with start_ray(experiment.address, log_to_driver=False):
-        if joined and team is None:
+        if elastic:
             os.environ[WATCHER] = "1"
-        stop_request, storage = StopRequest(folder), folder.resolve() / "ray"
+        attempts = _Attempts(experiment, folder, request, elastic, interrupted)
         try:
-            returned = _to_the_end(experiment, folder, storage, team, joined, interrupted, stop_request)
+            result = attempts.to_the_end()
         finally:
-            stop_request.remove()
-            if joined and team is None:
-                with suppress(RayError, OSError, RuntimeError):  # what ended the block counts
-                    request_nodes([])
-            shutil.rmtree(storage, ignore_errors=True)
-    return _summary(returned)
+            attempts.clean_up()
+    if "mistake" in result:
+        raise UserError(result["mistake"])
+    if "diverged" in result:
+        raise TrainingDiverged(result["diverged"])
+    summary: dict[str, Any] = result["summary"]
+    return summary
 
 
-def _to_the_end(
-    experiment: Experiment,
-    folder: Path,
-    storage: Path,
-    team: ResourceRequest | None,
-    joined: bool,
-    interrupted: Callable[[], bool],
-    stop_request: StopRequest,
-) -> dict[str, Any]:
-    """One attempt after the other. Returns what the workers returned at the last."""
-    patience, given, device, most = Patience(experiment.max_failures, _newest(folder)), team, None, None
-    figures = RayMetrics(folder.name)
-    wait_s = experiment.wait_minutes * 60 if joined else 0.0
-    while True:
-        if interrupted():
-            raise KeyboardInterrupt
-        if given is None:
-            if joined:  # so that an autoscaler brings machines, for as long as fewer are there than wanted
-                request_nodes([{"GPU" if "cuda" in (experiment.device, device) else "CPU": 1}] * experiment.workers)
-            team = _team(experiment, folder, device, most, wait_s, interrupted)
-            device, wait_s = team.device_type, max(wait_s, LOST_S) if joined else 0.0
-        assert team is not None
-        grown = partial(_could_grow, experiment, team) if given is None and joined else bool
+def newest_step(folder: Path) -> int:
+    """The step of the newest checkpoint of the run; -1 where there is none."""
+    checkpoints = complete_checkpoints(folder / CHECKPOINTS)
+    return int(checkpoints[-1].name) if checkpoints else -1
+
+
+class _Attempts:
+    """The attempts of one run, one after the other. `elastic`: the cluster's nodes come and go."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: Path,
+        fixed_request: ResourceRequest | None,
+        elastic: bool,
+        interrupted: Callable[[], bool],
+    ) -> None:
+        self._experiment, self._folder, self._ray_files = experiment, folder, folder.resolve() / "ray"
+        self._fixed_request, self._elastic, self._interrupted = fixed_request, elastic, interrupted
+        self._stop_request = StopRequest(folder)
+        self._patience = Patience(experiment.max_failures, newest_step(folder))
+        self._metrics = RayMetrics(folder.name)
+        self._wait_s = experiment.wait_minutes * 60 if elastic else 0.0  # for nodes
+        self._device: str | None = None  # of the earlier attempts
+        self._at_most: int | None = None  # workers, where more could not be placed
+
+    def to_the_end(self) -> dict[str, Any]:
+        """What the workers of the last attempt returned: a `summary`, a `mistake` or that it `diverged`."""
+        while True:
+            if self._interrupted():
+                raise KeyboardInterrupt
+            request = self._fixed_request or self._place()
+            try:
+                result = self._attempt(request)
+            except (ControllerError, WorkerGroupError, RayActorError) as error:
+                reason = self._why_again(error, request)
+            else:
+                if result.get("ended") == STOP:
+                    raise KeyboardInterrupt
+                if result.get("ended") != RESTART:
+                    return result
+                self._at_most, reason = None, "workers come or go"
+            log.warning("%s: starting again from step %d", reason, max(newest_step(self._folder), 0))
+            self._metrics.count("restarts")
+
+    def clean_up(self) -> None:
+        """Leave no request and no file of Ray's behind."""
+        self._stop_request.remove()
+        if self._elastic:
+            with suppress(RayError, OSError, RuntimeError):  # the error that ended the run counts
+                request_nodes([])
+        shutil.rmtree(self._ray_files, ignore_errors=True)
+
+    def _place(self) -> ResourceRequest:
+        """Who works at the next attempt. Not enough in time: NotEnoughResources at the first, then Failure."""
+        experiment = self._experiment
+        if self._elastic:  # so that an autoscaler brings machines, for as long as fewer are there than wanted
+            kind = "GPU" if "cuda" in (experiment.device, self._device) else "CPU"
+            request_nodes([{kind: 1}] * experiment.workers)
+        choose = partial(place, experiment, device=self._device, at_most=self._at_most)
         try:
-            returned = _attempt(_trainer(experiment, folder, storage, team), interrupted, grown, stop_request)
-        except (ControllerError, WorkerGroupError, RayActorError) as error:
-            step, unplaced = _newest(folder), isinstance(error, ControllerError)
-            begun = patience.failures > 0 or step > patience.step
-            if unplaced and not begun and team.workers == experiment.least_workers:
-                raise UserError(f"{_unplaced(team)} ({_reason(error)})") from error
-            if not patience.lasts(step):
-                words = f"the workers failed {patience.failures} times in a row ({_reason(error)})"
-                raise Failure(f"{words}; resume={folder} goes on from the newest checkpoint") from error
-            log.warning("%s: starting again from step %d", _reason(error), max(step, 0))
-            most = max(team.workers - 1, experiment.least_workers) if unplaced else None
-            figures.count("restarts")
-            continue
-        ended, most = returned.get("ended"), None
-        if ended == STOP:
-            raise KeyboardInterrupt
-        if ended != RESTART:
-            return returned
-        log.warning("workers come or go: starting again from step %d", _newest(folder))
-        figures.count("restarts")
+            request = wait_for_nodes(choose, self._wait_s, self._interrupted)
+        except NotEnoughResources as error:
+            if self._device is None:
+                raise
+            raise Failure(f"{error}; resume={self._folder} goes on from the newest checkpoint") from error
+        self._device = request.device_type
+        self._wait_s = max(self._wait_s, LOST_NODES_WAIT_S) if self._elastic else 0.0
+        return request
 
+    def _attempt(self, request: ResourceRequest) -> dict[str, Any]:
+        """Run Ray Train in a thread, where it leaves signals alone, and watch for reasons to end it."""
+        trainer = ray_trainer(self._experiment, self._folder, self._ray_files, request)
+        self._stop_request.clear()
+        outcome: Future[Any] = Future()
 
-def _team(
-    experiment: Experiment,
-    folder: Path,
-    device: str | None,
-    most: int | None,
-    wait_s: float,
-    interrupted: Callable[[], bool],
-) -> ResourceRequest:
-    """Who works at the next attempt. Not enough within `wait_s`: NotEnoughResources at the first, then Failure."""
-    try:
-        return wait_for_nodes(partial(place, experiment, device=device, at_most=most), wait_s, interrupted)
-    except NotEnoughResources as error:
-        if device is None:
-            raise
-        raise Failure(f"{error}; resume={folder} goes on from the newest checkpoint") from error
+        def fit() -> None:
+            try:
+                outcome.set_result(trainer.fit())
+            except BaseException as error:  # noqa: BLE001 - raised below
+                outcome.set_exception(error)
 
+        threading.Thread(target=fit, daemon=True).start()
+        looked_s = time.monotonic()
+        while not wait([outcome], timeout=0.2).done:
+            if self._interrupted():
+                self._stop_request.send(STOP)
+            elif time.monotonic() - looked_s >= LOOK_EVERY_S:
+                looked_s = time.monotonic()
+                self._look_at_cluster(request)
+        result: dict[str, Any] = outcome.result().return_value
+        return result
 
-def _attempt(
-    trainer: TorchTrainer, interrupted: Callable[[], bool], grown: Callable[[], bool], stop_request: StopRequest
-) -> dict[str, Any]:
-    """Run Ray Train in a thread of its own, where it leaves signals alone, and watch."""
-    stop_request.clear()
-    outcome: Future[Any] = Future()
-
-    def fit() -> None:
+    def _look_at_cluster(self, request: ResourceRequest) -> None:
         try:
-            outcome.set_result(trainer.fit())
-        except BaseException as error:  # noqa: BLE001 - it is raised where the outcome is asked for
-            outcome.set_exception(error)
+            remove_orphaned_placement_groups()
+            if self._elastic and could_grow(self._experiment, request, nodes(), unused_resources()):
+                self._stop_request.send(RESTART)
+        except (RayError, OSError, RuntimeError) as error:  # the head is busy, or away for a while
+            log.info("the cluster does not answer (%s)", error)
 
-    threading.Thread(target=fit, daemon=True).start()
-    looked_s = time.monotonic()
-    while not wait([outcome], timeout=0.2).done:
-        if interrupted():
-            stop_request.send(STOP)
-        elif time.monotonic() - looked_s >= LOOK_EVERY_S:
-            looked_s = time.monotonic()
-            with _unless_away():
-                free_what_the_dead_hold()
-                if grown():
-                    stop_request.send(RESTART)
-    returned = outcome.result().return_value
-    assert isinstance(returned, dict)
-    return returned
-
-
-class _LeanTrainer(TorchTrainer):
-    """Ray Train without two of its processes: one for data sets that come through Ray, and one that removes what a dead
-    controller held. The latter asks the dashboard, and where there is none each run ended ten seconds late;
-    `free_what_the_dead_hold` does its work."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = super()._create_default_callbacks()
-        unwanted = (DatasetsCallback, PlacementGroupCleanerCallback)
-        return [callback for callback in callbacks if not isinstance(callback, unwanted)]
+    def _why_again(self, error: Exception, request: ResourceRequest) -> str:
+        """Why the attempt failed. UserError or Failure: another one would not help."""
+        step, not_placed, reason = newest_step(self._folder), isinstance(error, ControllerError), _cause(error)
+        has_begun = self._patience.failures > 0 or step > self._patience.step
+        least = self._experiment.least_workers
+        if not_placed and not has_begun and request.workers == least:
+            each = f"{request.cpus_each:g} CPUs" + (" and a GPU" if request.gpus_each else "")
+            words = f"{request.workers} workers with {each} each could not be started in the cluster"
+            raise UserError(f"{words}, which has {describe_nodes(nodes())} ({reason})") from error
+        if not self._patience.lasts(step):
+            words = f"the workers failed {self._patience.failures} times in a row ({reason})"
+            raise Failure(f"{words}; resume={self._folder} goes on from the newest checkpoint") from error
+        self._at_most = max(request.workers - 1, least) if not_placed else None
+        return reason
 
 
-def _trainer(experiment: Experiment, folder: Path, storage: Path, team: ResourceRequest) -> TorchTrainer:
-    return _LeanTrainer(
-        _work,
-        train_loop_config={
-            "experiment": to_dict(experiment),
-            "folder": str(folder.resolve()),
-            "threads": 0 if team.gpus_each else team.threads,
-        },
-        torch_config=TorchConfig(backend="nccl" if team.gpus_each else "gloo"),
-        scaling_config=scaling(team),
-        run_config=RunConfig(
-            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{time.monotonic_ns()}",
-            storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=UNPLACED - 1),
-            worker_runtime_env={"env_vars": environment(team)},
-        ),
-    )
-
-
-def _could_grow(experiment: Experiment, team: ResourceRequest) -> bool:
-    return could_grow(experiment, team, nodes(), free())
-
-
-@contextmanager
-def _unless_away() -> Iterator[None]:
-    """The head may be busy, or away for a while: then what is asked of it waits for another time."""
-    try:
-        yield
-    except (RayError, OSError, RuntimeError) as error:
-        log.info("the cluster does not answer (%s)", error)
-
-
-def _newest(folder: Path) -> int:
-    """The step of the newest checkpoint; -1 where there is none."""
-    kept = complete_checkpoints(folder / CHECKPOINTS)
-    return int(kept[-1].name) if kept else -1
-
-
-def _unplaced(team: ResourceRequest) -> str:
-    each = f"{team.cpus_each:g} CPUs" + (" and a GPU" if team.gpus_each else "")
-    there = describe_nodes(nodes())
-    return f"{team.workers} workers with {each} each could not be started in the cluster, which has {there}"
-
-
-def _reason(error: Exception) -> str:
+def _cause(error: Exception) -> str:
     """What Ray Train, or a worker, died of. That a worker's process is gone explains what the others say of it."""
     deaths = error.worker_failures if isinstance(error, WorkerGroupError) else {}
     for rank, death in sorted(deaths.items(), key=lambda item: not isinstance(item[1], RayActorError)):
@@ -254,17 +207,47 @@ def _reason(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
+class _Trainer(WithoutHelperProcesses, TorchTrainer):
+    """Ray Train without the processes that this package does not use."""
+
+
+def ray_trainer(experiment: Experiment, folder: Path, ray_files: Path, request: ResourceRequest) -> TorchTrainer:
+    """Ray Train for one attempt."""
+    task = {
+        "experiment": to_dict(experiment),
+        "folder": str(folder.resolve()),
+        "threads": 0 if request.gpus_each else request.threads,
+    }
+    return _Trainer(
+        _work,
+        train_loop_config=task,
+        torch_config=TorchConfig(backend="nccl" if request.gpus_each else "gloo"),
+        scaling_config=scaling(request),
+        run_config=RunConfig(
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{time.monotonic_ns()}",
+            storage_path=str(ray_files),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=PLACEMENTS - 1),
+            worker_runtime_env={"env_vars": worker_environment(request)},
+        ),
+    )
+
+
+def scaling(request: ResourceRequest) -> ScalingConfig:
+    """The request in Ray Train's words."""
+    each = {"CPU": request.cpus_each, **({"GPU": request.gpus_each} if request.gpus_each else {})}
+    return ScalingConfig(num_workers=request.workers, use_gpu=request.gpus_each > 0, resources_per_worker=each)
+
+
+def worker_environment(request: ResourceRequest) -> dict[str, str]:
+    """Read by workers before they import anything."""
+    return {
+        "OMP_NUM_THREADS": str(request.threads),  # workers of one machine must not fight for its cores
+        "DS_ACCELERATOR": request.device_type,  # else DeepSpeed guesses, aloud
+    }
+
+
 def _work(task: dict[str, Any]) -> dict[str, Any] | None:
     # lazy: DeepSpeed takes seconds and memory to import, and the driver does not need it
     from eqr_ray.distributed.worker import work  # noqa: PLC0415
 
     return work(task)
-
-
-def _summary(returned: dict[str, Any]) -> dict[str, Any]:
-    if "mistake" in returned:
-        raise UserError(returned["mistake"])
-    if "diverged" in returned:
-        raise TrainingDiverged(returned["diverged"])
-    summary: dict[str, Any] = returned["summary"]
-    return summary

@@ -1,8 +1,7 @@
 """What one Ray Train worker does: build its backend, run the loop from the newest checkpoint, hand in the result.
 
-Recovery is here and not in Ray: the workers of another attempt find the run folder's newest complete checkpoint by
-themselves, which is also what a new driver's workers do. A mistake of the user and a loss that diverged are values, not
-exceptions: Ray would start the workers again, to the same end.
+The workers find the newest checkpoint in the run folder themselves, whoever wrote it. A mistake of the user and a loss
+that diverged are returned, not raised: Ray would start the workers again, to the same end.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-from ray.train.v2._internal.execution.context import get_train_context
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict, to_dict
 from eqr_ray.distributed.deepspeed_backend import DeepSpeedBackend
 from eqr_ray.distributed.metrics import MeasuredTracker
+from eqr_ray.distributed.ray_internals import node_is_leaving
 from eqr_ray.distributed.stop_request import StopPoll
 from eqr_ray.storage.log_handler import warnings_told
 from eqr_ray.storage.run_dir import LOCK, write_config
@@ -31,8 +30,8 @@ from eqr_ray.training.loop import TrainingDiverged, train
 
 
 def work(task: dict[str, Any]) -> dict[str, Any] | None:
-    """`task` holds `experiment`, `folder`, `threads`. Returns {"summary": ...}, {"ended": why it has been asked to}, or
-    {"mistake" or "diverged": words}."""
+    """`task` holds `experiment`, `folder`, `threads`. Returns {"summary": ...} (the first worker), {"ended": the reason
+    of a stop request}, or {"mistake" or "diverged": words}."""
     if task["threads"]:
         torch.set_num_threads(task["threads"])
     experiment, folder = from_dict(Experiment, task["experiment"]), Path(task["folder"])
@@ -53,22 +52,17 @@ def work(task: dict[str, Any]) -> dict[str, Any] | None:
                 write_config(folder, to_dict(experiment))
             result = train(backend, replace(job, interrupted=stop_poll))
             return {"summary": finish(experiment, folder, result)} if first else None
-    except KeyboardInterrupt:  # raised on every worker, after a checkpoint
+    # Each of these is raised on every worker: it follows from what all of them know.
+    except KeyboardInterrupt:  # after a checkpoint
         if not stop_poll.reason:
             raise
         return {"ended": stop_poll.reason}
-    except TrainingDiverged as error:  # raised on every worker: it follows from a sum over all of them
+    except TrainingDiverged as error:
         return {"diverged": str(error)}
-    except UserError as error:  # likewise: of what they found together
+    except UserError as error:
         return {"mistake": str(error)}
     finally:
         tracker.close()
-
-
-def node_is_leaving() -> bool:
-    """Whether Ray Train's watcher has said that a node of the workers is about to be taken away. The public
-    `ray.train.get_preemption_info` asks all workers through an actor, which is too much for every step."""
-    return get_train_context().preemption_context.preemption_info is not None
 
 
 def check_shared(folder: Path) -> None:

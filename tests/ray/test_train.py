@@ -25,8 +25,8 @@ from safetensors.torch import load_file
 from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.distributed.attempts import place
-from eqr_ray.distributed.cluster import free, free_what_the_dead_hold
-from eqr_ray.distributed.trainer import environment, scaling, train_on_ray
+from eqr_ray.distributed.ray_internals import remove_orphaned_placement_groups, unused_resources
+from eqr_ray.distributed.trainer import scaling, train_on_ray, worker_environment
 from eqr_ray.training.experiment import Experiment, describe_data, experiment_of
 from tests.support.commands import Started, call, succeed
 
@@ -202,7 +202,7 @@ def test_workers_are_placed_node_by_node(data: Path) -> None:
     head, node = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}
     team = place(experiment(data), [head, node, node])
     assert (team.workers, scaling(team).resources_per_worker) == (2, {"CPU": 8.0, "GPU": 1.0})
-    assert environment(team) == {"OMP_NUM_THREADS": "8", "DS_ACCELERATOR": "cuda"}
+    assert worker_environment(team) == {"OMP_NUM_THREADS": "8", "DS_ACCELERATOR": "cuda"}
     on_cpus = place(experiment(data, device="cpu"), [head, node, node])
     assert scaling(on_cpus).resources_per_worker == {"CPU": 8.0}
     with pytest.raises(UserError, match=r"workers=2 needs 2 GPUs; there are 1 GPUs, 8 CPUs; device=cpu"):
@@ -246,9 +246,9 @@ def test_what_a_dead_actor_had_reserved_is_free_again() -> None:
     ray.kill(dead)
     waiting = living.reserve.remote()
     assert ray.wait([waiting], timeout=3) == ([], [waiting])
-    free_what_the_dead_hold()
+    remove_orphaned_placement_groups()
     ray.get(waiting, timeout=60)
-    free_what_the_dead_hold()
+    remove_orphaned_placement_groups()
     assert free_cpus() == 0.0  # what the living hold, it left alone
     assert ray.util.placement_group_table(own)["state"] == "CREATED"
     ray.util.remove_placement_group(own)
@@ -256,9 +256,9 @@ def test_what_a_dead_actor_had_reserved_is_free_again() -> None:
     end_s = time.monotonic() + 60
     while free_cpus() < 2.0:
         assert time.monotonic() < end_s
-        free_what_the_dead_hold()
+        remove_orphaned_placement_groups()
         time.sleep(0.2)
 
 
 def free_cpus() -> float:
-    return sum(node.get("CPU", 0.0) for node in free())
+    return sum(node.get("CPU", 0.0) for node in unused_resources())
