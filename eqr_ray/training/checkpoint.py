@@ -3,7 +3,8 @@
 `checkpoints/STEP/` holds weights, EMA and optimizer state in full, one carry file per worker named by its range of
 global rows, and `state.json`, which comes last and names every file with its sha256. A folder is written under another
 name and renamed when complete, so a half-written checkpoint is never chosen; a damaged one is passed over, aloud.
-The first worker chooses, the others take its word: what each of them lists on a shared disk may be old.
+The first worker chooses for all, since another's listing of a shared disk may be old, and verifies every file; each
+worker then reads, and verifies, what it needs.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from eqr_ray.training.ema import Ema
 log = logging.getLogger(__name__)
 FORMAT = 1
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+CARRY_NAME = re.compile(r"carry-(\d+)-(\d+)\.safetensors")  # first row, last row + 1
 STATE, WEIGHTS, EMA, OPTIMIZER = "state.json", "weights.safetensors", "ema.safetensors", "optimizer.safetensors"
 
 
@@ -105,7 +107,7 @@ def choose_checkpoint(folder: Path, experiment: str, backend: Backend) -> Checkp
     step = broadcast(backend, -1 if chosen is None else chosen.step)
     if step < 0:
         return None
-    return collective_call(backend, lambda: chosen or _described(folder / f"{step:08d}"))
+    return collective_call(backend, lambda: chosen or _open(folder / f"{step:08d}"))
 
 
 def _set_aside(folder: Path, chosen: str) -> None:
@@ -125,8 +127,9 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     candidates = complete_checkpoints(folder)
     for path in reversed(candidates):
         try:
-            checkpoint = _described(path)
-            _contents(checkpoint)
+            checkpoint = _open(path)
+            for name in checkpoint.files:
+                _read(checkpoint, name)
             return checkpoint
         except OSError as error:
             log.warning("checkpoint %s is damaged and passed over: %s", path, error)
@@ -135,7 +138,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
-def _described(path: Path) -> Checkpoint:
+def _open(path: Path) -> Checkpoint:
     """What its state.json says. OSError: it is unreadable or damaged."""
     try:
         state: dict[str, Any] = json.loads((path / STATE).read_text())
@@ -151,13 +154,12 @@ def _described(path: Path) -> Checkpoint:
         raise OSError(f"{path / STATE} is damaged: {error}") from error
 
 
-def _contents(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """Its files by name. OSError: one is unreadable, or not what was written."""
-    contents = {name: (checkpoint.folder / name).read_bytes() for name in checkpoint.files}
-    for name, digest in checkpoint.files.items():
-        if _sha256(contents[name]) != digest:
-            raise OSError(f"{name} has changed since it was written")
-    return contents
+def _read(checkpoint: Checkpoint, name: str) -> bytes:
+    """The content of a file. OSError: it is unreadable, or not what was written."""
+    content = (checkpoint.folder / name).read_bytes()
+    if _sha256(content) != checkpoint.files[name]:
+        raise OSError(f"{name} has changed since it was written")
+    return content
 
 
 def load_checkpoint(checkpoint: Checkpoint, backend: Backend, ema: Ema, rows: range) -> Carry:
@@ -165,26 +167,41 @@ def load_checkpoint(checkpoint: Checkpoint, backend: Backend, ema: Ema, rows: ra
 
     OSError, on every worker: one of them reads something else than what was written.
     """
-    contents = collective_call(backend, lambda: _contents(checkpoint))
-    parts: dict[str, dict[str, Tensor]] = {name: tensors_from_bytes(contents.pop(name)) for name in checkpoint.files}
-    backend.load(parts[WEIGHTS], parts[OPTIMIZER], checkpoint.step)
+
+    def read() -> tuple[dict[str, Tensor], ...]:
+        whole = [tensors_from_bytes(_read(checkpoint, name)) for name in (WEIGHTS, EMA, OPTIMIZER)]
+        return (*whole, _read_carry(checkpoint, rows))
+
+    weights, shadow, optimizer, carry = collective_call(backend, read)
+    backend.load(weights, optimizer, checkpoint.step)
     with torch.no_grad():
         for name, buffer in backend.model.named_buffers():  # fixed starts are drawn once, and belong to the weights
-            buffer.copy_(parts[WEIGHTS][name])
-    ema.load({name: tensor.to(backend.device) for name, tensor in parts[EMA].items()})
-    pieces = [parts[name] for name in sorted(parts) if name.startswith("carry-")]
-    whole = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-    mine = {name: tensor[rows.start : rows.stop].to(backend.device) for name, tensor in whole.items()}
-    assert mine["rows"].tolist() == list(rows)
-    return Carry.of(mine)
+            buffer.copy_(weights[name])
+    ema.load({name: tensor.to(backend.device) for name, tensor in shadow.items()})
+    return Carry.of({name: tensor.to(backend.device) for name, tensor in carry.items()})
+
+
+def _read_carry(checkpoint: Checkpoint, rows: range) -> dict[str, Tensor]:
+    """The carry of `rows`, from those files that hold some of them. OSError: one has changed, or rows are missing."""
+    matches = [match for name in checkpoint.files if (match := CARRY_NAME.fullmatch(name))]
+    ranges = sorted((int(match[1]), int(match[2]), match[0]) for match in matches)
+    needed = [(first, name) for first, end, name in ranges if first < rows.stop and rows.start < end]
+    if needed:
+        pieces = [tensors_from_bytes(_read(checkpoint, name)) for _, name in needed]
+        at = rows.start - needed[0][0]
+        mine = {name: torch.cat([piece[name] for piece in pieces])[at : at + len(rows)] for name in pieces[0]}
+        if mine["rows"].tolist() == list(rows):
+            return mine
+    raise OSError(f"{checkpoint.folder} does not hold the rows {rows.start} to {rows.stop - 1}")
 
 
 def adopt(source: Path, folder: Path, experiment: str) -> None:
     """Copy the checkpoint `source` of another experiment into `folder`, as one of `experiment`: its weights and rows go
     on there under other settings. UserError: it is damaged."""
     try:
-        checkpoint = _described(source)
-        _contents(checkpoint)
+        checkpoint = _open(source)
+        for name in checkpoint.files:
+            _read(checkpoint, name)
     except OSError as error:
         raise UserError(f"{source} is damaged: {error}") from error
     final = folder / source.name

@@ -52,6 +52,9 @@ class Member(LocalBackend):
     def sum(self, values: Tensor) -> Tensor:
         return self.group.sum(self.rank, values)
 
+    def barrier(self) -> None:
+        self.sum(torch.zeros(1))
+
 
 def by_two(bench, work: Callable[[Member], Any]) -> list[Any]:
     """What `work` returns or raises on either worker."""
@@ -126,6 +129,36 @@ def test_a_checkpoint_that_one_worker_cannot_read_stops_both(bench, tmp_path: Pa
     assert all("optimizer.safetensors has changed" in str(outcome) for outcome in outcomes)
     refusals = by_two(bench, lambda backend: choose_checkpoint(first, "other", backend))
     assert all("written by another experiment" in str(refusal) for refusal in refusals)
+
+
+def test_a_worker_reads_only_the_carry_files_that_hold_its_rows(
+    bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written by two workers; rows 2-5 lie in both files, rows 0-3 in the first, by any number of workers."""
+    outcomes = by_two(bench, lambda backend: train(backend, bench.job(tmp_path)))
+    assert all(isinstance(outcome, dict) for outcome in outcomes), outcomes
+    checkpoint = newest_checkpoint(tmp_path)
+    assert checkpoint is not None
+    whole = load_checkpoint(checkpoint, bench.backend(), Ema(bench.backend().parameters(), 0.9), range(8)).tensors()
+    opened: list[str] = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path.name) or read_bytes(path))
+    first, second = "carry-000000-000004.safetensors", "carry-000004-000008.safetensors"
+    for rows, carries in ((range(4), [first]), (range(4, 8), [second]), (range(2, 6), [first, second])):
+        opened.clear()
+        backend = bench.backend()
+        carry = load_checkpoint(checkpoint, backend, Ema(backend.parameters(), 0.9), rows)
+        assert opened == ["weights.safetensors", "ema.safetensors", "optimizer.safetensors", *carries]
+        for name, value in carry.tensors().items():
+            assert torch.equal(value, whole[name][rows.start : rows.stop]), name
+    (checkpoint.folder / second).write_bytes(b"")
+    backend = bench.backend()
+    load_checkpoint(checkpoint, backend, Ema(backend.parameters(), 0.9), range(4))
+    with pytest.raises(OSError, match=f"{second} has changed"):
+        load_checkpoint(checkpoint, backend, Ema(backend.parameters(), 0.9), range(3, 5))
+    with pytest.raises(OSError, match="does not hold the rows 8 to 9"):
+        load_checkpoint(checkpoint, backend, Ema(backend.parameters(), 0.9), range(8, 10))
+    assert newest_checkpoint(tmp_path).step < checkpoint.step  # type: ignore[union-attr]  # the first worker looks at all
 
 
 def test_fixed_starts_come_back(bench, tmp_path: Path) -> None:
