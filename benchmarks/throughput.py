@@ -36,7 +36,7 @@ from eqr_ray.tasks.registry import task_named
 from eqr_ray.training.backend import LocalBackend
 from eqr_ray.training.carry import empty_carry
 from eqr_ray.training.config import TrainingConfig
-from eqr_ray.training.ema import Ema
+from eqr_ray.training.optim import Ema
 from eqr_ray.training.step import training_step
 
 REPETITIONS = 9

@@ -30,7 +30,7 @@ from eqr_ray.storage.atomic import flush, write_bytes, write_json
 from eqr_ray.training.backend import Backend
 from eqr_ray.training.carry import Carry
 from eqr_ray.training.collective import broadcast, collective_call
-from eqr_ray.training.ema import Ema
+from eqr_ray.training.optim import Ema
 
 log = logging.getLogger(__name__)
 FORMAT = 1

@@ -28,8 +28,7 @@ from eqr_ray.training.backend import Backend
 from eqr_ray.training.carry import Carry, empty_carry
 from eqr_ray.training.checkpoint import choose_checkpoint, load_checkpoint, save_checkpoint
 from eqr_ray.training.config import TrainingConfig
-from eqr_ray.training.ema import Ema
-from eqr_ray.training.optim import learning_rate
+from eqr_ray.training.optim import Ema, learning_rate
 from eqr_ray.training.step import StepSums, training_step
 from eqr_ray.training.validate import ValidationSums, validate
 

@@ -21,8 +21,8 @@ from eqr_ray.model.network import Segment
 from eqr_ray.training.backend import LocalBackend
 from eqr_ray.training.checkpoint import adopt, choose_checkpoint, load_checkpoint, newest_checkpoint
 from eqr_ray.training.collective import broadcast, collective_call
-from eqr_ray.training.ema import Ema
 from eqr_ray.training.loop import train
+from eqr_ray.training.optim import Ema
 from eqr_ray.training.validate import validate
 
 WAIT_S = 20

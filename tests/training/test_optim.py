@@ -9,8 +9,7 @@ import torch
 from torch.nn import Parameter
 
 from eqr_ray.training.config import TrainingConfig
-from eqr_ray.training.ema import Ema
-from eqr_ray.training.optim import build_optimizer, learning_rate
+from eqr_ray.training.optim import Ema, build_optimizer, learning_rate
 
 CONFIG = TrainingConfig(steps=100, learning_rate=0.01, warmup=10, weight_decay=0.5)
 A = 1.27  # of Everett et al. 2024, appendix
