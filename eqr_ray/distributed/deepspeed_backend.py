@@ -1,10 +1,8 @@
 """DeepSpeed as the backend of the training loop: data parallel, ZeRO 0-3. The only file that knows DeepSpeed.
 
-It answers training/backend.py's protocol on every worker of an initialised torch.distributed group, whoever made that
-group. ZeRO 0 keeps everything on every worker, 1 divides the optimizer's moments, 2 the gradients too, 3 the weights
-too. What a checkpoint asks for is given and taken in full at every stage, so that it fits any stage and worker count.
-The loop's moving average of the weights (training/ema.py) is kept in full on every worker, at stage 3 too, which must
-gather all weights once a step for it.
+ZeRO 0 keeps everything on every worker, 1 divides the optimizer's moments, 2 the gradients too, 3 the weights too.
+A checkpoint gets the state in full at every stage, so that it fits any stage and worker count; the moving average of
+the weights is in full on every worker, at stage 3 too.
 
 Weights stay float32: the compute type is the latent's, and the network casts its weights once a segment. DeepSpeed
 therefore runs in float32, and its master weights are the weights.
@@ -40,8 +38,7 @@ from eqr_ray.training.optim import build_optimizer
 Stage = Literal[0, 1, 2, 3]
 
 # On CPU DeepSpeed compiles an extension for all-reduce through shared memory: a minute at the first start, and a stale
-# lock file of a killed build hangs every later one. gloo does the same work at the same speed here. DeepSpeed has no
-# public switch; this private table is what it asks.
+# lock file of a killed build hangs every later one. gloo is as fast here. There is no public switch but this table.
 compatible_ops["deepspeed_shm_comm"] = False
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns of any optimizer but its own
 # DeepSpeed calls collectives of stage 3 by names that newer torch gives up, at every step.
@@ -49,8 +46,7 @@ warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", c
 
 
 class DeepSpeedBackend:
-    """One worker's share of a data-parallel training, in an initialised torch.distributed group. Every method is
-    collective."""
+    """training/backend.py's protocol on every worker of an initialised torch.distributed group, whoever made it."""
 
     def __init__(self, model: Reasoner, config: TrainingConfig, stage: Stage, device: torch.device) -> None:
         self.model, self.config, self.stage, self.device = model, config, stage, device
@@ -72,8 +68,6 @@ class DeepSpeedBackend:
                 deepspeed.zero.register_external_parameter(model, parameter)
         self._reset_moments(updates=0)
 
-    # -- the step --------------------------------------------------------------------------------------------------
-
     def forward(self, inputs: Tensor, latent: Latent, noise: Noise | None) -> Readout:
         readout: Readout = self._engine(inputs, latent, noise)
         return readout
@@ -94,8 +88,6 @@ class DeepSpeedBackend:
 
     def barrier(self) -> None:
         dist.barrier()
-
-    # -- the state in full -----------------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:
         """Views at stages 0-2, which cost nothing; gathered copies at stage 3."""
@@ -126,9 +118,8 @@ class DeepSpeedBackend:
                 for name, parameter in named.items():
                     parameter.copy_(weights[name])
         for name, parameter in named.items():
-            moments = {
-                key: optimizer[f"{key}/{name}"].to(self.device) for key in MOMENTS if f"{key}/{name}" in optimizer
-            }
+            keys = [key for key in MOMENTS if f"{key}/{name}" in optimizer]
+            moments = {key: optimizer[f"{key}/{name}"].to(self.device) for key in keys}
             self._load_parameter(parameter, weights[name].to(self.device), moments)
 
     def _load_parameter(self, parameter: Parameter, weight: Tensor, moments: Mapping[str, Tensor]) -> None:
@@ -155,15 +146,15 @@ class DeepSpeedBackend:
     def _reset_moments(self, updates: int) -> None:
         """Zero moments after `updates` updates, there before the first step, so that they can be read and set."""
         self._client.state.clear()
-        for held in self._held():
-            zeros = {key: torch.zeros_like(held) for key in MOMENTS}
-            self._client.state[held] = {"steps": updates, **zeros}
+        for tensor in self._updated_tensors():
+            zeros = {key: torch.zeros_like(tensor) for key in MOMENTS}
+            self._client.state[tensor] = {"steps": updates, **zeros}
         if self.stage in (1, 2):
             zero = self._engine.optimizer
             zero._hp_optimizer_states_linked = False  # names of parameters point into the tensors made above
             zero._lazy_init_hp_params_optimizer_state()
 
-    def _held(self) -> Iterator[Tensor]:
+    def _updated_tensors(self) -> Iterator[Tensor]:
         """The tensors that the optimizer itself updates on this worker."""
         if self.stage == 3:
             yield from self._engine.optimizer.fp32_partitioned_groups_flat
@@ -173,7 +164,7 @@ class DeepSpeedBackend:
 
 
 def zero_config(config: TrainingConfig, stage: Stage, workers: int) -> dict[str, Any]:
-    """What DeepSpeed is told. Every key that changes the arithmetic is written out, whatever its default."""
+    """DeepSpeed's configuration. Every key that changes the arithmetic is written out, whatever its default."""
     return {
         "train_micro_batch_size_per_gpu": config.batch // (workers * config.accumulation),
         "gradient_accumulation_steps": config.backwards_per_step,

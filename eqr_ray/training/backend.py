@@ -1,8 +1,8 @@
-"""What the training loop asks of the thing that owns weights and optimizer, and the single-process answer.
+"""What the training loop asks of the object that owns weights and optimizer, and the single-process answer.
 
-The distributed answer, DeepSpeed over Ray Train's workers, is in distributed/deepspeed_engine.py; both run the same
-loop. Losses arrive as means over the rows of a micro-batch; an backend averages over micro-batches and workers, which
-makes the gradient that of the mean over the global batch.
+The distributed answer is distributed/deepspeed_backend.py; both run the same loop. Losses arrive as means over the rows
+of a micro-batch; a backend averages over micro-batches and workers: the gradient is that of the mean over the global
+batch.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Backend(Protocol):
 
 
 class LocalBackend:
-    """One process, plain torch: for laptops and tests, and the twin that distributed backends are checked against."""
+    """One process, plain torch: for laptops and tests, and the twin that the distributed backend is checked against."""
 
     rank, workers = 0, 1
 
@@ -92,8 +92,8 @@ class LocalBackend:
     def optimizer_state(self) -> dict[str, Tensor]:
         state: dict[str, Tensor] = {}
         for name, parameter in self.model.named_parameters():
-            held: dict[str, Any] = self.optimizer.state[parameter]
-            state |= {f"{key}/{name}": held[key] for key in MOMENTS if key in held}
+            moments: dict[str, Any] = self.optimizer.state[parameter]
+            state |= {f"{key}/{name}": moments[key] for key in MOMENTS if key in moments}
         return state
 
     def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], updates: int) -> None:
@@ -101,8 +101,8 @@ class LocalBackend:
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(weights[name])
                 if f"{MOMENTS[0]}/{name}" in optimizer:
-                    held = {key: optimizer[f"{key}/{name}"].to(self.device).clone() for key in MOMENTS}
-                    self.optimizer.state[parameter] = {"steps": updates, **held}
+                    moments = {key: optimizer[f"{key}/{name}"].to(self.device).clone() for key in MOMENTS}
+                    self.optimizer.state[parameter] = {"steps": updates, **moments}
 
     def sum(self, values: Tensor) -> Tensor:
         return values

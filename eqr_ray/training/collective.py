@@ -1,7 +1,4 @@
-"""What one worker finds wrong, said on all of them: nobody is left waiting in a collective for one that gave up.
-
-Built from the backend's sum alone, so that every backend has it.
-"""
+"""Calls that end the same way on all workers: nobody waits in a collective for a worker that gave up."""
 
 from __future__ import annotations
 
@@ -15,26 +12,27 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.training.backend import Backend
 
 T = TypeVar("T")
-LONGEST = 2_000  # bytes of a message that the others hear
+LONGEST_MESSAGE = 2_000  # bytes
 # A mistake of the user, and a disk that may answer better another time.
 ERRORS: tuple[type[UserError] | type[OSError], ...] = (UserError, OSError)
 
 
 def collective_call(backend: Backend, make: Callable[[], T]) -> T:
     """`make()` on every worker. UserError or OSError on any of them is raised by all. Collective; `make` is not."""
-    heard = torch.zeros(backend.workers, 1 + LONGEST, dtype=torch.int64, device=backend.device)
-    own: Exception | None = None
+    # A row per worker: the kind of its error (0: none) and the bytes of its message.
+    messages = torch.zeros(backend.workers, 1 + LONGEST_MESSAGE, dtype=torch.int64, device=backend.device)
+    own_error: Exception | None = None
     try:
         made = make()
     except ERRORS as error:
-        own = error
+        own_error = error
         kind = 1 + isinstance(error, OSError)
-        said = f"{socket.gethostname()}: {error}" if kind == 2 else str(error)
-        numbers = torch.tensor([kind, *said.encode()[:LONGEST]], dtype=torch.int64)
-        heard[backend.rank, : len(numbers)] = numbers
-    total = backend.sum(heard).tolist()
-    if own is not None:
-        raise own
+        words = f"{socket.gethostname()}: {error}" if kind == 2 else str(error)
+        message = torch.tensor([kind, *words.encode()[:LONGEST_MESSAGE]], dtype=torch.int64)
+        messages[backend.rank, : len(message)] = message
+    total = backend.sum(messages).tolist()
+    if own_error is not None:
+        raise own_error
     for kind, *letters in total:
         if kind:
             raise ERRORS[kind - 1](bytes(letters).rstrip(b"\0").decode(errors="replace"))
