@@ -8,8 +8,6 @@ import os
 import shlex
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -26,9 +24,9 @@ from eqr_ray.status import printable, report
 from eqr_ray.storage.run_dir import LOCK, locked
 from eqr_ray.train import main as train_main
 from tests.inference.tiny import save_tiny, sudokus, write_csv
+from tests.support.commands import call
 
 torch.set_num_threads(1)
-ROOT = Path(__file__).parents[2]
 TINY = ["model=eqr_small", "model.width=8", "model.hidden_multiple=8", "model.h_cycles=2", "model.l_cycles=1"]
 TINY += ["batch=4", "steps=6", "learning_rate=1e-3", "warmup=2", "compile=false", "dtype=float32", "log_every=2"]
 TINY += ["checkpoint_every=3", "validate_puzzles=4", "validate_depth=2"]
@@ -266,11 +264,10 @@ def test_mistakes_are_one_line_and_status_2(tmp_path: Path) -> None:
         (["a", "b"], "one run at a time"),
         ([str(tmp_path / "run")], "config.json is damaged"),
     ]:
-        command = [sys.executable, "-m", "eqr_ray.status", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-        assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, ""), done.stderr
-        assert done.stderr.startswith("eqr-status: ")
-        assert words in done.stderr
+        done = call("status", *arguments)
+        assert (done.status, done.err.count("\n"), done.out) == (2, 1, ""), done.err
+        assert done.err.startswith("eqr-status: ")
+        assert words in done.err
 
 
 FILES = ["config.json", "summary.json", "log.jsonl", "manifest.json", LOCK]
@@ -287,7 +284,7 @@ JSON = st.recursive(
     value=JSON,
     cut=st.integers(0, 400) | st.none(),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
 @pytest.mark.parametrize("kind", ["run", "answered"])
 def test_no_content_of_a_folder_breaks_it(
     request: pytest.FixtureRequest, kind: str, name: str, key: str, value: object, cut: int | None

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -24,6 +25,7 @@ from eqr_ray.storage.progress import Follower, describe, duration
 from eqr_ray.storage.run_dir import LOCK, locked
 from eqr_ray.tasks import task_named
 from eqr_ray.train import main
+from tests.support.commands import call
 
 torch.set_num_threads(1)
 TINY = ["model=eqr_small", "model.width=8", "model.hidden_multiple=8", "model.h_cycles=2", "model.l_cycles=1"]
@@ -125,10 +127,9 @@ def test_a_path_that_the_disk_refuses_is_one_line(data: Path, tmp_path: Path, ou
     (tmp_path / "closed").mkdir(mode=0o500)
     if out == "closed/x" and os.access(tmp_path / "closed", os.W_OK):
         pytest.skip("root may write everywhere")
-    command = [sys.executable, "-m", "eqr_ray.train", *TINY, f"data={data}", f"out={tmp_path / out}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert done.stderr.startswith(f"eqr-train: {tmp_path}/")
+    done = call("train", *TINY, f"data={data}", f"out={tmp_path / out}")
+    assert (done.status, done.err.count("\n")) == (2, 1), done.err
+    assert done.err.startswith(f"eqr-train: {tmp_path}/")
 
 
 def test_without_out_a_run_is_named_after_its_data(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,18 +265,25 @@ def test_a_diverging_run_is_one_line_and_status_1(
 def test_control_c_and_sigterm_keep_a_checkpoint(data: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "run"
     keys = [key for key in TINY if not key.startswith(("steps=", "checkpoint_every="))]
-    command = [sys.executable, "-m", "eqr_ray.train", *keys, "steps=1000000", f"data={data}", f"out={out}"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
-    end_s = time.monotonic() + 60
-    while not (out / "log.jsonl").exists() or not (out / "log.jsonl").read_text():
-        assert time.monotonic() < end_s
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+
+    def send() -> None:
+        end_s = time.monotonic() + 100
+        while not (out / "log.jsonl").exists() or '"loss"' not in (out / "log.jsonl").read_text():
+            assert time.monotonic() < end_s
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(number, signal.default_int_handler)  # should the command have none, the test fails, not all
+    try:
+        with ThreadPoolExecutor() as pool:
+            sent = pool.submit(send)
+            done = call("train", *keys, "steps=1000000", f"data={data}", f"out={out}")
+            sent.result()
+    finally:
+        signal.signal(number, before)
+    assert done.status == 130, done.err
     (kept,) = (out / "checkpoints").iterdir()
-    assert said.splitlines()[-1] == f"eqr-train: interrupted; {kept} is kept, resume={out} goes on from it"
+    assert done.err.splitlines()[-1] == f"eqr-train: interrupted; {kept} is kept, resume={out} goes on from it"
     steps = int(kept.name) + 2
     assert train(f"resume={out}", f"steps={steps}") == 0
     assert json.loads((out / "summary.json").read_text())["step"] == steps
