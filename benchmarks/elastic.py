@@ -19,7 +19,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from eqr_ray.data.arrow_store import write_split
-from eqr_ray.storage.log_reader import read_log
+from eqr_ray.storage.run_log import read_log
 from eqr_ray.tasks.registry import task_named
 from tests.support.machines import Machines
 
@@ -32,7 +32,7 @@ SMOOTHED = 20  # steps
 
 def entries(run: Path, kind: str) -> list[dict[str, Any]]:
     """Of a run's log."""
-    return [entry for entry in read_log(run / "log.jsonl").entries if entry["kind"] == kind]
+    return [entry for entry in read_log(run / "log.jsonl").entries if entry["event"] == kind]
 
 
 def train(machines: Machines, data: Path, run: Path, steps: int) -> subprocess.Popen[bytes]:

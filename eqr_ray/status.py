@@ -23,9 +23,8 @@ from eqr_ray.inference.record_dir import MANIFEST, stored_manifest
 from eqr_ray.inference.run import InferConfig
 from eqr_ray.inference.status import status_of_inference
 from eqr_ray.search.status import is_sweep, status_of_search, what_is_searched
-from eqr_ray.storage.log_reader import LOG
 from eqr_ray.storage.progress import duration
-from eqr_ray.storage.run_dir import CONFIG, LOCK, SUMMARY, driver_of, how_to_tell
+from eqr_ray.storage.run_dir import CONFIG, LOCK, LOG, SUMMARY, driver_of, how_to_tell
 from eqr_ray.storage.status import RunStatus
 from eqr_ray.training.experiment import Experiment
 from eqr_ray.training.status import status_of_training
@@ -58,17 +57,18 @@ def report(path: Path) -> list[tuple[str, str]]:
     """(label, words) line by line. UserError: no run is there, or its files are damaged."""
     _check(path)
     summary = _object(path / SUMMARY) if (path / SUMMARY).is_file() else None
-    if (path / MANIFEST).is_file() and is_sweep(_object(path / MANIFEST)):
-        what, status = what_is_searched(path), status_of_search(path, summary)
-        command = _command("sweep", resume=str(path))
-    elif (path / MANIFEST).is_file():
-        config = _configuration(InferConfig, path)
-        what, status = _inference(config, path), status_of_inference(path, summary)
-        command = _same_command(config, path)
-    elif (path / CONFIG).is_file():
+    manifest = _object(path / MANIFEST) if (path / MANIFEST).is_file() else {}
+    if manifest.get("kind") == "train":
         experiment = _configuration(Experiment, path)
         what, status = _training(experiment), status_of_training(path, experiment.training, summary)
         command = _command("train", resume=str(path))
+    elif is_sweep(manifest):
+        what, status = what_is_searched(path), status_of_search(path, summary)
+        command = _command("sweep", resume=str(path))
+    elif manifest:
+        config = _configuration(InferConfig, path)
+        what, status = _inference(config, path), status_of_inference(path, summary)
+        command = _same_command(config, path)
     else:
         what, status, command = "a run that has not begun: it makes its data, or starts Ray", RunStatus({}), ""
     lines = [("run", str(path.resolve())), ("is", what), ("does", _does(path, summary is not None))]

@@ -24,16 +24,10 @@ from eqr_ray.config.door import run_door
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict
 from eqr_ray.data.dataset import PrepareConfig, prepare
-from eqr_ray.storage.progress import duration, followed
+from eqr_ray.storage.progress import Progress, duration
 from eqr_ray.storage.remote_sync import fetch, mirror_of, mirrored
-from eqr_ray.storage.run_dir import (
-    CHECKPOINTS,
-    LOG,
-    check_new,
-    locked,
-    read_config,
-    read_summary,
-)
+from eqr_ray.storage.run_dir import CHECKPOINTS, LOG, SUMMARY, RunDir, locked
+from eqr_ray.storage.run_log import followed, number
 from eqr_ray.tasks import Task, task_named
 from eqr_ray.training.checkpoint import complete_checkpoints
 from eqr_ray.training.experiment import (
@@ -49,6 +43,7 @@ from eqr_ray.training.experiment import (
     train_here,
 )
 from eqr_ray.training.loop import TrainingDiverged
+from eqr_ray.training.status import show_entry
 
 DEFAULT_TASK = "sudoku9"
 
@@ -73,7 +68,11 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> int:
     with locked(folder), mirrored(folder, url):
         experiment = make(check_only=False)
         try:
-            with followed(folder / LOG, experiment.training.steps, sys.stderr):
+            steps = experiment.training.steps
+            with (
+                Progress(steps, "steps", show_rate=False) as display,
+                followed(folder / LOG, partial(show_entry, display, steps)),
+            ):
                 summary = run(experiment, folder)
         except TrainingDiverged as error:
             print(f"eqr-train: {error}; try a smaller learning_rate=", file=sys.stderr)
@@ -101,7 +100,10 @@ def what_is_kept(folder: Path) -> str:
 
 def begun(values: Mapping[str, Any], folder: Path, check_only: bool) -> Experiment:
     """A new run's experiment; without `data` its puzzles are generated into the folder, if not `check_only`."""
-    check_new(folder)
+    run_dir = RunDir(folder, "train")
+    run_dir.check()
+    if run_dir.has_run:
+        raise UserError(f"out={folder} holds a run: resume={folder} continues it, another out= starts a new one")
     keys = {key: value for key, value in values.items() if key not in ("out", "resume")}
     if values["data"] is not None:
         experiment = experiment_of(keys, *_with_data(Path(values["data"]), values["task"]))
@@ -122,7 +124,7 @@ def _with_data(data: Path, task: str | None) -> tuple[Task, Path, str]:
 
 def resumed(values: Mapping[str, Any], given: Collection[str], folder: Path, check_only: bool) -> Experiment:
     """The run's own experiment with what was typed over it. UserError: that may not change, or nothing is to do."""
-    config = read_config(folder)
+    config = RunDir(folder, "train").config()
     before = from_dict(Experiment, config)
     if "recipe" in given:
         raise UserError(f"recipe= does not go with resume=: the run in {folder} has its own values")
@@ -166,13 +168,16 @@ class Finished(UserError):
 
 def check_unfinished(folder: Path, experiment: Experiment) -> None:
     """Finished where the run is and its limits are not raised."""
-    summary, limits = read_summary(folder), experiment.training
+    summary, limits = RunDir(folder, "train").summary(), experiment.training
     if summary is None:
         return
-    spent = limits.minutes > 0 and summary["seconds"] >= limits.minutes * 60
-    if summary["step"] >= limits.steps or spent:
+    step, seconds = number(summary, "step"), number(summary, "seconds")
+    if step is None or seconds is None:
+        raise UserError(f"{folder / SUMMARY} is damaged: step or seconds is no number")
+    spent = limits.minutes > 0 and seconds >= limits.minutes * 60
+    if step >= limits.steps or spent:
         raise Finished(
-            f"resume={folder}: the run is finished ({summary['step']:,} steps, {duration(summary['seconds'])}); "
+            f"resume={folder}: the run is finished ({step:,.0f} steps, {duration(seconds)}); "
             f"raise {'minutes=' if spent else 'steps='} to train on"
         )
 

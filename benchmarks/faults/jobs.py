@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.inference.records import concatenate, read_part
-from eqr_ray.storage.log_reader import read_log
+from eqr_ray.storage.run_log import read_log
 from eqr_ray.training.checkpoint import complete_checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ class Train(Job):
         return [*TINY, *keys, f"out={self.out}"]
 
     def _steps(self) -> list[int]:
-        return [entry["step"] for entry in read_log(self.out / "log.jsonl").entries if entry["kind"] == "train"]
+        return [entry["step"] for entry in read_log(self.out / "log.jsonl").entries if entry["event"] == "train"]
 
     def progress(self) -> float:
         return max(self._steps(), default=0) / STEPS
@@ -134,7 +134,7 @@ class Sweep(Job):
     def _steps(self) -> list[tuple[str, int]]:
         logs = sorted((self.out / "trials").glob("*/log.jsonl"))
         return [
-            (log.parent.name, e["step"]) for log in logs for e in read_log(log).entries if e["kind"] == "validation"
+            (log.parent.name, e["step"]) for log in logs for e in read_log(log).entries if e["event"] == "validation"
         ]
 
     def progress(self) -> float:

@@ -12,8 +12,6 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
-from eqr_ray.storage.run_log import Tracker
-
 TAG = ("run",)
 GAUGES = {
     "loss": "Mean loss of the rows in training",
@@ -50,17 +48,3 @@ class RayMetrics:
         """So many more; Ray refuses to count nothing."""
         if times:
             self._counters[name].inc(times, self._tags)
-
-
-class MeasuredTracker:
-    """A tracker that also shows to Ray what it is given."""
-
-    def __init__(self, tracker: Tracker, run: str) -> None:
-        self._tracker, self._figures = tracker, RayMetrics(run)
-
-    def log(self, kind: str, step: int, figures: dict[str, Any]) -> None:
-        self._tracker.log(kind, step, figures)
-        self._figures.show(figures)
-
-    def close(self) -> None:
-        self._tracker.close()

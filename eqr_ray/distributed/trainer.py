@@ -38,6 +38,7 @@ from eqr_ray.distributed.ray_internals import (
 from eqr_ray.distributed.resources import NotEnoughResources, ResourceRequest, describe_nodes
 from eqr_ray.distributed.stop_request import RESTART, STOP, StopRequest
 from eqr_ray.storage.run_dir import CHECKPOINTS
+from eqr_ray.storage.run_log import RunLog
 from eqr_ray.training.checkpoint import complete_checkpoints
 from eqr_ray.training.experiment import Experiment
 from eqr_ray.training.loop import TrainingDiverged
@@ -65,7 +66,7 @@ def train_on_ray(
     """
     elastic = request is None and is_joined(experiment.address)
     # Workers speak through log.jsonl and exceptions; Ray's own actors would fill the screen.
-    with start_ray(experiment.address, log_to_driver=False):
+    with RunLog(folder), start_ray(experiment.address, log_to_driver=False):
         if elastic:
             os.environ[WATCHER] = "1"
         attempts = _Attempts(experiment, folder, request, elastic, interrupted)

@@ -18,14 +18,13 @@ import torch
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict, to_dict
 from eqr_ray.distributed.deepspeed_backend import DeepSpeedBackend
-from eqr_ray.distributed.metrics import MeasuredTracker
+from eqr_ray.distributed.metrics import RayMetrics
 from eqr_ray.distributed.ray_internals import node_is_leaving
 from eqr_ray.distributed.stop_request import StopPoll
-from eqr_ray.storage.log_handler import warnings_told
-from eqr_ray.storage.run_dir import LOCK, write_config
-from eqr_ray.storage.run_log import NoTracker, RunTracker, Tracker, kept_warning
+from eqr_ray.storage.run_dir import LOCK
+from eqr_ray.storage.run_log import RunLog
 from eqr_ray.training.collective import collective_call
-from eqr_ray.training.experiment import Experiment, build_model, finish, training_job
+from eqr_ray.training.experiment import Experiment, begin, build_model, finish, training_job
 from eqr_ray.training.loop import TrainingDiverged, train
 
 
@@ -41,15 +40,14 @@ def work(task: dict[str, Any]) -> dict[str, Any] | None:
     backend = DeepSpeedBackend(build_model(experiment), experiment.training, experiment.zero, device)
     first = backend.rank == 0
     stop_poll = StopPoll(backend, folder, node_is_leaving)
-    tracker: Tracker = NoTracker()
     try:
         collective_call(backend, lambda: check_shared(folder))
-        if first:
-            tracker = MeasuredTracker(RunTracker(folder, experiment.wandb, to_dict(experiment)), folder.name)
-        with warnings_told(kept_warning(tracker)):
-            job = collective_call(backend, lambda: training_job(experiment, folder, tracker, ray.train.report))
+        sinks = [RayMetrics(folder.name).show] if first else []
+        own = folder if first else None
+        with RunLog(own, wandb=experiment.wandb, config=to_dict(experiment), sinks=sinks) as log:
+            job = collective_call(backend, lambda: training_job(experiment, folder, log, ray.train.report))
             if first:
-                write_config(folder, to_dict(experiment))
+                begin(experiment, folder)
             result = train(backend, replace(job, interrupted=stop_poll))
             return {"summary": finish(experiment, folder, result)} if first else None
     # Each of these is raised on every worker: it follows from what all of them know.
@@ -61,8 +59,6 @@ def work(task: dict[str, Any]) -> dict[str, Any] | None:
         return {"diverged": str(error)}
     except UserError as error:
         return {"mistake": str(error)}
-    finally:
-        tracker.close()
 
 
 def check_shared(folder: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from eqr_ray.inference.record_dir import stored_manifest
-from eqr_ray.storage.log_reader import LOG, number, read_log
+from eqr_ray.storage.run_dir import LOG
+from eqr_ray.storage.run_log import number, read_log
 from eqr_ray.storage.status import RunStatus, unread, warned
 
 PARQUET_END = b"PAR1"

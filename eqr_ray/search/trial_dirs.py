@@ -14,7 +14,7 @@ as far as a checkpoint holds the weights that it is of.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from eqr_ray.search.outcome import Report, Status, Trial
 from eqr_ray.search.space import Values
 from eqr_ray.storage.atomic import write_json
 from eqr_ray.storage.run_dir import CHECKPOINTS, LOCK, LOG, SUMMARY
+from eqr_ray.storage.run_log import ABOUT, read_log
 from eqr_ray.training.checkpoint import complete_checkpoints
 
 MANIFEST, TRIALS, FINALS = "manifest.json", "trials", "finals"
@@ -109,26 +110,13 @@ def reports_of(folder: Path) -> list[Report]:
     figures: dict[int, dict[str, float]] = {}
     times: dict[int, float] = {}
     validated = set()
-    for line in _lines(folder / LOG):
-        if line.get("kind") in ("train", "validation"):
-            about = ("kind", "step", "time", "run", "worker")
-            numbers = {name: value for name, value in line.items() if name not in about}
-            figures.setdefault(line["step"], {}).update(numbers)
-            if line["kind"] == "validation":
-                validated.add(line["step"])
-                times.setdefault(line["step"], line["time"])
+    for entry in read_log(folder / LOG).of("train", "validation"):
+        numbers = {name: value for name, value in entry.items() if name not in ABOUT}
+        figures.setdefault(entry["step"], {}).update(numbers)
+        if entry["event"] == "validation":
+            validated.add(entry["step"])
+            times.setdefault(entry["step"], entry["time"])
     return [Report(step, times[step], figures[step]) for step in sorted(validated) if step <= newest]
-
-
-def _lines(log: Path) -> Iterator[dict[str, Any]]:
-    """Whole lines: a kill cuts the last one short, and the next sitting writes on behind it."""
-    for text in log.read_bytes().splitlines() if log.is_file() else ():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            yield line
 
 
 def begin(path: Path, identity: Mapping[str, Any], trials: int) -> None:

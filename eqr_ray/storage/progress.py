@@ -5,14 +5,12 @@ Rates are over the last half minute: compilation, the start of Ray and earlier s
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -55,9 +53,14 @@ class Progress:
     """
 
     def __init__(
-        self, total: int, unit: str, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        total: int,
+        unit: str,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        show_rate: bool = True,
     ) -> None:
-        self._total, self._unit, self._clock = total, unit, clock
+        self._total, self._unit, self._clock, self._show_rate = total, unit, clock, show_rate
         self._rate = Rate(clock=clock)
         self._line, self._shown_s, self._is_shown = "", clock(), True
         self._stream = sys.stderr if stream is None else stream
@@ -84,8 +87,11 @@ class Progress:
         rate = self._rate.per_s()
         if left_s is None and rate is not None:
             left_s = max(0.0, self._total - done) / rate
-        parts = [f"{done:,.0f}/{self._total:,} {self._unit}", "" if rate is None else f"{rate:,.3g} {self._unit}/s"]
-        parts += [words, "" if left_s is None else f"{duration(left_s)} left"]
+        parts = [f"{done:,.0f}/{self._total:,} {self._unit}", words]
+        if rate is not None and self._show_rate:
+            parts.insert(1, f"{rate:,.3g} {self._unit}/s")
+        if left_s is not None:
+            parts.append(f"{duration(left_s)} left")
         self._line, self._is_shown = "  ".join(part for part in parts if part), self._terminal
         self._display.update(self._task, completed=done, description=self._line)
         if not self._terminal and self._clock() - self._shown_s >= PLAIN_EVERY_S:
@@ -145,85 +151,6 @@ def duration(seconds: float) -> str:
 
 SHOW_EVERY_S = 0.5
 SHOW_EVERY_ELSEWHERE_S = 30.0
-
-
-@contextmanager
-def followed(log: Path, steps: int, stream: TextIO) -> Iterator[None]:
-    """Show on `stream` what is appended to `log` while the block runs."""
-    follower = Follower(log, steps, stream)
-    done = threading.Event()
-    thread = threading.Thread(target=_poll, args=(follower, done), name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        follower.poll()
-        follower.close()
-
-
-def _poll(follower: Follower, done: threading.Event) -> None:
-    while not done.wait(POLL_S):
-        follower.poll()
-
-
-class Follower:
-    """Shows new entries of `log`, from its present end on."""
-
-    def __init__(self, log: Path, steps: int, stream: TextIO) -> None:
-        self._log, self._steps, self._stream = log, steps, stream
-        self._at = log.stat().st_size if log.exists() else 0
-        self._live = stream.isatty()
-        self._open_line = False
-
-    def poll(self) -> None:
-        """Show what has come since the last time; half a line waits for its other half."""
-        if not self._log.exists():
-            return
-        with self._log.open("rb") as file:
-            file.seek(self._at)
-            content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        self._at += len(whole)
-        for line in whole.splitlines():
-            text = describe(json.loads(line), self._steps)
-            if text:
-                self._show(text, stays=not self._live or not text.startswith("step"))
-
-    def _show(self, text: str, stays: bool) -> None:
-        start = "\r\x1b[K" if self._live else ""
-        self._stream.write(f"{start}{text}" + ("\n" if stays else ""))
-        self._stream.flush()
-        self._open_line = not stays
-
-    def close(self) -> None:
-        """End a refreshed line."""
-        if self._open_line:
-            self._stream.write("\n")
-            self._open_line = False
-
-
-def describe(entry: dict[str, Any], steps: int) -> str:
-    """One line for an entry of log.jsonl; empty for kinds that are not shown."""
-    step = f"step {entry['step']:,}/{steps:,}"
-    match entry["kind"]:
-        case "train":
-            return (
-                f"{step}  {entry['segments_per_s']:.3g} segments/s  {entry['rows_per_s']:,.0f} rows/s  "
-                f"loss {entry['loss']:.4f}  exact {entry['exact_accuracy']:.2%}  {duration(entry['left_s'])} left"
-            )
-        case "validation":
-            return (
-                f"validation at {step}: exact {entry['validation_exact']:.2%} of {entry['puzzles']:,} puzzles "
-                f"at depth {entry['depth']}"
-            )
-        case "resume":
-            return f"continuing from {step} ({entry['checkpoint']}), workers={entry['workers']}"
-        case "warning":
-            return f"warning: {entry['message']}"
-        case _:
-            return ""
 
 
 class ProgressLine:

@@ -42,7 +42,7 @@ BEFORE_CONFIG = frozenset({MANIFEST, LOG, LOCK, "data", "ray", "run"})
 
 
 class RunDir:
-    """The folder `path` for a run of this `kind`. Nothing is written before `locked` and `create`."""
+    """The folder `path` for a run of this `kind`. Nothing is written before `create`."""
 
     def __init__(self, path: Path, kind: str) -> None:
         self.path, self.kind = path, kind
@@ -108,16 +108,6 @@ class RunDir:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Say that the run is finished, with its metrics."""
         write_json(self.path / SUMMARY, summary)
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Be the only process that works here; the folder is made. UserError: another one does."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        _take(self.path, Driver(socket.gethostname(), os.getpid(), psutil.Process().create_time()))
-        try:
-            yield
-        finally:
-            (self.path / LOCK).unlink(missing_ok=True)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -189,6 +179,17 @@ def driver_of(path: Path) -> Driver | None:
     return Driver(host, pid, started) if isinstance(host, str) and type(pid) is int else None
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be the only process that works in the folder `path`, which is made. UserError: another one does."""
+    path.mkdir(parents=True, exist_ok=True)
+    _take(path, Driver(socket.gethostname(), os.getpid(), psutil.Process().create_time()))
+    try:
+        yield
+    finally:
+        (path / LOCK).unlink(missing_ok=True)
+
+
 def _take(path: Path, mine: Driver) -> None:
     # Two processes that come at once meet at the flock; the loser then reads the winner's name.
     with (path / f".{LOCK}").open("a") as gate:
@@ -206,62 +207,3 @@ def how_to_tell(path: Path) -> str:
     silent = f"; its {LOG} was written {duration(time.time() - log.stat().st_mtime)} ago" if log.exists() else ""
     here, lock = socket.gethostname(), path / LOCK
     return f"which cannot be seen from {here}{silent}. If it is dead (a pod that was replaced): rm {lock}"
-
-
-# ---- goes when the commands are moved
-
-
-BEFORE = {LOCK, LOG, "data", "ray"}
-
-
-def check_new(path: Path) -> None:
-    """UserError where `path` is not free for a new run."""
-    if (path / CONFIG).exists():
-        raise UserError(f"out={path} holds a run: resume={path} continues it, another out= starts a new one")
-    if path.exists() and not path.is_dir():
-        raise UserError(f"out={path} is a file")
-    if path.is_dir() and any(entry.name not in BEFORE and entry.name[0] != "." for entry in path.iterdir()):
-        raise UserError(f"out={path} is not empty and holds no run; choose another folder")
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """config.json of a run. UserError: there is no run, or the file is damaged."""
-    try:
-        config = json.loads((path / CONFIG).read_text())
-    except FileNotFoundError:
-        raise UserError(f"resume={path}: no training run there (no {CONFIG})") from None
-    except ValueError as error:
-        raise UserError(f"{path / CONFIG} is damaged: {error}") from error
-    if not isinstance(config, dict) or "training" not in config:
-        raise UserError(f"resume={path}: {CONFIG} is not that of a training run")
-    return config
-
-
-def read_summary(path: Path) -> dict[str, Any] | None:
-    """summary.json of a finished run, else None. UserError: it is damaged."""
-    try:
-        summary = read_json(path / SUMMARY)
-    except FileNotFoundError:
-        return None
-    for key in ("step", "seconds"):
-        if not isinstance(summary.get(key), int | float):
-            raise UserError(f"{path / SUMMARY} is damaged: {key} is no number")
-    return summary
-
-
-def write_config(path: Path, config: dict[str, Any]) -> None:
-    """Say what the run is, and that it is not finished. Written when training begins, not before: a run that was
-    finished stays so when Ray does not start."""
-    (path / SUMMARY).unlink(missing_ok=True)
-    write_json(path / CONFIG, config)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Be the only driver of the run in `path` (made where it is missing). UserError: another one is at it."""
-    path.mkdir(parents=True, exist_ok=True)
-    _take(path, Driver(socket.gethostname(), os.getpid(), psutil.Process().create_time()))
-    try:
-        yield
-    finally:
-        (path / LOCK).unlink(missing_ok=True)

@@ -13,13 +13,15 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from eqr_ray.config.errors import UserError
+from eqr_ray.storage.progress import polled
 from eqr_ray.storage.run_dir import LOG
 
 WandbMode = Literal["disabled", "offline", "online"]
@@ -157,6 +159,22 @@ def _entry(line: bytes) -> Entry | None:
     return entry if isinstance(entry, dict) else None
 
 
+@contextmanager
+def followed(log: Path, show: Callable[[Entry], None]) -> Iterator[None]:
+    """Show what is appended to `log` while the block runs, whoever writes it."""
+    at = log.stat().st_size if log.exists() else 0
+
+    def look() -> None:
+        nonlocal at
+        content = read_log(log, at)
+        at = content.size
+        for entry in content.entries:
+            show(entry)
+
+    with polled(look):
+        yield
+
+
 def number(entry: Mapping[str, Any], key: str) -> float | None:
     """A finite number of an entry, or None."""
     value = entry.get(key)
@@ -195,59 +213,3 @@ def _start_wandb(folder: Path, mode: WandbMode, config: Mapping[str, Any]) -> An
         resume="allow",
         config=dict(config),
     )
-
-
-# ---- goes when the commands are moved
-
-
-class Tracker(Protocol):
-    """Takes named figures of a step."""
-
-    def log(self, kind: str, step: int, figures: dict[str, Any]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class NoTracker:
-    """For workers other than the first."""
-
-    def log(self, kind: str, step: int, figures: dict[str, Any]) -> None:
-        return
-
-    def close(self) -> None:
-        return
-
-
-def kept_warning(tracker: Tracker) -> Callable[[str], None]:
-    """For `warnings_told`: a warning goes into log.jsonl, from where the driver shows it."""
-    return lambda message: tracker.log("warning", 0, {"message": message})
-
-
-def run_name(folder: Path) -> str:
-    """What a run is called in logs."""
-    parts = folder.resolve().parts
-    return "/".join(parts[-3:]) if parts[-2:-1] in (("trials",), ("finals",)) else parts[-1]
-
-
-class RunTracker:
-    """Appends one JSON object a line to `log.jsonl` (kind, step, time, run, worker, figures), and mirrors figures to
-    W&B. `run` is SWEEP/trials/NUMBER for a trial, so that lines of many runs can be told apart."""
-
-    def __init__(self, folder: Path, mode: WandbMode, config: dict[str, Any]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / "log.jsonl").open("a", buffering=1)
-        self._who = {"run": run_name(folder), "worker": socket.gethostname()}
-        self._wandb = None if mode == "disabled" else _start_wandb(folder, mode, config)
-
-    def log(self, kind: str, step: int, figures: dict[str, Any]) -> None:
-        entry = {"kind": kind, "step": step, "time": round(time.time(), 3), **self._who, **figures}
-        self._file.write(json.dumps(entry) + "\n")
-        if self._wandb is not None:
-            numbers = {f"{kind}/{key}": value for key, value in figures.items() if isinstance(value, int | float)}
-            if numbers:
-                self._wandb.log(numbers, step=step)
-
-    def close(self) -> None:
-        self._file.close()
-        if self._wandb is not None:
-            self._wandb.finish()

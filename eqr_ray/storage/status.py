@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from eqr_ray.storage.log_reader import LOG
+from eqr_ray.storage.run_dir import LOG
 
 WARNINGS_SHOWN = 3  # the newest
 
@@ -24,7 +24,7 @@ class RunStatus:
 
 def warned(entries: Sequence[dict[str, Any]]) -> list[str]:
     """The newest warnings of a log, whichever run's; and how many there were before."""
-    words = [entry.get("message") for entry in entries if "warning" in (entry.get("event"), entry.get("kind"))]
+    words = [entry.get("message") for entry in entries if entry.get("event") == "warning"]
     lines = [f"warned: {' '.join(str(message).split())}" for message in words[-WARNINGS_SHOWN:]]
     more = len(words) - len(lines)
     return [f"{more:,} earlier warnings, in {LOG}", *lines] if more else lines

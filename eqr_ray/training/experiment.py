@@ -22,10 +22,8 @@ from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import ModelConfig, Reasoner
 from eqr_ray.model.pretrained import ModelCard, load_model, save_model
 from eqr_ray.model.runtime import device_named
-from eqr_ray.storage.atomic import write_json
-from eqr_ray.storage.log_handler import warnings_told
-from eqr_ray.storage.run_dir import CHECKPOINTS, SUMMARY, write_config
-from eqr_ray.storage.run_log import RunTracker, Tracker, WandbMode, kept_warning
+from eqr_ray.storage.run_dir import CHECKPOINTS, RunDir
+from eqr_ray.storage.run_log import RunLog, WandbMode
 from eqr_ray.tasks import Task, task_named
 from eqr_ray.training.backend import LocalBackend
 from eqr_ray.training.config import TrainingConfig
@@ -200,14 +198,14 @@ def check_data(experiment: Experiment) -> None:
 
 
 def training_job(
-    experiment: Experiment, folder: Path, tracker: Tracker, report: Callable[[dict[str, Any]], None]
+    experiment: Experiment, folder: Path, log: RunLog, report: Callable[[dict[str, Any]], None]
 ) -> TrainingJob:
     """What one worker needs besides its backend. UserError where the data is not what the experiment was made with."""
     check_data(experiment)
     config = experiment.training
     train, validation = open_splits(Path(experiment.data))
     sampler = Sampler(train, task_named(experiment.task), config.batch, config.seed, config.augment)
-    return TrainingJob(config, sampler, validation, folder / CHECKPOINTS, experiment.identity, tracker, report)
+    return TrainingJob(config, sampler, validation, folder / CHECKPOINTS, experiment.identity, log, report)
 
 
 def train_here(
@@ -219,14 +217,17 @@ def train_here(
     """Train in this process, without Ray, and return the summary. `report` hears the figures of every checkpoint;
     `interrupted`: a wish to end with a checkpoint after this step."""
     backend = LocalBackend(build_model(experiment), experiment.training, device_named(experiment.device))
-    tracker = RunTracker(folder, experiment.wandb, to_dict(experiment))
-    try:
-        with warnings_told(kept_warning(tracker)):
-            job = training_job(experiment, folder, tracker, report)
-            write_config(folder, to_dict(experiment))
-            return finish(experiment, folder, train(backend, dataclasses.replace(job, interrupted=interrupted)))
-    finally:
-        tracker.close()
+    with RunLog(folder, wandb=experiment.wandb, config=to_dict(experiment)) as log:
+        job = training_job(experiment, folder, log, report)
+        begin(experiment, folder)
+        return finish(experiment, folder, train(backend, dataclasses.replace(job, interrupted=interrupted)))
+
+
+def begin(experiment: Experiment, folder: Path) -> None:
+    """Say in the folder what the run is. Not before training begins: a run that was finished stays so when Ray does
+    not start."""
+    values = to_dict(experiment)
+    RunDir(folder, "train").create(kept(values), values)
 
 
 def finish(experiment: Experiment, folder: Path, result: dict[str, Any]) -> dict[str, Any]:
@@ -247,5 +248,5 @@ def finish(experiment: Experiment, folder: Path, result: dict[str, Any]) -> dict
         "model_hash": card.hash,
         "data_hash": experiment.data_hash,
     }
-    write_json(folder / SUMMARY, summary)
+    RunDir(folder, "train").write_summary(summary)
     return summary

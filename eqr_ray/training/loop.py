@@ -1,6 +1,6 @@
 """The training loop: steps, figures, validation, checkpoints, time limit, resume. One loop for every backend.
 
-Everything that reaches outside is passed in: the backend, the tracker, and `report`, which the distributed worker uses
+Everything that reaches outside is passed in: the backend, the log, and `report`, which the distributed worker uses
 to tell Ray Train. All workers take every decision together.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from eqr_ray.model import Reasoner
 from eqr_ray.model.compiling import cell_function
 from eqr_ray.model.network import Network
 from eqr_ray.model.runtime import dtype_named
-from eqr_ray.storage.run_log import Tracker
+from eqr_ray.storage.progress import Rate
+from eqr_ray.storage.run_log import RunLog
 from eqr_ray.training.backend import Backend
 from eqr_ray.training.carry import Carry, empty_carry
 from eqr_ray.training.checkpoint import choose_checkpoint, load_checkpoint, save_checkpoint
@@ -46,7 +47,7 @@ class TrainingJob:
     validation: Split
     checkpoints: Path
     experiment: str
-    tracker: Tracker
+    log: RunLog
     report: Callable[[dict[str, Any]], None]
     interrupted: Callable[[], bool] = bool  # a wish to end after this step; all workers' together
 
@@ -58,6 +59,7 @@ class _Clock:
     before_s: float
     first_step: int
     started: float
+    rate: Rate = field(default_factory=Rate)  # steps; the first one, which may compile, does not count
 
     def elapsed_s(self) -> float:
         return self.before_s + time.monotonic() - self.started
@@ -93,6 +95,8 @@ def train(backend: Backend, job: TrainingJob) -> dict[str, Any]:
         ema.update(backend.parameters())
         sums.append(step_sums)
         done += 1
+        if done == clock.first_step + 1:
+            clock.rate.add(done)
         if done % config.log_every == 0 or done == config.steps:
             figures = _log(backend, job, sums, done, clock)
             sums = []
@@ -123,7 +127,7 @@ def _begin(backend: Backend, ema: Ema, job: TrainingJob, rows: range) -> tuple[C
     if checkpoint is None:
         return empty_carry(backend.model, rows, dtype_named(job.config.dtype), backend.device), 0, 0.0
     carry = load_checkpoint(checkpoint, backend, ema, rows)
-    job.tracker.log("resume", checkpoint.step, {"checkpoint": checkpoint.folder.name, "workers": backend.workers})
+    job.log.log("resume", checkpoint.step, checkpoint=checkpoint.folder.name, workers=backend.workers)
     return carry, checkpoint.step, checkpoint.elapsed_s
 
 
@@ -140,10 +144,11 @@ def _log(backend: Backend, job: TrainingJob, sums: list[StepSums], done: int, cl
     total = StepSums(*backend.sum(local).tolist())
     if not math.isfinite(float(total.loss)):
         words = f"the loss became {float(total.loss)} before step {done}"
-        job.tracker.log("diverged", done, {"message": words})
+        job.log.log("diverged", done, message=words)
         raise TrainingDiverged(words)
     rows, config = float(total.rows), job.config
-    speed = (done - clock.first_step) / max(time.monotonic() - clock.started, 1e-9)
+    clock.rate.add(done)
+    speed = clock.rate.per_s() or (done - clock.first_step) / max(time.monotonic() - clock.started, 1e-9)
     by_steps = (config.steps - done) / speed
     left_s = min(by_steps, config.minutes * 60 - clock.elapsed_s()) if config.minutes else by_steps
     halted = max(float(total.halted), 1.0)
@@ -162,7 +167,7 @@ def _log(backend: Backend, job: TrainingJob, sums: list[StepSums], done: int, cl
         "elapsed_s": round(clock.elapsed_s(), 1),
         "left_s": round(max(left_s, 0.0), 1),
     }
-    job.tracker.log("train", done, figures)
+    job.log.log("train", done, **figures)
     return figures
 
 
@@ -189,5 +194,5 @@ def _validate(backend: Backend, job: TrainingJob, ema: Ema, network: Network, do
         "validation_halted_share": round(total.halted / total.puzzles, 5),
         "validation_halted_exact": round(total.halted_exact / max(total.halted, 1.0), 5),
     }
-    job.tracker.log("validation", done, {**figures, "puzzles": int(total.puzzles), "depth": config.validate_depth})
+    job.log.log("validation", done, **figures, puzzles=int(total.puzzles), depth=config.validate_depth)
     return figures

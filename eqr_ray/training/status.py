@@ -9,14 +9,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eqr_ray.storage.log_reader import LOG, number, read_log
-from eqr_ray.storage.progress import duration
-from eqr_ray.storage.run_dir import CHECKPOINTS
+from eqr_ray.storage.progress import Progress, duration
+from eqr_ray.storage.run_dir import CHECKPOINTS, LOG
+from eqr_ray.storage.run_log import Entry, number, read_log
 from eqr_ray.storage.status import RunStatus, unread, warned
 from eqr_ray.training.checkpoint import complete_checkpoints
 from eqr_ray.training.config import TrainingConfig
 
-Entries = Sequence[dict[str, Any]]
+Entries = Sequence[Entry]
+
+
+def show_entry(display: Progress, steps: int, entry: Entry) -> None:
+    """Show what a training run has just logged."""
+    step = f"step {entry.get('step', 0):,}/{steps:,}"
+    match entry.get("event"):
+        case "train":
+            words = f"{entry['segments_per_s']:.3g} segments/s  {entry['rows_per_s']:,.0f} rows/s  "
+            words += f"loss {entry['loss']:.4f}  exact {entry['exact_accuracy']:.2%}"
+            display.update(entry["step"], words, entry["left_s"])
+        case "validation":
+            exact, puzzles = f"{entry['validation_exact']:.2%}", f"{entry['puzzles']:,} puzzles"
+            display.message(f"validation at {step}: exact {exact} of {puzzles} at depth {entry['depth']}")
+        case "resume":
+            display.message(f"continuing from {step} ({entry['checkpoint']}), workers={entry['workers']}")
+        case "warning":
+            display.message(f"warning: {entry['message']}")
 
 
 def status_of_training(path: Path, config: TrainingConfig, summary: Mapping[str, Any] | None) -> RunStatus:
@@ -31,7 +48,7 @@ def status_of_training(path: Path, config: TrainingConfig, summary: Mapping[str,
         validation=_said(validation, "{validation_exact:.2%} exact at step {step:,.0f}, depth {depth:.0f}"),
         checkpoints=", ".join(folder.name for folder in checkpoints),
     )
-    diverged = bool(log.entries) and log.entries[-1].get("kind") == "diverged"
+    diverged = bool(log.entries) and log.entries[-1].get("event") == "diverged"
     lost = [*_restarts(log.entries), *_damaged(path / CHECKPOINTS)]
     if diverged:
         lost.append(f"diverged: {log.entries[-1].get('message')}")
@@ -53,8 +70,8 @@ def _how_far(config: TrainingConfig, figures: Mapping[str, Any] | None, summary:
     return words if summary or left_s is None else f"{words}, {duration(left_s)} left when it last wrote"
 
 
-def _last(entries: Entries, kind: str) -> dict[str, Any] | None:
-    return next((entry for entry in reversed(entries) if entry.get("kind") == kind), None)
+def _last(entries: Entries, event: str) -> dict[str, Any] | None:
+    return next((entry for entry in reversed(entries) if entry.get("event") == event), None)
 
 
 def _said(entry: dict[str, Any] | None, words: str) -> str:
@@ -75,9 +92,9 @@ def _restarts(entries: Entries) -> list[str]:
     step, times, again = 0.0, 0, 0.0
     for entry in entries:
         now = number(entry, "step")
-        if now is None or entry.get("kind") not in ("train", "resume"):
+        if now is None or entry.get("event") not in ("train", "resume"):
             continue
-        if entry["kind"] == "resume":
+        if entry["event"] == "resume":
             times, again = times + 1, again + max(0.0, step - now)
         elif now <= step:  # it began again without a checkpoint
             times, again = times + 1, again + step

@@ -130,10 +130,10 @@ def test_a_lock_with_an_impossible_process_is_that_of_a_dead_one(run: Path, pid:
 
 def test_what_was_lost_is_told(run: Path) -> None:
     unfinished(run)
-    append(run, {"kind": "resume", "step": 3, "checkpoint": "00000003", "workers": 2})
-    append(run, {"kind": "train", "step": 4, "loss": 1.5})
-    append(run, {"kind": "train", "step": 2, "loss": 2.5})  # began again without a checkpoint
-    append(run, *({"kind": "warning", "step": 0, "message": f"number\n{i}"} for i in range(5)))
+    append(run, {"event": "resume", "step": 3, "checkpoint": "00000003", "workers": 2})
+    append(run, {"event": "train", "step": 4, "loss": 1.5})
+    append(run, {"event": "train", "step": 2, "loss": 2.5})  # began again without a checkpoint
+    append(run, *({"event": "warning", "message": f"number\n{i}"} for i in range(5)))
     (run / "checkpoints" / "00000006").rename(run / "checkpoints" / "00000006.damaged")
     assert told(run)["lost"] == [
         "restarted 2 times, 7 steps done again",
@@ -308,5 +308,5 @@ def test_no_content_of_a_folder_breaks_it(
 
 
 def test_a_folder_does_not_steer_the_terminal(run: Path) -> None:
-    append(run, {"kind": "warning", "step": 0, "message": "red \x1b[31m alert\r\n"})
+    append(run, {"event": "warning", "message": "red \x1b[31m alert\r\n"})
     assert printable(told(run)["lost"][0]) == "warned: red ?[31m alert"

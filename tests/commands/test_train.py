@@ -21,10 +21,11 @@ from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import write_split
 from eqr_ray.model.pretrained import load_model
-from eqr_ray.storage.progress import Follower, describe, duration
+from eqr_ray.storage.progress import Progress
 from eqr_ray.storage.run_dir import LOCK, locked
 from eqr_ray.tasks import task_named
 from eqr_ray.train import main
+from eqr_ray.training.status import show_entry
 from tests.support.commands import call
 
 torch.set_num_threads(1)
@@ -50,24 +51,6 @@ def run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     return out
 
 
-def test_a_driver_that_nobody_has_buried_is_dead(tmp_path: Path) -> None:
-    """A process that was killed stays in the table until its parent asks for its status."""
-    code = f"from eqr_ray.storage.run_dir import *; l = locked(Path({str(tmp_path)!r})); l.__enter__(); input()"
-    driver = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
-    end_s = time.monotonic() + 60
-    while not (tmp_path / LOCK).exists():
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
-    with pytest.raises(UserError, match="is being trained by process"), locked(tmp_path):
-        pass
-    driver.kill()
-    while psutil.Process(driver.pid).status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.05)
-    with locked(tmp_path):
-        pass
-    driver.communicate()
-
-
 def test_a_run_leaves_what_the_interface_says(run: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     assert config["training"]["steps"] == 6
@@ -75,7 +58,7 @@ def test_a_run_leaves_what_the_interface_says(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     assert summary["step"] == 6
     assert 0 <= summary["validation_exact"] <= 1
-    kinds = [json.loads(line)["kind"] for line in (run / "log.jsonl").read_text().splitlines()]
+    kinds = [json.loads(line)["event"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert kinds == ["train"] * 3 + ["validation"]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["00000003", "00000006"]
     assert not list(run.glob("wandb*"))
@@ -179,7 +162,7 @@ def test_a_folder_with_a_run_is_refused(run: Path, data: Path, tmp_path: Path) -
     assert f"holds a run: resume={run}" in refused(*TINY, f"data={data}", f"out={run}")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
-    assert "is not empty and holds no run" in refused(*TINY, f"data={data}", f"out={tmp_path / 'mine'}")
+    assert "is not empty and holds no training run" in refused(*TINY, f"data={data}", f"out={tmp_path / 'mine'}")
 
 
 def test_resume_needs_a_run_that_is_not_finished(run: Path, tmp_path: Path) -> None:
@@ -240,7 +223,7 @@ def test_data_that_has_changed_is_refused(run: Path, tmp_path: Path) -> None:
 
 def test_two_drivers_of_one_run(run: Path) -> None:
     with locked(run):
-        assert "is being trained by process" in refused(f"resume={run}", "steps=12")
+        assert "is at work in" in refused(f"resume={run}", "steps=12")
     assert not (run / LOCK).exists()
     stale = {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time() - 100}
     (run / LOCK).write_text(json.dumps(stale))  # this number belonged to another process then
@@ -302,34 +285,18 @@ def test_wandb_offline_keeps_one_run_over_a_resume(data: Path, tmp_path: Path) -
     assert all(name.endswith(run_id) for name in folders)
 
 
-def test_progress_lines(tmp_path: Path) -> None:
-    entry = {"kind": "train", "step": 1200, "segments_per_s": 6.12, "rows_per_s": 783.2, "loss": 1.23456}
-    entry |= {"exact_accuracy": 0.125, "left_s": 7300.0}
-    line = describe(entry, 50_000)
-    assert line == "step 1,200/50,000  6.12 segments/s  783 rows/s  loss 1.2346  exact 12.50%  2 h 2 min left"
-    assert [duration(s) for s in (5.4, 95.0, 5400.0)] == ["5 s", "2 min", "1 h 30 min"]
-
-    class Screen:
-        def __init__(self, live: bool) -> None:
-            self.live, self.text = live, ""
-
-        def isatty(self) -> bool:
-            return self.live
-
-        def write(self, text: str) -> None:
-            self.text += text
-
-        def flush(self) -> None:
-            return
-
-    log = tmp_path / "log.jsonl"
-    log.write_text('{"kind": "train"}\n')  # of an earlier attempt: not shown again
-    pipe, terminal = Screen(False), Screen(True)
-    followers = [Follower(log, 50_000, screen) for screen in (pipe, terminal)]  # type: ignore[arg-type]
-    with log.open("a") as file:
-        file.write(json.dumps(entry) + "\n" + json.dumps(entry)[:20])
-    for follower in followers:
-        follower.poll()
-        follower.close()
-    assert pipe.text == line + "\n"
-    assert terminal.text == f"\r\x1b[K{line}\n"
+def test_what_is_shown_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    train_line = {"event": "train", "step": 1200, "segments_per_s": 6.12, "rows_per_s": 783.2, "loss": 1.23456}
+    train_line |= {"exact_accuracy": 0.125, "left_s": 7300.0}
+    validation = {"event": "validation", "step": 1200, "validation_exact": 0.5, "puzzles": 2000, "depth": 16}
+    with Progress(50_000, "steps", show_rate=False) as display:
+        show_entry(display, 50_000, train_line)
+        show_entry(display, 50_000, validation)
+        show_entry(display, 50_000, {"event": "resume", "step": 30, "checkpoint": "00000030", "workers": 2})
+        show_entry(display, 50_000, {"event": "warning", "message": "a worker died"})
+    assert capsys.readouterr().err.splitlines() == [
+        "validation at step 1,200/50,000: exact 50.00% of 2,000 puzzles at depth 16",
+        "continuing from step 30/50,000 (00000030), workers=2",
+        "warning: a worker died",
+        "1,200/50,000 steps  6.12 segments/s  783 rows/s  loss 1.2346  exact 12.50%  2 h 2 min left",
+    ]

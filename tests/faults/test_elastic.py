@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from eqr_ray.inference.records import concatenate, read_part
-from eqr_ray.storage.log_reader import read_log
+from eqr_ray.storage.run_log import read_log
 from eqr_ray.tasks import Task, task_named
 from eqr_ray.training.checkpoint import complete_checkpoints
 from tests.support.commands import Started, succeed
@@ -40,7 +40,7 @@ def start(machines: Machines, log: Path, command: str, *keys: str) -> Started:
 
 
 def entries(run: Path, kind: str) -> list[dict[str, Any]]:
-    return [entry for entry in read_log(run / "log.jsonl").entries if entry["kind"] == kind]
+    return [entry for entry in read_log(run / "log.jsonl").entries if entry["event"] == kind]
 
 
 def step_of(run: Path) -> int:

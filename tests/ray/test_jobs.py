@@ -212,7 +212,7 @@ def test_a_training_is_stopped_killed_and_goes_on(server: Server, data: Path, tm
         assert words in said
     assert json.loads((out / "summary.json").read_text())["step"] == steps
     entries = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    assert [entry["kind"] for entry in entries].count("resume") == 2
+    assert [entry["event"] for entry in entries].count("resume") == 2
 
 
 def stop(server: Server) -> None:

@@ -62,7 +62,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reported(out: Path, trial: int) -> int:
     """How many validations a trial has behind it."""
     log = out / "trials" / f"{trial:05d}" / "log.jsonl"
-    return log.read_text().count('"kind": "validation"') if log.exists() else 0
+    return log.read_text().count('"event": "validation"') if log.exists() else 0
 
 
 def trainers(out: Path) -> list[psutil.Process]:

@@ -64,7 +64,7 @@ def checkpoint(run: Path, step: int) -> Path:
 
 def entries(run: Path, kind: str) -> list[dict]:
     found = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [entry for entry in found if entry["kind"] == kind]
+    return [entry for entry in found if entry["event"] == kind]
 
 
 def losses(run: Path) -> dict[int, float]:

@@ -19,8 +19,8 @@ from eqr_ray.search.trial_dirs import Plan, Trials, begin, check, difference, st
 IDENTITY = {"search": {"space": {"damping": {"uniform": [0.0, 0.5]}}, "keys": {"steps": 4}}, "seed": 0}
 
 
-def line(kind: str, step: int, time: float, **figures: float) -> str:
-    return json.dumps({"kind": kind, "step": step, "time": time, **figures}) + "\n"
+def line(event: str, step: int, time: float, **figures: float) -> str:
+    return json.dumps({"event": event, "step": step, "time": time, **figures}) + "\n"
 
 
 def trained(trials: Trials, number: int, *steps: int, newest: int) -> Path:
@@ -49,7 +49,7 @@ def test_steps_that_were_run_twice_and_lines_that_were_cut(tmp_path: Path) -> No
     trials = Trials(tmp_path)
     folder = trained(trials, 0, 2, 4, newest=4)
     with (folder / "log.jsonl").open("a") as log:
-        log.write('{"kind": "validation", "st' + line("resume", 2, 0))
+        log.write('{"event": "validation", "st\n' + line("resume", 2, 0))
         log.write(line("validation", 4, 99, validation_exact=0.45))
     (last,) = [one for one in trials.read(0).reports if one.step == 4]
     assert (last.time, last.figures["validation_exact"], last.figures["loss"]) == (41, 0.45, 0.25)

@@ -16,6 +16,7 @@ import eqr_ray.storage.remote_sync
 from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import Failure, UserError
 from eqr_ray.storage.remote_sync import RemoteCopy, fetch, mirror_of, mirrored, store_of
+from eqr_ray.storage.run_dir import RunDir
 from eqr_ray.train import Finished, main
 from eqr_ray.training.checkpoint import complete_checkpoints
 from tests.support.object_store import S3
@@ -35,7 +36,7 @@ def run_folder(path: Path, *steps: int) -> Path:
         checkpoint.mkdir(parents=True)
         (checkpoint / "weights.safetensors").write_bytes(b"weights %d" % step)
         (checkpoint / "state.json").write_text(json.dumps({"step": step}))
-    (path / "config.json").write_text("{}")
+    RunDir(path, "train").create({}, {})
     (path / "log.jsonl").write_text('{"step": 1}\n{"ste')
     return path
 
@@ -54,8 +55,9 @@ def test_a_copy_has_what_is_finished_and_no_more(tmp_path: Path) -> None:
     assert contents(tmp_path / "copy") == {
         "checkpoints/00000005/state.json": b'{"step": 5}',
         "checkpoints/00000005/weights.safetensors": b"weights 5",
-        "config.json": b"{}",
+        "config.json": b"{}\n",
         "log.jsonl": b'{"step": 1}\n',  # the line that is being written comes later
+        "manifest.json": (run / "manifest.json").read_bytes(),
     }
 
 
@@ -116,7 +118,7 @@ def test_a_checkpoint_that_goes_while_it_is_copied_is_not_made_whole(
 def test_any_fsspec_store_will_do(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", 5)
     RemoteCopy(run, "memory://bucket/one").send()
-    assert RemoteCopy(tmp_path / "other", "memory://bucket/one").fetch() == 4
+    assert RemoteCopy(tmp_path / "other", "memory://bucket/one").fetch() == 5
     assert contents(tmp_path / "other")["checkpoints/00000005/weights.safetensors"] == b"weights 5"
 
 
@@ -196,7 +198,7 @@ def test_a_mistake_copies_nothing_and_fetches_into_no_folder_of_others(data: Pat
     home, before = tmp_path / "home", contents(tmp_path / "copy")
     home.mkdir()
     (home / "letter.txt").write_text("dear")
-    with pytest.raises(UserError, match="is not empty and holds no run"):
+    with pytest.raises(UserError, match="is not empty and holds no training run"):
         train(*TINY, f"data={data}", f"mirror=file://{tmp_path}/copy", f"out={home}")
     assert contents(home) == {"letter.txt": b"dear"}
     assert contents(tmp_path / "copy") == before

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.storage.run_dir import CONFIG, LOCK, LOG, MANIFEST, SUMMARY, RunDir, difference, driver_of
+from eqr_ray.storage.run_dir import CONFIG, LOCK, LOG, MANIFEST, SUMMARY, RunDir, difference, driver_of, locked
 
 IDENTITY = {"seed": 3, "breadth": 2, "snapshots": (1, 2), "model": {"width": 8}}
 KINDS = {
@@ -150,15 +150,15 @@ def test_differences_are_named() -> None:
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "run", "train")
-    with run.locked():
-        assert driver_of(run.path).pid == os.getpid()  # type: ignore[union-attr]
+    run = tmp_path / "run"
+    with locked(run):
+        assert driver_of(run).pid == os.getpid()  # type: ignore[union-attr]
         with (
             pytest.raises(UserError, match=f"process {os.getpid()} on {socket.gethostname()} is at work in"),
-            run.locked(),
+            locked(run),
         ):
             pytest.fail("two at work")
-    assert driver_of(run.path) is None
+    assert driver_of(run) is None
 
 
 def lock(path: Path, **changed: object) -> None:
@@ -170,7 +170,7 @@ def lock(path: Path, **changed: object) -> None:
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path, changed: dict[str, object]) -> None:
     lock(tmp_path, **changed)
     assert driver_of(tmp_path).alive is False  # type: ignore[union-attr]
-    with RunDir(tmp_path, "train").locked():
+    with locked(tmp_path):
         pass
 
 
@@ -191,7 +191,7 @@ def test_a_zombie_is_dead(tmp_path: Path) -> None:
 def test_the_lock_of_another_machine_is_left_alone_and_explained(tmp_path: Path) -> None:
     lock(tmp_path, host="elsewhere")
     (tmp_path / LOG).write_text("")
-    with pytest.raises(UserError) as error, RunDir(tmp_path, "train").locked():
+    with pytest.raises(UserError) as error, locked(tmp_path):
         pytest.fail("taken")
     here = socket.gethostname()
     words = f"on elsewhere is at work in {tmp_path}, which cannot be seen from {here}; its {LOG} was written 0 s ago. "
@@ -206,5 +206,5 @@ def test_the_lock_of_another_machine_is_left_alone_and_explained(tmp_path: Path)
 def test_a_lock_that_a_death_cut_short_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / LOCK).write_text(content)
     assert driver_of(tmp_path) is None
-    with RunDir(tmp_path, "train").locked():
+    with locked(tmp_path):
         pass

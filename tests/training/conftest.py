@@ -24,15 +24,12 @@ TASK = task_named("sudoku4")
 
 @dataclass
 class Notes:
-    """A tracker that remembers."""
+    """A run log that remembers."""
 
     entries: list[tuple[str, int, dict[str, Any]]] = field(default_factory=list)
 
-    def log(self, kind: str, step: int, figures: dict[str, Any]) -> None:
-        self.entries.append((kind, step, figures))
-
-    def close(self) -> None:
-        return
+    def log(self, event: str, step: int, **metrics: Any) -> None:
+        self.entries.append((event, step, metrics))
 
 
 @dataclass
