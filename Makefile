@@ -34,7 +34,7 @@ lint: $(READY) ## lint, format and types alone
 	@$(PY) -m mypy
 
 check: lint ## lint, format, types and the tests without Ray: under 2 minutes
-	@$(PY) -m pytest -q -m "not ray and not slow and not faults" --durations=10
+	@$(PY) -m pytest -q -n 2 --dist loadfile -m "not ray and not slow and not faults" --durations=10
 
 test: lint ## lint, format, types and every test, Ray's too: some 12 minutes
 	@$(PY) -m pytest -q --durations=60

@@ -27,7 +27,7 @@ def test_help_names_every_target() -> None:
 @pytest.mark.parametrize(
     ("target", "commands"),
     [
-        ("check", ["ruff check", "ruff format --check", "mypy", 'pytest -q -m "not ray and not slow and not faults"']),
+        ("check", ["ruff check", "ruff format --check", "mypy", '-m "not ray and not slow and not faults"']),
         ("test", ["ruff check", "ruff format --check", "mypy", "pytest -q"]),
         ("faults", ["pytest -q -m faults", "benchmarks.faults"]),
         ("run", ["jobs/demo.py"]),
