@@ -24,7 +24,7 @@ from eqr_ray.config.door import parse_value
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict
 from eqr_ray.evaluation.calibration import PILOT, Goal, calibrate, check_enough, chosen, thresholds
-from eqr_ray.evaluation.outcomes import Replayed, VerdictsAt
+from eqr_ray.evaluation.outcomes import OutcomesAt, Replayed
 from eqr_ray.inference.recorded_run import open_recorded
 from eqr_ray.inference.records import concatenate
 from eqr_ray.inference.settings import Settings
@@ -74,7 +74,7 @@ class Draw:
 
 
 def calibration_draws(
-    at: VerdictsAt, residuals_PN: npt.NDArray[np.float32], goal: Goal, puzzles: int, draws: int, seed: int
+    at: OutcomesAt, residuals_PN: npt.NDArray[np.float32], goal: Goal, puzzles: int, draws: int, seed: int
 ) -> Iterator[Draw]:
     """`draws` calibrations on so many of the P puzzles each, the first fifth of them as the pilot."""
     every = np.arange(len(residuals_PN))
@@ -92,9 +92,9 @@ def calibration_draws(
         if best is None:
             yield Draw(None, len(unseen))
             continue
-        verdicts = at(best.settle_below).take(unseen)
-        wrong = int((verdicts.settled & ~verdicts.right).sum())
-        yield Draw(best.settle_below, len(unseen), int(verdicts.settled.sum()), wrong)
+        outcomes = at(best.settle_below).take(unseen)
+        wrong = int((outcomes.settled & ~outcomes.right).sum())
+        yield Draw(best.settle_below, len(unseen), int(outcomes.settled.sum()), wrong)
 
 
 def main() -> None:

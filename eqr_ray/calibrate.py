@@ -3,7 +3,7 @@
     python -m eqr_ray.calibrate checkpoint=runs/sudoku6 data=data/sudoku6 risk=0.02 depth=32 breadth=8
     python -m eqr_ray.calibrate records=runs/sudoku6/calibration/run depth=16 breadth=4
 
-Leaves calibration.json, abstention.png, config.json, summary.json in `out`, and the recorded run in its folder run/.
+Leaves calibration.json, risk_coverage.png, config.json, summary.json in `out`, and the recorded run in its folder run/.
 Where no threshold keeps the promise, calibration.json says so (exit status 0), and infer refuses it.
 """
 
@@ -47,7 +47,7 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "config.json", asdict(config))
     title = f"{found['task']}: wrong answers among the settled, {found['puzzles']:,} calibration puzzles"
-    draw_calibration(found, title, out / "abstention.png")
+    draw_calibration(found, title, out / "risk_coverage.png")
     write_json(out / FILE, found)
     write_json(out / "summary.json", {name: value for name, value in found.items() if name not in ("tests", "curve")})
     show(found, out)
@@ -58,7 +58,7 @@ def recorded_now(config: CalibrateConfig) -> tuple[RecordedRun, Path]:
     out = Path(config.out or beside(str(config.checkpoint)))
     check_free(out)
     keys = {name: getattr(config, name) for name in HANDED_ON}
-    return recorded(keys, out / RUN, lambda job: config.check(job.puzzle_set, job.settings)), out
+    return recorded(keys, out / RUN, lambda new: config.check(new.puzzle_set, new.settings)), out
 
 
 def recorded_before(config: CalibrateConfig, given: Collection[str]) -> tuple[RecordedRun, Path]:

@@ -90,7 +90,7 @@ def open_runs(config: FrontierConfig, out: Path, given: Collection[str]) -> list
         return [open_recorded(Path(folder), config.data) for folder in config.folders]
     keys = ("checkpoint", "data", "select", "depth", "breadth", "settle_for", *RECORDING)
     own = {name: getattr(config, name) for name in keys}
-    return [recorded(own, out / RUN, lambda job: check_answers(job.puzzle_set, job.config.data))]
+    return [recorded(own, out / RUN, lambda new: check_answers(new.puzzle_set, new.config.data))]
 
 
 def write_points(path: Path, points: Sequence[Point]) -> None:

@@ -38,13 +38,13 @@ from eqr_ray.inference.engine import BreadthEngine, Report
 from eqr_ray.inference.policies import Win, make_policy
 from eqr_ray.inference.records import Records
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.sharded_race import Spread
+from eqr_ray.inference.sharded_race import ShardedRace
 from eqr_ray.inference.slots import NetworkLike
 from eqr_ray.inference.units import Unit
 
 START_TIMEOUT_S = 180.0  # until an actor has been placed and holds its network
 LOOK_EVERY_S = 5.0  # for places that have appeared; a call of some milliseconds
-SPREAD_CALL_S = 0.05  # of a call where a puzzle is on several actors: as long may one run on after another has won
+RACE_CALL_S = 0.05  # of a call where a puzzle is on several actors: as long may one run on after another has won
 DEATHS_IN_A_ROW = 3  # without a report in between: then the fault is not the machine's (a lost node may take a team)
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ RemoteBreadth = ray.remote(Breadth)
 
 
 @dataclass(eq=False)
-class Hand:
+class Handle:
     """An actor as the driver sees it: the call that it is at (`build` at first; None: nothing), and until when that may
     take."""
 
@@ -134,18 +134,18 @@ class Actors:
         self._figures = figures
         self._team, self._settings, self._slots, self._elastic = team, settings, slots, elastic
         self._factory = ray.put(factory)
-        self._hands: list[Hand] = []
+        self._handles: list[Handle] = []
         self._started = self._deaths = 0
         self._looked_s = time.monotonic()
         policy = make_policy(settings)
-        self._dispatcher = Dispatcher[Hand](slots, policy.in_turn)
-        self._spread = Spread(policy, slots)
+        self._dispatcher = Dispatcher[Handle](slots, policy.in_turn)
+        self._race = ShardedRace(policy, slots)
 
     def __enter__(self) -> Actors:
         try:
-            self._hands = [self._start() for _ in range(self._team.workers)]
-            while starting := {hand.call: hand for hand in self._hands if hand.call is not None}:
-                wait_s = max(0.0, min(hand.until_s for hand in starting.values()) - time.monotonic())
+            self._handles = [self._start() for _ in range(self._team.workers)]
+            while starting := {handle.call: handle for handle in self._handles if handle.call is not None}:
+                wait_s = max(0.0, min(handle.until_s for handle in starting.values()) - time.monotonic())
                 ready, _ = ray.wait(list(starting), num_returns=1, timeout=wait_s)
                 if not ready:
                     raise UserError(f"{self._team.workers} actors with {self._not_placed()}")
@@ -156,22 +156,22 @@ class Actors:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for hand in self._hands:
-            ray.kill(hand.actor)
-        self._hands = []
+        for handle in self._handles:
+            ray.kill(handle.actor)
+        self._handles = []
 
     def about(self, timeout_s: float | None = None) -> list[dict[str, Any]]:
         """What each actor is and sees."""
-        facts: list[dict[str, Any]] = _result([hand.actor.about.remote() for hand in self._hands], timeout_s)
+        facts: list[dict[str, Any]] = _result([handle.actor.about.remote() for handle in self._handles], timeout_s)
         return facts
 
-    def _start(self) -> Hand:
+    def _start(self) -> Handle:
         team = self._team
         options = RemoteBreadth.options(num_cpus=team.cpus_each, num_gpus=team.gpus_each, max_restarts=0)
         actor = options.remote(self._factory, self._settings, self._slots, team.threads)
         handle = cast("ActorHandle[Breadth]", actor)
         self._started += 1
-        return Hand(f"actor {self._started}", handle, handle.build.remote(), time.monotonic() + START_TIMEOUT_S)
+        return Handle(f"actor {self._started}", handle, handle.build.remote(), time.monotonic() + START_TIMEOUT_S)
 
     def _not_placed(self) -> str:
         team, unused = self._team, unused_resources()
@@ -186,64 +186,64 @@ class Actors:
         after the other.
 
         UserError: one of the actors'; or no actor is left and none can be placed."""
-        self._dispatcher.add(self._spread.shards(units))
+        self._dispatcher.add(self._race.shards(units))
         self._deaths = 0
         self._give_work(inputs_NL, starved=set())
         while not self._dispatcher.finished:
-            turns = {hand: turn for hand in self._ready() if (turn := self._returned(hand)) is not None}
+            turns = {handle: turn for handle in self._ready() if (turn := self._returned(handle)) is not None}
             self._give_up_late()
             self._grow()
             # Actors have work again before the driver turns to what they reported.
-            self._give_work(inputs_NL, {hand for hand, turn in turns.items() if turn.starved})
+            self._give_work(inputs_NL, {handle for handle, turn in turns.items() if turn.starved})
             for turn in turns.values():
                 yield turn.report
 
-    def _ready(self) -> list[Hand]:
+    def _ready(self) -> list[Handle]:
         """Those whose call has ended; waits for one, but not for ever."""
-        hands = {hand.call: hand for hand in self._hands if hand.call is not None}
-        ray.wait(list(hands), num_returns=1, timeout=CALL_S)
-        ready, _ = ray.wait(list(hands), num_returns=len(hands), timeout=0)
-        return [hands[call] for call in ready]
+        handles = {handle.call: handle for handle in self._handles if handle.call is not None}
+        ray.wait(list(handles), num_returns=1, timeout=CALL_S)
+        ready, _ = ray.wait(list(handles), num_returns=len(handles), timeout=0)
+        return [handles[call] for call in ready]
 
-    def _returned(self, hand: Hand) -> Turn | None:
+    def _returned(self, handle: Handle) -> Turn | None:
         """What its call brought, of each unit only the first result. None: it has built its network and joins in, or it
         has died and is replaced."""
         try:
-            turn: Turn | None = _result(hand.call)
+            turn: Turn | None = _result(handle.call)
         except RayActorError as error:
-            self._replace(hand, error)
+            self._replace(handle, error)
             return None
-        hand.call, hand.until_s = None, math.inf
+        handle.call, handle.until_s = None, math.inf
         if turn is None:
-            self._dispatcher.join(hand)
+            self._dispatcher.join(handle)
             return None
         self._deaths = 0
-        first = [(unit, rows) for unit, rows in turn.report.finished if self._dispatcher.done(hand, unit)]
-        kept = [whole for unit, rows in first for whole in self._spread.merged(unit, rows)]
+        first = [(unit, rows) for unit, rows in turn.report.finished if self._dispatcher.done(handle, unit)]
+        kept = [whole for unit, rows in first for whole in self._race.merged(unit, rows)]
         return Turn(Report(turn.report.row_segments, kept), turn.starved)
 
-    def _replace(self, hand: Hand, error: RayActorError) -> None:
+    def _replace(self, handle: Handle, error: RayActorError) -> None:
         """Start another actor in its place. The error itself: this has happened too often."""
         self._deaths += 1
-        again = self._dispatcher.leave(hand)
-        log.warning("%s died: replacing it, %d units again (%s)", hand, len(again), _first_line(error))
+        again = self._dispatcher.leave(handle)
+        log.warning("%s died: replacing it, %d units again (%s)", handle, len(again), _first_line(error))
         if self._figures is not None:
             self._figures.count("retries", len(again))
-        if self._deaths > max(DEATHS_IN_A_ROW, len(self._hands)):
+        if self._deaths > max(DEATHS_IN_A_ROW, len(self._handles)):
             raise error
-        self._hands[self._hands.index(hand)] = self._start()
+        self._handles[self._handles.index(handle)] = self._start()
 
     def _give_up_late(self) -> None:
         """Leave out newcomers that were not placed in time. UserError: nobody is left."""
         now_s = time.monotonic()
-        late = [hand for hand in self._hands if hand.until_s <= now_s and not ray.wait([hand.call], timeout=0)[0]]
-        for hand in late:
-            ray.kill(hand.actor)
-            self._hands.remove(hand)
-        if not self._hands:
+        late = [one for one in self._handles if one.until_s <= now_s and not ray.wait([one.call], timeout=0)[0]]
+        for handle in late:
+            ray.kill(handle.actor)
+            self._handles.remove(handle)
+        if not self._handles:
             raise UserError(f"no actor is left: {len(late)} with {self._not_placed()}; the same command goes on later")
         if late:
-            log.warning("%d actors with %s; going on with %d", len(late), self._not_placed(), len(self._hands))
+            log.warning("%d actors with %s; going on with %d", len(late), self._not_placed(), len(self._handles))
 
     def _grow(self) -> None:
         """Start an actor in every place that has appeared."""
@@ -251,21 +251,21 @@ class Actors:
             return
         self._looked_s = time.monotonic()
         there, unused = capacity(nodes(), self._team), capacity(unused_resources(), self._team)
-        new = min(there - len(self._hands), unused)
+        new = min(there - len(self._handles), unused)
         if new > 0:
-            log.info("%d places for %d actors, %d of them free: %d more", there, len(self._hands), unused, new)
-            self._hands += [self._start() for _ in range(new)]
+            log.info("%d places for %d actors, %d of them free: %d more", there, len(self._handles), unused, new)
+            self._handles += [self._start() for _ in range(new)]
 
-    def _give_work(self, inputs_NL: npt.NDArray[np.uint8], starved: Collection[Hand]) -> None:
+    def _give_work(self, inputs_NL: npt.NDArray[np.uint8], starved: Collection[Handle]) -> None:
         """Ask for every actor that is at no call what it shall do, and let it run if that is anything. Not only those
         that have just reported: some are new, and what a dead one had may go to one that had run dry."""
-        for hand in [hand for hand in self._hands if hand.call is None]:
-            drop, run, more = self._dispatcher.give(hand, hand in starved)
-            held = self._dispatcher.held(hand)
+        for handle in [handle for handle in self._handles if handle.call is None]:
+            drop, run, more = self._dispatcher.give(handle, handle in starved)
+            held = self._dispatcher.held(handle)
             if drop or held:
                 work = [(unit, np.array(inputs_NL[unit.first : unit.last])) for unit in run]
-                seconds = SPREAD_CALL_S if self._spread.open else call_s(len(self._hands))
-                hand.call = hand.actor.run.remote(drop, work, self._spread.wins(held), more, seconds)
+                seconds = RACE_CALL_S if self._race.open else call_s(len(self._handles))
+                handle.call = handle.actor.run.remote(drop, work, self._race.wins(held), more, seconds)
 
 
 def _result(calls: Any, timeout_s: float | None = None) -> Any:

@@ -29,7 +29,7 @@ from eqr_ray.distributed.resources import (
     uses_gpus,
 )
 from eqr_ray.inference.engine import BreadthEngine, Report, run_units
-from eqr_ray.inference.run import InferConfig, Job, begin, carry_out, finish, prepare, started
+from eqr_ray.inference.run import InferConfig, Run, begin, carry_out, finish, prepare, started
 from eqr_ray.inference.units import Unit
 from eqr_ray.model.runtime import device_named
 from eqr_ray.storage.log_handler import warnings_told
@@ -52,10 +52,10 @@ def team_of(config: InferConfig, there: Sequence[Node], joined: bool) -> Resourc
     return share(there, actors, use_gpus, gpus_each=config.gpus_each) if actors else None
 
 
-def work(job: Job, team: ResourceRequest | None, joined: bool) -> None:
+def work(run: Run, team: ResourceRequest | None, joined: bool) -> None:
     """Run what is missing, on actors or here; nothing is started where nothing is missing."""
-    progress, line = started(job), ProgressLine()
-    run: Run | None = None
+    progress, line = started(run), ProgressLine()
+    run_here: RunUnits | None = None
     figures: RayMetrics | None = None
 
     def show(words: str) -> None:
@@ -64,29 +64,29 @@ def work(job: Job, team: ResourceRequest | None, joined: bool) -> None:
             figures.show(progress.measures())
 
     def warn(words: str) -> None:
-        job.folder.log("warning", message=words)
+        run.folder.log("warning", message=words)
         line.warn(words)
 
     with ExitStack() as stack:
         stack.enter_context(warnings_told(warn))
         stack.callback(line.close)
-        for _, inputs in job.rounds():
-            missing = job.folder.missing()
+        for _, inputs in run.rounds():
+            missing = run.folder.missing()
             if missing:
-                if run is None:
-                    run, figures = stack.enter_context(runner(job, team, joined))
-                carry_out(job, run(missing, inputs), progress, show)
+                if run_here is None:
+                    run_here, figures = stack.enter_context(runner(run, team, joined))
+                carry_out(run, run_here(missing, inputs), progress, show)
 
 
-Run = Callable[[Sequence[Unit], npt.NDArray[np.uint8]], Iterator[Report]]
+RunUnits = Callable[[Sequence[Unit], npt.NDArray[np.uint8]], Iterator[Report]]
 
 
 @contextmanager
-def runner(job: Job, team: ResourceRequest | None, joined: bool) -> Iterator[tuple[Run, RayMetrics | None]]:
+def runner(run: Run, team: ResourceRequest | None, joined: bool) -> Iterator[tuple[RunUnits, RayMetrics | None]]:
     """Who runs units: an engine in this process, or a team of actors, for which Ray is started if none was joined; and
     where Ray shows figures."""
     if team is None:
-        engine = BreadthEngine(job.factory(), job.settings, job.slots)
+        engine = BreadthEngine(run.factory(), run.settings, run.slots)
         yield lambda units, inputs: run_units(engine, units, inputs), None
         return
     with ExitStack() as stack:
@@ -94,14 +94,14 @@ def runner(job: Job, team: ResourceRequest | None, joined: bool) -> Iterator[tup
             here = this_machine()[0]
             gpus = int(here["GPU"]) if team.gpus_each else 0
             stack.enter_context(start_ray(num_cpus=int(here["CPU"]), num_gpus=gpus))
-        elastic = joined and job.config.actors is None
-        figures = RayMetrics(job.folder.path.name)
-        yield stack.enter_context(Actors(team, job.factory, job.settings, job.slots, elastic, figures)).run, figures
+        elastic = joined and run.config.actors is None
+        figures = RayMetrics(run.folder.path.name)
+        yield stack.enter_context(Actors(team, run.factory, run.settings, run.slots, elastic, figures)).run, figures
 
 
-def answer(config: InferConfig, check: Callable[[Job], None] | None = None) -> tuple[dict[str, Any], Path]:
+def answer(config: InferConfig, check: Callable[[Run], None] | None = None) -> tuple[dict[str, Any], Path]:
     """Check everything, run what is missing, write the tables. Returns the summary and the folder. `check` may refuse
-    the job before anything is made."""
+    the run before anything is made."""
     address = config.address or os.environ.get("RAY_ADDRESS")
     with ExitStack() as stack:
         if config.out is not None:
@@ -115,11 +115,11 @@ def answer(config: InferConfig, check: Callable[[Job], None] | None = None) -> t
             team = wait_for_nodes(lambda there: team_of(config, there, joined), config.wait_minutes * 60)
         else:
             team = team_of(config, this_machine(), joined)
-        job = prepare(config, device_named(config.device).type if team is None else team.device_type)
+        run = prepare(config, device_named(config.device).type if team is None else team.device_type)
         if check is not None:
-            check(job)
-        stack.enter_context(locked(job.folder.path))
-        begin(job)
-        stack.enter_context(mirrored(job.folder.path, config.mirror))
-        work(job, team, joined)
-        return finish(job, team.workers if team else 0), job.folder.path
+            check(run)
+        stack.enter_context(locked(run.folder.path))
+        begin(run)
+        stack.enter_context(mirrored(run.folder.path, config.mirror))
+        work(run, team, joined)
+        return finish(run, team.workers if team else 0), run.folder.path

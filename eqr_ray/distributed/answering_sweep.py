@@ -98,4 +98,4 @@ class AnsweringSweep:
         where = {"checkpoint": config.checkpoint, "data": str(data), "limit": limit, "seed": config.seed}
         means = {name: getattr(config, name) for name in ("actors", "address", "device")}
         folder = config.folder / room / recording_name(keys)
-        return recorded({**keys, **where, **means}, folder, lambda job: check_answers(job.puzzle_set, str(data)))
+        return recorded({**keys, **where, **means}, folder, lambda new: check_answers(new.puzzle_set, str(data)))

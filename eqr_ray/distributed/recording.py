@@ -17,7 +17,7 @@ from eqr_ray.config.strict import from_dict
 from eqr_ray.distributed.answering import answer
 from eqr_ray.inference.recorded_run import RecordedRun, open_recorded
 from eqr_ray.inference.replay import every_segment
-from eqr_ray.inference.run import InferConfig, Job
+from eqr_ray.inference.run import InferConfig, Run
 
 # The keys that make no sense for records that are there already.
 RECORDING = (
@@ -26,9 +26,9 @@ RECORDING = (
 )
 
 
-def recorded(keys: Mapping[str, Any], folder: Path, check: Callable[[Job], None]) -> RecordedRun:
+def recorded(keys: Mapping[str, Any], folder: Path, check: Callable[[Run], None]) -> RecordedRun:
     """Run what an interrupted run has left to do, or all of it, in `folder`. `keys` of infer, `checkpoint` and `data`
-    among them; None: as in infer. `check` may refuse the job before anything is made."""
+    among them; None: as in infer. `check` may refuse the run before anything is made."""
     own = {name: value for name, value in keys.items() if value is not None}
     defaults = door_config("infer", [f"{name}={own[name]}" for name in ("checkpoint", "data")])
     config = from_dict(InferConfig, {**defaults, **own, "out": str(folder)})

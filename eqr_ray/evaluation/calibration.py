@@ -1,6 +1,6 @@
 """Calibration: the loosest residual threshold under which at most `risk` of settled answers are wrong.
 
-Why here: the one place where a promise to the user is made, pure: it asks for verdicts at thresholds and chooses.
+Why here: the one place where a promise to the user is made, pure: it asks for outcomes at thresholds and chooses.
 
 The method is learn-then-test by fixed-sequence testing (Angelopoulos, Bates, Candes, Jordan and Lei 2021, arXiv
 2110.01052). The pilot, a fifth of the puzzles, chooses the sequence of thresholds: a logarithmic grid between its own
@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.evaluation.binomial import binomial_tail, fewest, highest_share
-from eqr_ray.evaluation.outcomes import Verdicts, VerdictsAt, abstention
+from eqr_ray.evaluation.outcomes import Outcomes, OutcomesAt, risk_coverage
 from eqr_ray.tasks.keys import hash_words
 
 PILOT = 5  # one puzzle in so many chooses the sequence
@@ -99,7 +99,7 @@ def thresholds(residuals: npt.NDArray[np.float32]) -> list[float]:
     return [float(f"{10 ** (step / PER_DECADE):.3g}") for step in range(low, high + 2)]
 
 
-def beginning(pilot: VerdictsAt, candidates: Sequence[float], goal: Goal, puzzles: int) -> int:
+def beginning(pilot: OutcomesAt, candidates: Sequence[float], goal: Goal, puzzles: int) -> int:
     """Which candidate to test first on so many `puzzles`: from the pilot alone.
 
     The strictest under which enough of the pilot settles (see ROOM); where never enough does, the strictest under which
@@ -122,18 +122,18 @@ def beginning(pilot: VerdictsAt, candidates: Sequence[float], goal: Goal, puzzle
     return high
 
 
-def tested(settle_below: float, verdicts: Verdicts, goal: Goal) -> Tested:
+def tested(settle_below: float, outcomes: Outcomes, goal: Goal) -> Tested:
     """The counts of a threshold and what they show."""
-    settled = int(verdicts.settled.sum())
-    wrong = int((verdicts.settled & ~verdicts.right).sum())
+    settled = int(outcomes.settled.sum())
+    wrong = int((outcomes.settled & ~outcomes.right).sum())
     p_value = binomial_tail(wrong, settled, goal.risk)
     return Tested(settle_below, settled, wrong, p_value, p_value <= 1 - goal.confidence)
 
 
 def calibrate(
-    pilot: VerdictsAt, others: VerdictsAt, candidates: Sequence[float], goal: Goal, puzzles: int
+    pilot: OutcomesAt, others: OutcomesAt, candidates: Sequence[float], goal: Goal, puzzles: int
 ) -> list[Tested]:
-    """All thresholds that were tested, in order, on the `puzzles` that `others` tells the verdicts of.
+    """All thresholds that were tested, in order, on the `puzzles` that `others` tells the outcomes of.
 
     `candidates`: made of the pilot, from strict to loose.
     """
@@ -151,16 +151,16 @@ def chosen(tests: Sequence[Tested]) -> Tested | None:
     return passed[-1] if passed else None
 
 
-def report(tests: Sequence[Tested], verdicts: Verdicts, full: Verdicts, goal: Goal) -> dict[str, Any]:
+def report(tests: Sequence[Tested], outcomes: Outcomes, full: Outcomes, goal: Goal) -> dict[str, Any]:
     """The figures of a calibration as JSON values, all of the puzzles that tested it.
 
-    `verdicts`: under the chosen threshold, or where there is none under the one that failed. `full`: of the policy
-    `full`, whose answers make the curve of abstention. Shares of nothing are None.
+    `outcomes`: under the chosen threshold, or where there is none under the one that failed. `full`: of the policy
+    `full`, whose answers make the risk-coverage curve. Shares of nothing are None.
     """
     best = chosen(tests)
-    shown, puzzles = best or tests[-1], len(verdicts.right)
+    shown, puzzles = best or tests[-1], len(outcomes.right)
     high = {one.settle_below: highest_share(one.wrong, one.settled, goal.confidence) for one in tests}
-    unsettled_right = int((verdicts.right & ~verdicts.settled).sum())
+    unsettled_right = int((outcomes.right & ~outcomes.settled).sum())
     return {
         "settle_below": best.settle_below if best else None,
         "tested": puzzles,
@@ -170,8 +170,8 @@ def report(tests: Sequence[Tested], verdicts: Verdicts, full: Verdicts, goal: Go
         "coverage": shown.settled / puzzles,
         "settled_accuracy": _share(shown.settled - shown.wrong, shown.settled),
         "unsettled_accuracy": _share(unsettled_right, puzzles - shown.settled),
-        "exact_accuracy": float(verdicts.right.mean()),
-        "segments_mean": float(verdicts.segments.mean()),
+        "exact_accuracy": float(outcomes.right.mean()),
+        "segments_mean": float(outcomes.segments.mean()),
         "full_accuracy": float(full.right.mean()),
         "full_segments_mean": float(full.segments.mean()),
         "tests": [
@@ -179,7 +179,7 @@ def report(tests: Sequence[Tested], verdicts: Verdicts, full: Verdicts, goal: Go
         ],
         "curve": [
             {**point._asdict(), "coverage": point.answered / puzzles, "error": point.wrong / point.answered}
-            for point in abstention(full)
+            for point in risk_coverage(full)
         ],
     }
 

@@ -93,12 +93,12 @@ def calibration_of(run: RecordedRun, settings: Settings, config: CalibrateConfig
     at = others.at_thresholds(settings, config.select)
     candidates = thresholds(pilot.residuals)
     tests = calibrate(pilot.at_thresholds(settings, config.select), at, candidates, goal, len(others))
-    verdicts = at((chosen(tests) or tests[-1]).settle_below)
-    full = others.verdicts(replace(settings, policy="full"), config.select)
+    outcomes = at((chosen(tests) or tests[-1]).settle_below)
+    full = others.outcomes(replace(settings, policy="full"), config.select)
     network = ("checkpoint_hash", "noise_scale", "init_std", "dtype")
     made_for = conditions(
         settings, task=run.puzzle_set.task.name, select=config.select, **{name: manifest[name] for name in network}
     )
     counts = {"puzzles": len(labels), "pilot": len(pilot), "data_hash": run.puzzle_set.data_hash, "seed": settings.seed}
     promise = {"settle_for": settings.settle_for, **asdict(goal)}
-    return {"settle_below": None, **promise, **made_for, **counts, **report(tests, verdicts, full, goal)}
+    return {"settle_below": None, **promise, **made_for, **counts, **report(tests, outcomes, full, goal)}

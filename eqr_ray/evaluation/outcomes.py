@@ -1,4 +1,4 @@
-"""Verdicts: of every puzzle, whether its answer has settled, whether it is right, and what it cost.
+"""Outcomes: of every puzzle, whether its answer has settled, whether it is right, and what it cost.
 
 Why here: calibration judges answers, one per puzzle, and asks for them at many thresholds. They come from a replay of
 recorded puzzles, so from the very code of the policy and of the selection.
@@ -22,7 +22,7 @@ from eqr_ray.inference.selection import choose
 from eqr_ray.inference.settings import Settings
 
 
-class Verdicts(NamedTuple):
+class Outcomes(NamedTuple):
     """Of the chosen answer of each puzzle, (P,): has its trajectory settled, is it right, its logit residual (inf:
     none); and the segments that all restarts of the puzzle took."""
 
@@ -31,12 +31,12 @@ class Verdicts(NamedTuple):
     residual: npt.NDArray[np.float32]
     segments: npt.NDArray[np.int64]
 
-    def take(self, puzzles: npt.NDArray[np.generic]) -> Verdicts:
+    def take(self, puzzles: npt.NDArray[np.generic]) -> Outcomes:
         """Those of a mask (P,) bool or of puzzle numbers."""
-        return Verdicts(*(column[puzzles] for column in self))
+        return Outcomes(*(column[puzzles] for column in self))
 
 
-VerdictsAt = Callable[[float], Verdicts]  # of a threshold, settle_below
+OutcomesAt = Callable[[float], Outcomes]  # of a threshold, settle_below
 
 
 class Replayed:
@@ -57,21 +57,21 @@ class Replayed:
         """The logit residuals (P, R * K) of all segments."""
         return self._trace.columns.logit_residual.reshape(len(self), -1)
 
-    def verdicts(self, settings: Settings, select: str) -> Verdicts:
+    def outcomes(self, settings: Settings, select: str) -> Outcomes:
         """What a run with these settings would have answered, chosen by `select`."""
         rows = replay(self._trace, dataclasses.replace(settings, snapshots=()))
         _, first = np.unique(rows.puzzle, return_index=True)
         at = choose(select, rows)
-        return Verdicts(
+        return Outcomes(
             settled=rows.settled[at],
             right=is_exact(rows.prediction[at], self._labels),
             residual=np.where(np.isnan(rows.logit_residual[at]), np.float32(np.inf), rows.logit_residual[at]),
             segments=np.add.reduceat(rows.segments.astype(np.int64), first),
         )
 
-    def at_thresholds(self, settings: Settings, select: str) -> VerdictsAt:
-        """`verdicts` by threshold, each replayed once."""
-        return cache(lambda below: self.verdicts(dataclasses.replace(settings, settle_below=below), select))
+    def at_thresholds(self, settings: Settings, select: str) -> OutcomesAt:
+        """`outcomes` by threshold, each replayed once."""
+        return cache(lambda below: self.outcomes(dataclasses.replace(settings, settle_below=below), select))
 
 
 def divided(
@@ -93,7 +93,7 @@ def divided(
     return Replayed(pilot, labels_PL[apart_P]), Replayed(others, labels_PL[~apart_P])
 
 
-class Abstention(NamedTuple):
+class CoveragePoint(NamedTuple):
     """Answering the `answered` puzzles of least residual, up to `residual` (None: all there are), `wrong` of which are
     wrong."""
 
@@ -102,13 +102,11 @@ class Abstention(NamedTuple):
     wrong: int
 
 
-def abstention(verdicts: Verdicts, points: int = 100) -> list[Abstention]:
+def risk_coverage(outcomes: Outcomes, points: int = 100) -> list[CoveragePoint]:
     """The curve of answering fewer and fewer puzzles, from the surest on; equal residuals go together."""
-    order = np.argsort(verdicts.residual, kind="stable")
-    residual, wrong = verdicts.residual[order], np.cumsum(~verdicts.right[order])
+    order = np.argsort(outcomes.residual, kind="stable")
+    residual, wrong = outcomes.residual[order], np.cumsum(~outcomes.right[order])
     wanted = np.unique(np.linspace(1, len(order), points).round().astype(np.int64))
     ends = np.unique(np.searchsorted(residual, residual[wanted - 1], side="right"))
-    return [
-        Abstention(float(residual[end - 1]) if np.isfinite(residual[end - 1]) else None, int(end), int(wrong[end - 1]))
-        for end in ends
-    ]
+    known = [float(residual[end - 1]) if np.isfinite(residual[end - 1]) else None for end in ends]
+    return [CoveragePoint(at, int(end), int(wrong[end - 1])) for at, end in zip(known, ends, strict=True)]

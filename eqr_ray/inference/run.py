@@ -93,7 +93,7 @@ class InferConfig:
 
 
 @dataclass(frozen=True)
-class Job:
+class Run:
     """A run that is ready to go: all files opened, all options checked, nothing computed or written yet."""
 
     config: InferConfig
@@ -109,7 +109,7 @@ class Job:
         return breadth_rounds(self.folder, self.puzzle_set.inputs, policy_named(self.settings.policy).whole)
 
 
-def prepare(config: InferConfig, device_type: str) -> Job:
+def prepare(config: InferConfig, device_type: str) -> Run:
     """Open model, puzzles and folder for a run on this type of device ("cpu", "cuda"). UserErrors of its parts."""
     reasoner, card = load_model(config.checkpoint)
     puzzle_set = open_puzzle_set(config.data, card.task, config.limit)
@@ -146,13 +146,13 @@ def prepare(config: InferConfig, device_type: str) -> Job:
     folder = RunFolder(out, manifest, [], widens)
     folder.units += plan(len(puzzle_set), folder.widths[0], settings.depth, whole=kind.whole)
     factory = NetworkFactory(reasoner, noise_scale, config.init_std, config.dtype, compiled, config.device)
-    return Job(config, settings, slots, factory, puzzle_set, folder, flops)
+    return Run(config, settings, slots, factory, puzzle_set, folder, flops)
 
 
 def _means(
     config: InferConfig, trajectories: int, flops_per_segment: float, device_type: str, widens: bool
 ) -> tuple[int, bool]:
-    """(slots, whether to compile): as typed, else as a run that is widened began, else what suits the job's size."""
+    """(slots, whether to compile): as typed, else as a run that is widened began, else what suits the run's size."""
     before = stored_manifest(Path(config.out)) if widens and config.out else {}
     slots, compiled = config.slots, config.compile
     if slots is None:
@@ -164,32 +164,32 @@ def _means(
     return slots_for(trajectories, device_type, slots), compiled
 
 
-def begin(job: Job) -> None:
+def begin(run: Run) -> None:
     """Make or continue the folder; for one process at a time. UserError: another run has begun there since."""
-    job.folder.make()
-    write_json(job.folder.path / "config.json", {**asdict(job.config), **_absolute(job)})
+    run.folder.make()
+    write_json(run.folder.path / "config.json", {**asdict(run.config), **_absolute(run)})
 
 
-def _absolute(job: Job) -> dict[str, Any]:
+def _absolute(run: Run) -> dict[str, Any]:
     """The paths of the configuration as they are meant from any folder, so that the command can be typed again."""
-    paths = {"checkpoint": job.config.checkpoint, "data": job.config.data, "calibration": job.config.calibration}
+    paths = {"checkpoint": run.config.checkpoint, "data": run.config.data, "calibration": run.config.calibration}
     kept = {key: path for key, path in paths.items() if path is not None and not path.startswith("zoo:")}
-    kept["out"] = str(job.folder.path)
+    kept["out"] = str(run.folder.path)
     return {key: str(Path(path).resolve()) for key, path in kept.items()}
 
 
-def carry_out(job: Job, reports: Iterable[Report], progress: Progress, show: Callable[[str], None]) -> None:
+def carry_out(run: Run, reports: Iterable[Report], progress: Progress, show: Callable[[str], None]) -> None:
     """Save every unit as it is reported; `show` is given the line of progress after every report."""
-    labels, since_s, row_segments = job.puzzle_set.labels, time.monotonic(), 0
+    labels, since_s, row_segments = run.puzzle_set.labels, time.monotonic(), 0
     for report in reports:
         row_segments += report.row_segments
         progress.report(report, labels)
         for number, (unit, rows) in enumerate(report.finished):
-            job.folder.save(unit, rows, labels)
+            run.folder.save(unit, rows, labels)
             now_s = time.monotonic()
             spent = {"seconds": now_s - since_s, "row_segments": row_segments} if number == 0 else _NOTHING
             so_far = progress.figures() if number == 0 else {}
-            job.folder.log("unit", name=unit.name, rows=len(rows), **spent, **so_far)
+            run.folder.log("unit", name=unit.name, rows=len(rows), **spent, **so_far)
             since_s, row_segments = now_s, 0
         show(progress.line())
 
@@ -197,32 +197,32 @@ def carry_out(job: Job, reports: Iterable[Report], progress: Progress, show: Cal
 _NOTHING = {"seconds": 0.0, "row_segments": 0}  # units reported together: the first one's line has what is of all
 
 
-def started(job: Job) -> Progress:
+def started(run: Run) -> Progress:
     """Progress that knows what earlier sittings of this run have finished. It judges the answers of the first stage."""
-    settings, labels = job.settings, job.puzzle_set.labels
-    width = max(unit.restart_last for unit in job.folder.units)
-    progress = Progress(len(job.puzzle_set), Scores(depth=settings.depth, breadth=width, select=job.config.select))
-    missing = set(job.folder.missing())
-    for unit, rows in job.folder.finished(missing):
+    settings, labels = run.settings, run.puzzle_set.labels
+    width = max(unit.restart_last for unit in run.folder.units)
+    progress = Progress(len(run.puzzle_set), Scores(depth=settings.depth, breadth=width, select=run.config.select))
+    missing = set(run.folder.missing())
+    for unit, rows in run.folder.finished(missing):
         if (unit.restart_first, unit.restart_last) == (0, width):
             progress.resume(rows, None if labels is None else labels[rows.puzzle])
-    job.folder.log("start", units=len(job.folder.units), missing=len(missing))
+    run.folder.log("start", units=len(run.folder.units), missing=len(missing))
     return progress
 
 
-def finish(job: Job, actors: int) -> dict[str, Any]:
+def finish(run: Run, actors: int) -> dict[str, Any]:
     """Read all parts; write answers.parquet, answers.csv and summary.json. Returns the summary."""
-    config, settings, puzzle_set, out = job.config, job.settings, job.puzzle_set, job.folder.path
+    config, settings, puzzle_set, out = run.config, run.settings, run.puzzle_set, run.folder.path
     depths = sorted({*settings.snapshots, settings.depth})
     grid = [Scores(depth=d, breadth=b, select=config.select) for d in depths for b in sorted({1, settings.breadth})]
-    for block in job.folder.blocks():
+    for block in run.folder.blocks():
         labels = None if puzzle_set.labels is None else puzzle_set.labels[block.puzzle]
         for scores in grid:
             scores.add(block, labels)
-    write_answers(out, job.folder.blocks(), puzzle_set, config.select, settings.depth, settings.breadth)
-    seconds, row_segments = job.folder.spent()
+    write_answers(out, run.folder.blocks(), puzzle_set, config.select, settings.depth, settings.breadth)
+    seconds, row_segments = run.folder.spent()
     summary = {
-        **grid[-1].summary(job.flops_per_segment),
+        **grid[-1].summary(run.flops_per_segment),
         "bad_rows": len(puzzle_set.bad),
         "seconds": seconds,
         "row_segments_per_s": row_segments / seconds if seconds else None,
@@ -230,11 +230,11 @@ def finish(job: Job, actors: int) -> dict[str, Any]:
         "verified": policy_named(settings.policy).verifies,
         "select": config.select,
         "task": puzzle_set.task.name,
-        **job.folder.manifest,
-        "table": [_cell(scores, job.flops_per_segment) for scores in grid],
+        **run.folder.manifest,
+        "table": [_cell(scores, run.flops_per_segment) for scores in grid],
     }
     write_json(out / "summary.json", summary)
-    job.folder.log("end", seconds=seconds)
+    run.folder.log("end", seconds=seconds)
     return summary
 
 

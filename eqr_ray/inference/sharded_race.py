@@ -26,7 +26,7 @@ class Divided:
     win: Win | None = None
 
 
-class Spread:
+class ShardedRace:
     """Divides units of one puzzle and puts them together again; other units, and other policies', pass as they are."""
 
     def __init__(self, policy: Policy, slots: int) -> None:

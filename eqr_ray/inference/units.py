@@ -1,10 +1,10 @@
 """Work units: which trajectories belong together, in one place and one file.
 
 Why here: a unit is what is handed out, repeated after a loss and written as one atomic part. The division depends on
-the job alone, never on who works on it, so that a run can be continued by any number of actors.
+the run alone, never on who works on it, so that a run can be continued by any number of actors.
 
 A unit is a block of puzzles times all restarts; where there are fewer puzzles than make enough units, the restarts of
-each puzzle are divided instead. The units of a huge job grow with it: some ten thousand files are enough for any run.
+each puzzle are divided instead. The units of a huge run grow with it: some ten thousand files are enough for any run.
 The last units are smaller, so that many workers end at about the same time.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-UNITS_WANTED = 16  # enough for a few actors to share a small job evenly
+UNITS_WANTED = 16  # enough for a few actors to share a small run evenly
 UNIT_SEGMENTS = 1 << 15  # row-segments of a unit at most: seconds on a GPU, two minutes on two cores; but ...
 MOST_UNITS = 10_000  # ... a run has hardly more units than this: each becomes a file
 FINER = 4  # times smaller are the last units: a fifth of the puzzles (benchmarks/simulation.py: half of the time lost)
@@ -44,7 +44,7 @@ class Unit:
 
 
 def plan(puzzles: int, breadth: int, depth: int, *, whole: bool) -> list[Unit]:
-    """All units of a job, in order. `whole`: the restarts of a puzzle depend on each other and must stay together."""
+    """All units of a run, in order. `whole`: the restarts of a puzzle depend on each other and must stay together."""
     rows = puzzles * breadth
     size = max(1, min(rows // UNITS_WANTED, UNIT_SEGMENTS // depth))
     block = max(1, size // breadth, -(-puzzles * (4 + FINER) // (5 * MOST_UNITS)))

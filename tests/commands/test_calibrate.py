@@ -64,7 +64,7 @@ def calibration(made: Path) -> dict:
 def test_what_a_calibration_leaves(made: Path) -> None:
     out = made / "net" / "calibration"
     assert {path.name for path in out.iterdir()} == {
-        *("calibration.json", "abstention.png", "config.json", "summary.json", "run")
+        *("calibration.json", "risk_coverage.png", "config.json", "summary.json", "run")
     }
     found = calibration(made)
     card = json.loads((made / "net" / "model.json").read_text())
@@ -82,7 +82,7 @@ def test_what_a_calibration_leaves(made: Path) -> None:
     assert (config["depth"], config["breadth"], config["risk"]) == (6, 2, 0.6)
     summary = json.loads((out / "summary.json").read_text())
     assert summary == {key: value for key, value in found.items() if key not in ("tests", "curve")}
-    assert struct.unpack(">II", (out / "abstention.png").read_bytes()[16:24]) == (1200, 480)
+    assert struct.unpack(">II", (out / "risk_coverage.png").read_bytes()[16:24]) == (1200, 480)
 
 
 def test_the_figures_are_those_of_a_run(made: Path, tmp_path: Path) -> None:

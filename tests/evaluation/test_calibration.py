@@ -25,7 +25,7 @@ from eqr_ray.evaluation.calibration import (
     puzzles_needed,
     thresholds,
 )
-from eqr_ray.evaluation.outcomes import Replayed, Verdicts, VerdictsAt, abstention, divided
+from eqr_ray.evaluation.outcomes import Outcomes, OutcomesAt, Replayed, divided, risk_coverage
 from eqr_ray.inference.settings import Settings
 from tests.inference.planted import LABEL, OTHER, World, at_thresholds, records
 
@@ -133,13 +133,13 @@ def test_without_a_residual_there_is_one_threshold() -> None:
 
 
 @st.composite
-def verdicts_by_threshold(draw: st.DrawFn) -> list[Verdicts]:
-    """Arbitrary verdicts for each of some thresholds, not monotone in any way."""
+def verdicts_by_threshold(draw: st.DrawFn) -> list[Outcomes]:
+    """Arbitrary outcomes for each of some thresholds, not monotone in any way."""
     generator = np.random.default_rng(draw(st.integers(0, 10_000)))
     puzzles, wrong = draw(st.integers(1, 400)), draw(st.sampled_from([0.0, 0.02, 0.3]))
     zeros = np.zeros(puzzles)
     return [
-        Verdicts(generator.random(puzzles) < generator.random(), generator.random(puzzles) >= wrong, zeros, zeros)
+        Outcomes(generator.random(puzzles) < generator.random(), generator.random(puzzles) >= wrong, zeros, zeros)
         for _ in range(draw(st.integers(1, 8)))
     ]
 
@@ -147,7 +147,7 @@ def verdicts_by_threshold(draw: st.DrawFn) -> list[Verdicts]:
 @given_many
 @given(verdicts_by_threshold(), verdicts_by_threshold(), st.floats(0.005, 0.3), st.floats(0.6, 0.99))
 def test_what_is_chosen_has_passed_and_so_has_all_before_it(
-    pilot: list[Verdicts], others: list[Verdicts], risk: float, confidence: float
+    pilot: list[Outcomes], others: list[Outcomes], risk: float, confidence: float
 ) -> None:
     count = min(len(pilot), len(others))
     candidates, goal = [float(number) for number in range(count)], Goal(risk, confidence)
@@ -158,8 +158,8 @@ def test_what_is_chosen_has_passed_and_so_has_all_before_it(
     assert tests[-1].passed == (chosen(tests) is tests[-1])
     assert tests[-1].passed <= (tests[-1].settle_below == candidates[-1])
     for one in tests:
-        verdicts = others[int(one.settle_below)]
-        assert (one.settled, one.wrong) == (verdicts.settled.sum(), (verdicts.settled & ~verdicts.right).sum())
+        outcomes = others[int(one.settle_below)]
+        assert (one.settled, one.wrong) == (outcomes.settled.sum(), (outcomes.settled & ~outcomes.right).sum())
         assert one.passed == (binom.cdf(one.wrong, one.settled, risk) <= 1 - confidence)
         high = highest_share(one.wrong, one.settled, confidence)
         assert one.passed == (high <= risk) or high == pytest.approx(risk, rel=1e-9)
@@ -167,14 +167,14 @@ def test_what_is_chosen_has_passed_and_so_has_all_before_it(
 
 @given_many
 @given(verdicts_by_threshold(), st.integers(1, 2000))
-def test_the_beginning_is_a_candidate(pilot: list[Verdicts], puzzles: int) -> None:
+def test_the_beginning_is_a_candidate(pilot: list[Outcomes], puzzles: int) -> None:
     candidates = [float(number) for number in range(len(pilot))]
     assert 0 <= beginning(lambda t: pilot[int(t)], candidates, Goal(0.05, 0.9), puzzles) < len(pilot)
 
 
 def test_the_beginning_leaves_room_for_errors_where_there_are_puzzles_enough() -> None:
     residual = np.linspace(0, 1, 1000, dtype=np.float32)
-    drawn = Verdicts(residual > 2, residual < 2, residual, np.ones(1000, np.int64))
+    drawn = Outcomes(residual > 2, residual < 2, residual, np.ones(1000, np.int64))
     goal, candidates = Goal(0.05, 0.95), [0.1 * n for n in range(1, 12)]
     first = [
         candidates[beginning(at_thresholds(drawn), candidates, goal, puzzles)] for puzzles in (10_000, 300, 70, 10)
@@ -246,7 +246,7 @@ def settings(policy: str, settle_below: float) -> Settings:
 
 @pytest.mark.parametrize("policy", ["settle", "sequential"])
 def test_the_promise_holds_for_replayed_policies(policy: str) -> None:
-    def at(part: Replayed) -> VerdictsAt:
+    def at(part: Replayed) -> OutcomesAt:
         return part.at_thresholds(settings(policy, 1.0), "logit_residual")
 
     unseen, goal, broken = at(replayed(3000, seed=99)), Goal(0.05, 0.9), 0
@@ -257,8 +257,8 @@ def test_the_promise_holds_for_replayed_policies(policy: str) -> None:
         best = chosen(tests)
         if best is not None:
             thresholds_chosen.append(best.settle_below)
-            verdicts = unseen(best.settle_below)
-            broken += int((verdicts.settled & ~verdicts.right).sum()) > goal.risk * int(verdicts.settled.sum())
+            outcomes = unseen(best.settle_below)
+            broken += int((outcomes.settled & ~outcomes.right).sum()) > goal.risk * int(outcomes.settled.sum())
     assert len(thresholds_chosen) >= 4
     assert broken <= binom.ppf(0.999, 8, 0.1)
 
@@ -273,13 +273,13 @@ def test_verdicts_of_a_trace_worked_out_by_hand() -> None:
     )
     two = Replayed(rows, np.full((2, 1), LABEL, np.uint8))
     one_calm = Settings(3, 2, policy="sequential", settle_below=0.5, settle_for=1)
-    verdicts = two.verdicts(one_calm, "logit_residual")
-    assert verdicts.settled.tolist() == [True, True]
-    assert verdicts.right.tolist() == [True, True]
-    assert verdicts.residual == pytest.approx([0.5, 0.3])
-    assert verdicts.segments.tolist() == [2, 5]
+    outcomes = two.outcomes(one_calm, "logit_residual")
+    assert outcomes.settled.tolist() == [True, True]
+    assert outcomes.right.tolist() == [True, True]
+    assert outcomes.residual == pytest.approx([0.5, 0.3])
+    assert outcomes.segments.tolist() == [2, 5]
     # all restarts: the least residual of puzzle 0 has been calm for one segment only, and is wrong
-    all_of_them = two.verdicts(dataclasses.replace(one_calm, policy="settle", settle_for=2), "logit_residual")
+    all_of_them = two.outcomes(dataclasses.replace(one_calm, policy="settle", settle_for=2), "logit_residual")
     assert all_of_them.settled.tolist() == [False, True]
     assert all_of_them.right.tolist() == [False, True]
     assert all_of_them.segments.tolist() == [6, 6]
@@ -295,10 +295,10 @@ def test_puzzles_set_apart_keep_their_own_records_and_answers() -> None:
     pilot, others = divided(blocks, labels, apart, depth=6, breadth=2)
     assert (len(pilot), len(others)) == (3, 7)
     narrow = dataclasses.replace(settings("settle", 0.5), depth=6, breadth=2)
-    whole = Replayed(rows, labels).verdicts(narrow, "logit_residual")
+    whole = Replayed(rows, labels).outcomes(narrow, "logit_residual")
     for part, mask in ((pilot, apart), (others, ~apart)):
         assert part.residuals.shape == (len(part), 12)
-        for one, same in zip(part.verdicts(narrow, "logit_residual"), whole.take(mask), strict=True):
+        for one, same in zip(part.outcomes(narrow, "logit_residual"), whole.take(mask), strict=True):
             assert one.tolist() == same.tolist()
 
 
@@ -306,7 +306,7 @@ def test_puzzles_set_apart_keep_their_own_records_and_answers() -> None:
 @given(st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.5, 3.0, np.inf]), st.booleans()), min_size=1, max_size=40))
 def test_the_abstention_curve_counts_the_surest(rows: list[tuple[float, bool]]) -> None:
     residual, right = np.array([r for r, _ in rows], np.float32), np.array([ok for _, ok in rows])
-    curve = abstention(Verdicts(right, right, residual, np.ones(len(rows), np.int64)), points=100)
+    curve = risk_coverage(Outcomes(right, right, residual, np.ones(len(rows), np.int64)), points=100)
     assert [point.answered for point in curve] == sorted({int((residual <= limit).sum()) for limit in residual})
     assert curve[-1].answered == len(rows)
     for point in curve:
@@ -317,7 +317,7 @@ def test_the_abstention_curve_counts_the_surest(rows: list[tuple[float, bool]]) 
 
 def test_a_long_curve_is_thinned() -> None:
     many = World().draw(np.random.default_rng(0), 5000)
-    curve = abstention(many, points=50)
+    curve = risk_coverage(many, points=50)
     assert len(curve) == 50
     assert (curve[0].answered, curve[-1].answered) == (1, 5000)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eqr_ray.evaluation.outcomes import Verdicts, VerdictsAt
+from eqr_ray.evaluation.outcomes import Outcomes, OutcomesAt
 from eqr_ray.inference.records import STATUSES, Records
 
 LABEL, OTHER = 2, 1  # the tokens of a right and of a wrong answer; every label is LABEL
@@ -39,15 +39,15 @@ class World:
         right, wrong = self.settled(settle_below)
         return wrong / (right + wrong)
 
-    def draw(self, generator: np.random.Generator, puzzles: int) -> Verdicts:
-        """Verdicts at no threshold yet: a puzzle settles where its residual is at most that."""
+    def draw(self, generator: np.random.Generator, puzzles: int) -> Outcomes:
+        """Outcomes at no threshold yet: a puzzle settles where its residual is at most that."""
         right = generator.random(puzzles) < self.right
         residual = np.where(right, self.low, self.high) * np.exp(self.spread * generator.normal(size=puzzles))
         none = np.zeros(puzzles, dtype=np.bool_)
-        return Verdicts(none, right, residual.astype(np.float32), np.full(puzzles, 2))
+        return Outcomes(none, right, residual.astype(np.float32), np.full(puzzles, 2))
 
 
-def at_thresholds(drawn: Verdicts) -> VerdictsAt:
+def at_thresholds(drawn: Outcomes) -> OutcomesAt:
     return lambda settle_below: drawn._replace(settled=drawn.residual <= settle_below)
 
 

@@ -13,7 +13,7 @@ from eqr_ray.inference.engine import BreadthEngine
 from eqr_ray.inference.policies import Win, make_policy
 from eqr_ray.inference.records import CANCELLED, SETTLED, Records, concatenate
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.sharded_race import Spread
+from eqr_ray.inference.sharded_race import ShardedRace
 from eqr_ray.inference.units import Unit
 from tests.inference import naive
 from tests.inference.fake import FakeNetwork, puzzles
@@ -36,19 +36,19 @@ class Place:
 
 def carry_out(order: st.DataObject, places: list[Place], tell: bool = True) -> Records:
     """All units over these places; `order` draws who is given what, who steps, and who is told of wins."""
-    spread, parts = Spread(make_policy(RACE), SLOTS), []
-    for shard in spread.shards(UNITS):
+    race, parts = ShardedRace(make_policy(RACE), SLOTS), []
+    for shard in race.shards(UNITS):
         place = order.draw(st.sampled_from(places))
         place.engine.add(shard, INPUTS[shard.first : shard.last])
         place.shards.append(shard)
-    while spread.open:
+    while race.open:
         place = order.draw(st.sampled_from([place for place in places if place.shards]))
         if tell and order.draw(st.booleans()):
-            for shard, win in spread.wins(place.shards):
+            for shard, win in race.wins(place.shards):
                 place.engine.beaten(shard, shard.first, win)
         for shard, rows in place.engine.step():
             place.shards.remove(shard)
-            parts += spread.merged(shard, rows)
+            parts += race.merged(shard, rows)
     assert sorted(unit for unit, _ in parts) == UNITS
     return concatenate([rows for _, rows in parts]).in_order()
 
@@ -70,17 +70,17 @@ def test_who_is_told_stops_sooner() -> None:
     """One step each in turn: the last shards end with the winner, or run on to their own end."""
 
     def spent(tell: bool) -> int:
-        spread, places = Spread(make_policy(RACE), SLOTS), [Place(), Place(), Place()]
-        for place, shard in zip(places, spread.shards(UNITS[1:2]), strict=True):
+        race, places = ShardedRace(make_policy(RACE), SLOTS), [Place(), Place(), Place()]
+        for place, shard in zip(places, race.shards(UNITS[1:2]), strict=True):
             place.engine.add(shard, INPUTS[1:2])
             place.shards.append(shard)
-        while spread.open:
+        while race.open:
             for place in places:
-                for shard, win in spread.wins(place.shards) if tell else ():
+                for shard, win in race.wins(place.shards) if tell else ():
                     place.engine.beaten(shard, 1, win)
                 for shard, rows in place.engine.step():
                     place.shards.remove(shard)
-                    spread.merged(shard, rows)
+                    race.merged(shard, rows)
         return sum(place.engine.row_segments for place in places)
 
     first = int(EXPECTED.segments[EXPECTED.puzzle == 1].min())
@@ -99,8 +99,8 @@ def test_a_shard_that_has_not_begun_heeds_the_winner_too() -> None:
 
 def test_units_of_several_puzzles_and_other_policies_are_not_divided() -> None:
     both = [Unit(0, 2, 0, 10), Unit(2, 3, 0, 3)]
-    assert list(Spread(make_policy(RACE), SLOTS).shards(both)) == both
-    full = Spread(make_policy(Settings(policy="full", breadth=10)), SLOTS)
+    assert list(ShardedRace(make_policy(RACE), SLOTS).shards(both)) == both
+    full = ShardedRace(make_policy(Settings(policy="full", breadth=10)), SLOTS)
     assert list(full.shards(UNITS)) == UNITS
     assert not full.open
     rows = EXPECTED.take(np.flatnonzero(EXPECTED.puzzle == 0))

@@ -204,7 +204,7 @@ def test_a_place_that_appears_is_used(
 
     def wait(number: int, actors: Actors) -> None:
         if number == 0:
-            while len(actors._hands) == 1 and ray.available_resources().get("GPU") != 1:
+            while len(actors._handles) == 1 and ray.available_resources().get("GPU") != 1:
                 time.sleep(0.1)  # until Ray knows that the other one is free, or a newcomer has it already
         if number == 2:
             assert len(actors.about()) == 2  # the newcomer has been started, and now is there
