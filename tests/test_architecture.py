@@ -9,8 +9,10 @@ The checker itself is tested first, on small made-up trees.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +50,9 @@ FENCES: dict[str, tuple[str, ...]] = {
     "adam_atan2_pytorch": ("training/",),
 }
 WITHOUT_TORCH = ("config/", "storage/", "tasks/", "data/")
+MOST_LINES, MOST_FILES, LONGEST_FUNCTION = 16_700, 153, 60
+TWICE = {"Goal", "Report", "Progress", "RecordedRun", "ProgressLine"}
+PRIVATE_WORDS = ("logbook", "harvest", "outdone", "parked")
 NOBODYS_ROOM = {"utils", "util", "common", "helpers", "misc", "ray", "tune", "wandb", "deepspeed", "torch", "hydra"}
 
 
@@ -213,6 +218,45 @@ def test_every_room_has_its_place_and_a_name_of_its_own() -> None:
     assert folders <= LEVELS.keys()
     names = {part.removesuffix(".py") for file in PACKAGE.rglob("*.py") for part in file.relative_to(PACKAGE).parts}
     assert not names & NOBODYS_ROOM
+
+
+def test_the_package_stays_small() -> None:
+    files = list(PACKAGE.rglob("*.py"))
+    assert len(files) <= MOST_FILES
+    assert sum(len(file.read_text().splitlines()) for file in files) <= MOST_LINES
+
+
+def test_a_function_is_one_screen() -> None:
+    long = [
+        f"{file.relative_to(PACKAGE)}:{node.lineno} {node.name}"
+        for file in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or node.lineno) - node.lineno >= LONGEST_FUNCTION
+    ]
+    assert long == []
+
+
+def test_a_class_name_means_one_thing() -> None:
+    places = defaultdict(list)
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(file.relative_to(PACKAGE).as_posix())
+    assert {name: found for name, found in places.items() if len(found) > 1 and name not in TWICE} == {}
+
+
+@pytest.mark.parametrize("word", PRIVATE_WORDS)
+def test_no_word_is_private(word: str) -> None:
+    """docs/glossary.md has the field's words for them."""
+    pattern = re.compile(rf"(?<![a-z]){word}(?:s|es|d|ed|ing)?(?![a-z])", re.IGNORECASE)
+    found = [
+        f"{file.relative_to(PACKAGE)}:{number}"
+        for file in sorted(PACKAGE.rglob("*.py"))
+        for number, line in enumerate(file.read_text().splitlines(), start=1)
+        if pattern.search(line)
+    ]
+    assert found == []
 
 
 def test_every_module_says_what_it_is() -> None:
