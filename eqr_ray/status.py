@@ -22,7 +22,7 @@ from eqr_ray.config.strict import from_dict, to_dict
 from eqr_ray.inference.record_dir import MANIFEST, stored_manifest
 from eqr_ray.inference.run import InferConfig
 from eqr_ray.inference.status import status_of_inference
-from eqr_ray.search.status import is_sweep, status_of_search, what_is_searched
+from eqr_ray.search.trial_dirs import status_of_search
 from eqr_ray.storage.progress import duration
 from eqr_ray.storage.run_dir import CONFIG, LOCK, LOG, SUMMARY, driver_of, how_to_tell
 from eqr_ray.storage.status import RunStatus
@@ -62,8 +62,8 @@ def report(path: Path) -> list[tuple[str, str]]:
         experiment = _configuration(Experiment, path)
         what, status = _training(experiment), status_of_training(path, experiment.training, summary)
         command = _command("train", resume=str(path))
-    elif is_sweep(manifest):
-        what, status = what_is_searched(path), status_of_search(path, summary)
+    elif isinstance(manifest.get("identity"), dict):
+        what, status = status_of_search(path, summary)
         command = _command("sweep", resume=str(path))
     elif manifest:
         config = _configuration(InferConfig, path)

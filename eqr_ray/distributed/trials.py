@@ -1,8 +1,8 @@
 """Ray Tune runs the trials of a sweep: it places them, keeps their actors busy and starts again what died.
 
-What is tried, what is given up and what counts is decided elsewhere (eqr_ray.search) from the sweep's folder, and
-nothing of Tune's own state is read again: it may be older than the checkpoints. A trial that goes on after a kill first
-reports again what its folder holds.
+What is tried, what is given up and what counts is decided in eqr_ray.search, from the sweep's folder. Nothing of Tune's
+own state is read again: it may be older than the checkpoints. A trial that goes on after a kill first reports again
+what its folder holds.
 
 A trial's actor is taken over by the next trial. With workers=0 it trains itself: starting a group of Ray Train workers
 takes 10 to 16 s. With workers it is the driver of such a group, and reports what the folder of the trial comes to hold.
@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,10 @@ from ray.tune.search import Searcher
 from eqr_ray.config.errors import UserError
 from eqr_ray.distributed.resources import Node, ResourceRequest, capacity, describe_nodes, gpu_share, uses_gpus
 from eqr_ray.distributed.trainer import train_on_ray
-from eqr_ray.search.early_stopping import Judge
-from eqr_ray.search.outcome import Report, Trial
-from eqr_ray.search.queue import Queue
+from eqr_ray.search.early_stopping import EarlyStopping
+from eqr_ray.search.proposals import Queue
 from eqr_ray.search.training_trial import Reporter, last_step, run_trial
+from eqr_ray.search.trial import Report, Trial
 from eqr_ray.search.trial_dirs import Trials
 from eqr_ray.training.experiment import Experiment, train_here
 from eqr_ray.training.loop import TrainingDiverged
@@ -47,33 +48,32 @@ ENDING_S = 60  # that a new trial waits for the last one's thread to end in the 
 DRIVER_MEMORY = 1_000_000.0  # bytes: Tune wants every trial to ask for something, and its workers have the CPUs
 
 
-def team_of_trial(
-    workers: int, cpus_each: int, gpus_each: float, device: str, there: Sequence[Node]
+def request_of_trial(
+    workers: int, cpus_each: int, gpus_each: float, device: str, nodes: Sequence[Node]
 ) -> ResourceRequest:
     """Who works for one trial: its workers, or the trial itself (workers=0). UserError: no such share."""
     if workers < 0 or cpus_each < 1:
         raise UserError(f"workers={workers} cpus_each={cpus_each} are not allowed: 0 or more, 1 or more")
-    gpus = gpu_share(gpus_each) if uses_gpus(device, there) else 0.0
+    gpus = gpu_share(gpus_each) if uses_gpus(device, nodes) else 0.0
     return ResourceRequest(max(workers, 1), float(cpus_each), gpus)
 
 
-def trials_at_once(team: ResourceRequest, asked: int | None, there: Sequence[Node]) -> int:
-    """How many trials the nodes have room for, or as many as are `asked` for. UserError: not even one."""
-    fit = capacity(there, team) // team.workers
+def trials_at_once(request: ResourceRequest, at_once: int | None, nodes: Sequence[Node]) -> int:
+    """How many trials the nodes have room for, `at_once` of them at most. UserError: not even one."""
+    fit = capacity(nodes, request) // request.workers
     if fit < 1:
-        each = f"{team.cpus_each:g} CPUs" + (f" and {team.gpus_each:g} GPUs" if team.gpus_each else "")
-        raise UserError(
-            f"a trial of {team.workers} workers with {each} each has no place; there are {describe_nodes(there)}"
-        )
-    if asked is not None and asked < 1:
-        raise UserError(f"at_once={asked} is not allowed: at least 1, or null for as many as there is room for")
-    return fit if asked is None else min(fit, asked)
+        each = f"{request.cpus_each:g} CPUs" + (f" and {request.gpus_each:g} GPUs" if request.gpus_each else "")
+        words = f"a trial of {request.workers} workers with {each} each has no place"
+        raise UserError(f"{words}; there are {describe_nodes(nodes)}")
+    if at_once is not None and at_once < 1:
+        raise UserError(f"at_once={at_once} is not allowed: at least 1, or null for as many as there is room for")
+    return fit if at_once is None else min(fit, at_once)
 
 
 def run_trials(
     queue: Queue,
-    judge: Judge,
-    team: ResourceRequest,
+    early_stopping: EarlyStopping,
+    request: ResourceRequest,
     *,
     workers: int,
     at_once: int,
@@ -86,15 +86,20 @@ def run_trials(
 
     `free`: see `run_trial`. `scratch`: a folder for Tune's own files, which are of no use afterwards.
     """
-    each = {"memory": DRIVER_MEMORY} if workers else {"CPU": team.cpus_each, "GPU": team.gpus_each}
-    dealer = _Dealer(queue, show, max_failures)
+    path = queue.trials.path.resolve()
+
+    def trial(config: dict[str, Any]) -> None:
+        os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(ENDING_S)
+        train = _train_with_workers if workers else _train_here
+        run_trial(Trials(path), config[NUMBER], partial(train, request=request), tune.report, free)
+
+    each = {"memory": DRIVER_MEMORY} if workers else {"CPU": request.cpus_each, "GPU": request.gpus_each}
+    searcher = _Searcher(queue, show, max_failures)
     tuner = tune.Tuner(
-        tune.with_resources(
-            _function(queue.trials.path.resolve(), workers, team, free), tune.PlacementGroupFactory([each])
-        ),
+        tune.with_resources(trial, tune.PlacementGroupFactory([each])),
         tune_config=tune.TuneConfig(
-            search_alg=dealer,
-            scheduler=_Ender(queue, judge, by_itself=workers > 0),
+            search_alg=searcher,
+            scheduler=_Scheduler(queue.trials, early_stopping, by_itself=workers > 0),
             num_samples=-1,
             max_concurrent_trials=at_once,
             reuse_actors=True,
@@ -104,12 +109,12 @@ def run_trials(
         run_config=tune.RunConfig(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             storage_path=str(scratch.resolve()),
-            failure_config=tune.FailureConfig(max_failures=0),  # see _Dealer
-            callbacks=[_Unbegun(dealer)],
+            failure_config=tune.FailureConfig(max_failures=0),  # see _Searcher
+            callbacks=[_TakeBack(searcher)],
             verbose=0,
         ),
     )
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses its own files of figures, which are not wanted
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses its own files of metrics, which are not wanted
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it sums up by its own count what failed
     with _interruptible():
         tuner.fit()
@@ -139,32 +144,19 @@ def _name(trial: TuneTrial) -> str:
     return f"{trial.config[NUMBER]:05d}-{trial.trial_id}"
 
 
-def _function(
-    path: Path, workers: int, team: ResourceRequest, free: Mapping[str, Any]
-) -> Callable[[dict[str, Any]], None]:
-    def trial(config: dict[str, Any]) -> None:
-        os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(ENDING_S)
-
-        def train(experiment: Experiment, folder: Path, reporter: Reporter) -> None:
-            if workers:
-                _with_workers(experiment, folder, team, reporter)
-            else:
-                torch.set_num_threads(team.threads)
-                train_here(experiment, folder, tune.report)
-
-        run_trial(Trials(path), config[NUMBER], train, tune.report, free)
-
-    return trial
+def _train_here(experiment: Experiment, folder: Path, reporter: Reporter, request: ResourceRequest) -> None:
+    torch.set_num_threads(request.threads)
+    train_here(experiment, folder, tune.report)
 
 
-def _with_workers(experiment: Experiment, folder: Path, team: ResourceRequest, reporter: Reporter) -> None:
+def _train_with_workers(experiment: Experiment, folder: Path, reporter: Reporter, request: ResourceRequest) -> None:
     """Train on Ray Train's workers, who report by the folder and end when that says so.
 
     Why not Ray's own way, TuneReportCallback and an exception out of a report: once Tune has ended a trial, nobody
     empties the callback's queue, on which Ray Train's controller waits, and its workers keep their places.
     """
     try:
-        train_on_ray(experiment, folder, team, interrupted=reporter)
+        train_on_ray(experiment, folder, request, interrupted=reporter)
     except KeyboardInterrupt:  # the trial is over, and the workers have ended
         return
     except (TrainingDiverged, UserError):
@@ -173,7 +165,7 @@ def _with_workers(experiment: Experiment, folder: Path, team: ResourceRequest, r
     reporter.look()
 
 
-class _Dealer(Searcher):
+class _Searcher(Searcher):
     """The queue, as Tune asks for it. A trial whose process died comes back to it, and is a new one to Tune.
 
     Tune's own restarts lose trials: if a node goes, each call that was under way to an actor of it fails, and the
@@ -192,7 +184,7 @@ class _Dealer(Searcher):
             return None
         number = self._queue.next()
         if number is None:  # one that runs may come back
-            return str(Searcher.FINISHED) if self._queue.is_empty and not self._running else None
+            return None if self._running else str(Searcher.FINISHED)
         self._running[trial_id] = number
         return {NUMBER: number}
 
@@ -225,35 +217,34 @@ class _Dealer(Searcher):
         return
 
 
-class _Unbegun(tune.Callback):
+class _TakeBack(tune.Callback):
     """A trial that could not take over an actor has an error, and Tune tells neither searcher nor scheduler."""
 
-    def __init__(self, dealer: _Dealer) -> None:
-        self._dealer = dealer
+    def __init__(self, searcher: _Searcher) -> None:
+        self._searcher = searcher
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **_: Any) -> None:
-        self._dealer.take_back(trial.trial_id for trial in trials if trial.status == TuneTrial.ERROR)
+        self._searcher.take_back(trial.trial_id for trial in trials if trial.status == TuneTrial.ERROR)
 
 
-class _Ender(FIFOScheduler):
-    """The judge, as Tune asks for it. `by_itself`: a trial finds its end in its folder, and Tune need not end it."""
+class _Scheduler(FIFOScheduler):
+    """Early stopping, as Tune asks for it. `by_itself`: a trial finds its end in its folder, and Tune need not end
+    it."""
 
-    _supports_buffered_results = False  # every report is judged as it comes
+    _supports_buffered_results = False  # every report is looked at as it comes
 
-    def __init__(self, queue: Queue, judge: Judge, by_itself: bool) -> None:
+    def __init__(self, trials: Trials, early_stopping: EarlyStopping, by_itself: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._queue, self._judge, self._by_itself = queue, judge, by_itself
+        self._trials, self._early_stopping, self._by_itself = trials, early_stopping, by_itself
         self._ended: set[int] = set()
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
-        if result.get("done") or "step" not in result:
-            return str(TrialScheduler.CONTINUE)
         number = trial.config[NUMBER]
-        if number in self._ended:
+        if result.get("done") or "step" not in result or number in self._ended:
             return str(TrialScheduler.CONTINUE)
-        verdict = self._judge.hear(number, Report(result["step"], time.time(), result))
-        if verdict is None:
+        end = self._early_stopping.hear(number, Report(result["step"], time.time(), result))
+        if end is None:
             return str(TrialScheduler.CONTINUE)
         self._ended.add(number)
-        self._queue.trials.write_end(number, *verdict, result["step"])
+        self._trials.write_end(number, *end, result["step"])
         return str(TrialScheduler.CONTINUE if self._by_itself else TrialScheduler.STOP)

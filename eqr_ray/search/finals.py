@@ -9,10 +9,9 @@ network, and changes nothing.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -24,9 +23,9 @@ from eqr_ray.inference.estimates import wilson
 from eqr_ray.model.network import Network
 from eqr_ray.model.pretrained import load_model
 from eqr_ray.model.runtime import device_named, dtype_named
-from eqr_ray.search.outcome import Goal, Trial, ranked, scores
 from eqr_ray.search.space import Values
 from eqr_ray.search.study import SearchConfig
+from eqr_ray.search.trial import Goal, Trial, ranked, score
 from eqr_ray.search.trial_dirs import Trials
 from eqr_ray.storage.atomic import write_json
 from eqr_ray.training.validate import validate
@@ -37,12 +36,12 @@ TEST = "test.json"
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial and its repetitions with fresh seeds. Scores are of the first goal, more is better; test figures are of
-    all networks together, None where there is no test split."""
+    """A trial and its repetitions with fresh seeds. More is better in every score; test counts are of all networks
+    together, None where there is no test split."""
 
     trial: int
     values: Values
-    search_score: float | None  # None: it was lost there
+    search_score: float | None  # None: it was lost in the search
     scores: tuple[float, ...]
     lost: int  # repetitions that diverged, collapsed or failed
     test_right: int | None = None
@@ -52,38 +51,28 @@ class Finalist:
     def mean_score(self) -> float:
         """A lost repetition counts as none of its puzzles right where accuracy is the goal; else it is left out, and
         its number stands beside."""
-        return mean(self.scores) if self.scores else float("-inf")
+        return mean(self.scores) if self.scores else -math.inf
 
-    @property
-    def test_interval(self) -> tuple[float, float] | None:
-        """95 %, over puzzles of all networks. It knows nothing of how networks differ: the scores tell that."""
+    def summary(self) -> dict[str, Any]:
+        """For summary.json. The 95 % interval is over puzzles of all networks; how networks differ, the scores tell."""
+        values = {**vars(self), "scores": list(self.scores), "mean_score": self.mean_score if self.scores else None}
         if self.test_right is None or not self.test_total:
-            return None
-        return wilson(self.test_right, self.test_total)
+            return {**values, "test_exact": None}
+        low, high = wilson(self.test_right, self.test_total)
+        return {**values, "test_exact": self.test_right / self.test_total, "test_low": low, "test_high": high}
 
 
-def check_finals(config: SearchConfig, finalists: int, seeds: int) -> None:
-    """UserError: numbers that are none, or finals that cannot be."""
+def check_finals(finalists: int, seeds: int) -> None:
+    """UserError: numbers that are not allowed."""
     if finalists < 0 or not 1 <= seeds <= MOST_SEEDS:
         raise UserError(f"finalists={finalists} seeds={seeds} are not allowed: 0 or more, 1 .. {MOST_SEEDS}")
-    if finalists and config.algorithm.name == "population":
-        raise UserError(
-            f"finalists={finalists} is not allowed: what a population finds is a schedule with changes of weights, "
-            "which no single training repeats; say finalists=0"
-        )
-
-
-def whole(config: SearchConfig, trials: Sequence[Trial]) -> list[Trial]:
-    """The finished trials that went all the way: of a population the last generation."""
-    steps = config.steps if config.door == "train" else 0
-    return [one for one in trials if one.status == "finished" and one.reports and one.reports[-1].step >= steps]
 
 
 def finalists_of(config: SearchConfig, trials: Sequence[Trial], count: int) -> list[Trial]:
-    """The best `count` whole trials of different values and, for comparison, the first of the known points, whatever
-    became of it in the search."""
+    """The best `count` finished trials of different values and, for comparison, the first of the known points,
+    whatever became of it in the search."""
     best: list[Trial] = []
-    for trial in ranked(whole(config, trials), config.goals):
+    for trial in ranked(trials, config.goal):
         if trial.values not in [one.values for one in best]:
             best.append(trial)
     chosen = best[:count]
@@ -101,47 +90,40 @@ def of_trial(number: int) -> tuple[int, int]:
     return divmod(number, MOST_SEEDS + 1)
 
 
-def judged(finalists: Sequence[Trial], finals: Trials, seeds: int, goal: Goal) -> list[Finalist]:
+def compared(finalists: Sequence[Trial], finals: Trials, seeds: int, goal: Goal) -> list[Finalist]:
     """The finalists, best first, without the test split."""
-    found = []
+    results = []
     for trial in finalists:
-        again = [finals.read(number) for number in final_numbers([trial], seeds)]
-        own = [scores(one, [goal])[0] for one in again if one.status == "finished"]
-        lost = len(again) - len(own)
-        if goal.highest and goal.figure.endswith("exact"):
-            own += [0.0] * lost
-        (score,) = scores(trial, [goal])
-        found.append(Finalist(trial.number, trial.values, score if math.isfinite(score) else None, tuple(own), lost))
-    return sorted(found, key=lambda one: (-one.mean_score, one.trial))
+        repetitions = [finals.read(number) for number in final_numbers([trial], seeds)]
+        scores = [score(one, goal) for one in repetitions if one.status == "finished"]
+        lost = seeds - len(scores)
+        if goal.highest and goal.metric.endswith("exact"):
+            scores += [0.0] * lost
+        own = score(trial, goal)
+        results.append(Finalist(trial.number, trial.values, own if math.isfinite(own) else None, tuple(scores), lost))
+    return sorted(results, key=lambda one: (-one.mean_score, one.trial))
 
 
 def tested(finalist: Finalist, finals: Trials, seeds: int, split: Path, depth: int, device: str) -> Finalist:
-    """With the test figures of its networks. A network that has been tested is not tested again."""
-    right = total = 0
-    for number in range(finalist.trial * (MOST_SEEDS + 1) + 1, finalist.trial * (MOST_SEEDS + 1) + seeds + 1):
-        if finals.read(number).status == "finished":
-            counts = _test(finals.folder(number), split, depth, device)
-            right, total = right + counts["right"], total + counts["total"]
-    return Finalist(**{**vars(finalist), "test_right": right, "test_total": total})
+    """With the test counts of its networks. A network that has been tested is not tested again."""
+    first = finalist.trial * (MOST_SEEDS + 1) + 1
+    finished = [number for number in range(first, first + seeds) if finals.read(number).status == "finished"]
+    counts = [_test(finals.folder(number), split, depth, device) for number in finished]
+    right, total = (sum(one[name] for one in counts) for name in ("right", "total"))
+    return replace(finalist, test_right=right, test_total=total)
 
 
 def _test(folder: Path, split: Path, depth: int, device: str) -> dict[str, Any]:
     puzzles = Split.open(split)
-    known = {"data": puzzles.content_hash, "depth": depth}
+    what = {"data": puzzles.content_hash, "depth": depth}
     if (folder / TEST).is_file():
         before = read_json(folder / TEST)
-        if {name: before.get(name) for name in known} == known:
+        if {name: before.get(name) for name in what} == what:
             return before
     model, card = load_model(str(folder))
     dtype = dtype_named(card.recipe["training"]["dtype"])
     network = Network(model.to(device_named(device)), dtype=dtype, compile=False)
     sums = validate(network, puzzles, range(len(puzzles)), depth)
-    counts = {"right": int(sums.exact), "total": int(sums.puzzles), **known}
+    counts = {"right": int(sums.exact), "total": int(sums.puzzles), **what}
     write_json(folder / TEST, counts)
     return counts
-
-
-def recipe_text(keys: Mapping[str, Any], words: Sequence[str]) -> str:
-    """best.yaml: the winner as keys that `recipe=` of train or infer takes, under a comment of `words`."""
-    lines = [f"# {line}" for line in words]
-    return "\n".join([*lines, *(f"{key}: {json.dumps(value)}" for key, value in keys.items())]) + "\n"

@@ -1,57 +1,47 @@
-"""What is tried next: a function of the space, a seed, a number, and what earlier trials have come to.
+"""What is tried next: a function of the space, the seed, the trial's number and the trials so far. The only file that
+knows Optuna.
 
-Nothing else is kept: a sweep that is killed, or extended by more trials, goes on as it would have gone. `random` and
-`grid` do not look at other trials; `tpe` looks at those that are there; `population` waits for the generation before.
-
-    number of a trial: its place in `first`, then in the sequence; of a population generation x members + member
+Nothing else is kept: a sweep that was killed, or is extended by more trials, goes on as it would have gone. That is why
+Optuna's storage does not carry the sweep: a sampler that goes on from it has another random state than the one that was
+killed. So each question gets a new study, made from the folder's trials and a generator keyed by seed and number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from eqr_ray.search.outcome import Trial, scores
-from eqr_ray.search.space import Space, Values
+from eqr_ray.search.space import Parameter, Space, Value, Values
 from eqr_ray.search.study import SearchConfig
-from eqr_ray.search.tpe import suggest
+from eqr_ray.search.trial import Goal, Trial, score
+from eqr_ray.search.trial_dirs import Plan, Trials
 
-EXPLORE = 1  # tells the draws of exploration from those of the beginning
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A configuration to try: from nothing to `end` steps, or on from the last checkpoint of trial `parent`."""
-
-    values: Values
-    end: int = 0
-    parent: int | None = None
-    begin: int = 0
+FEWEST = 4  # finished trials with a parameter, before its importance is estimated
+BEST = 0.3  # of the trials: a tenth of some dozens, Optuna's default, is too few to tell
 
 
 def most_trials(config: SearchConfig) -> int | None:
     """How many trials there can be at all; None: as many as are wanted."""
-    if config.algorithm.name == "grid":
-        return len(_grid(config))
-    if config.algorithm.name == "population":
-        return config.algorithm.members * config.algorithm.generations
-    return None
+    return len(_grid(config)) if config.algorithm.name == "grid" else None
 
 
-def propose(config: SearchConfig, seed: int, number: int, history: Mapping[int, Trial]) -> Proposal | None:
-    """Trial `number`; None: not before others are over. `history`: the trials so far, by number."""
-    if config.algorithm.name == "population":
-        return _of_population(config, seed, number, history)
-    steps = config.steps if config.door == "train" else 0
+def propose(config: SearchConfig, seed: int, number: int, history: Mapping[int, Trial]) -> Values:
+    """The values of trial `number`. `history`: the trials so far, by number; only `tpe` looks at them."""
     if config.algorithm.name == "grid":
-        return Proposal(_grid(config)[number], steps)
+        return _grid(config)[number]
     if number < len(config.points):
-        return Proposal(config.points[number], steps)
+        return config.points[number]
     if config.algorithm.name == "tpe" and number >= config.algorithm.startup:
-        return Proposal(suggest(config.space, config.goals, seed, number, list(history.values())), steps)
-    return Proposal(drawn(config.space, seed, number), steps)
+        return suggest(config.space, config.goal, seed, number, list(history.values()))
+    return drawn(config.space, seed, number)
 
 
 def drawn(space: Space, seed: int, *key: int) -> Values:
@@ -64,45 +54,99 @@ def _grid(config: SearchConfig) -> list[Values]:
     return [*config.points, *(values for values in config.space.grid() if values not in config.points)]
 
 
-def _of_population(config: SearchConfig, seed: int, number: int, history: Mapping[int, Trial]) -> Proposal | None:
-    algorithm = config.algorithm
-    generation, member = divmod(number, algorithm.members)
-    leg = config.steps // algorithm.generations
-    begin, end = generation * leg, (generation + 1) * leg
-    if generation == 0:
-        known = config.points
-        return Proposal(known[member] if member < len(known) else drawn(config.space, seed, member), end)
-    before = [history.get(number - member + j - algorithm.members) for j in range(algorithm.members)]
-    if not all(trial is not None and trial.is_over for trial in before):
-        return None
-    return _next_leg(config, seed, number, [trial for trial in before if trial is not None], begin, end)
+class Queue:
+    """Deals out the trials of `numbers` in order: those that are not over, then new ones, each begun by writing its
+    `plan(number, history)`. `history`: the trials so far, by number."""
+
+    def __init__(
+        self, trials: Trials, numbers: Iterable[int], plan: Callable[[int, Mapping[int, Trial]], Plan]
+    ) -> None:
+        self.trials, self.history, self._plan = trials, trials.all(), plan
+        self._left = [n for n in numbers if n not in self.history or not self.history[n].is_over]
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._left
+
+    def next(self) -> int | None:
+        """The number of the next trial, which is now begun; None: nothing is left."""
+        if not self._left:
+            return None
+        number = self._left[0]
+        if number not in self.history:
+            self.trials.write_plan(self._plan(number, self.history))
+            self.history[number] = self.trials.read(number)
+        return self._left.pop(0)
+
+    def again(self, number: int) -> None:
+        """A trial did not come to its end: it is the next."""
+        self._left.insert(0, number)
+
+    def over(self, number: int) -> Trial:
+        """Look again at a trial that has ended."""
+        self.history[number] = self.trials.read(number)
+        return self.history[number]
 
 
-def _next_leg(config: SearchConfig, seed: int, number: int, before: Sequence[Trial], begin: int, end: int) -> Proposal:
-    """A member of the next generation: its own next leg, or that of a better one."""
-    algorithm, member = config.algorithm, number % config.algorithm.members
-    order = sorted(before, key=lambda trial: (*(-score for score in scores(trial, config.goals)), trial.number))
-    many = max(1, int(len(order) * algorithm.quantile))
-    alive = [trial for trial in order if trial.status == "finished"]
-    own = before[member]
-    if not alive:  # all are lost: this member begins anew
-        return Proposal(drawn(config.space, seed, number), end)
-    if own in alive and own not in order[-many:]:
-        return Proposal(own.values, end, own.number, begin)
-    generator = np.random.default_rng([seed, EXPLORE, number])
-    best = alive[: min(many, len(alive))]
-    parent = best[int(generator.integers(len(best)))]
-    return Proposal(explored(config, parent.values, generator), end, parent.number, begin)
-
-
-def explored(config: SearchConfig, values: Values, generator: np.random.Generator) -> Values:
-    """Values near those of a good trial: each is redrawn, or a step up or down."""
-    algorithm, space = config.algorithm, config.space
-    changed: Values = {}
+def suggest(space: Space, goal: Goal, seed: int, number: int, history: Sequence[Trial]) -> Values:
+    """What the tree-structured Parzen estimator (Bergstra et al. 2011) tries after the trials of `history`; those that
+    still run are taken for bad ones (constant liar)."""
+    sampler = TPESampler(n_startup_trials=1, seed=(seed * 1_000_003 + number) % 2**32)
+    asked = _study(space, goal, history, sampler).ask()
+    values: Values = {}
     for one in space:
-        redraw, unit, up = generator.random(3).tolist()
-        if one.name not in values or redraw < algorithm.resample:
-            changed[one.name] = one.at(unit)
-        else:
-            changed[one.name] = one.moved(values[one.name], algorithm.factor if up < 0.5 else 1 / algorithm.factor)
-    return space.active(changed)
+        if space.is_active(one, values):
+            values[one.name] = _ask(asked, one)
+    return values
+
+
+def importances(space: Space, goal: Goal, trials: Sequence[Trial]) -> dict[str, float]:
+    """Share of 1 of every parameter in what tells the best trials from the others (PED-ANOVA, Watanabe et al. 2023,
+    arXiv 2304.10255), greatest first; without parameters that too few finished trials have."""
+    finished = [trial for trial in trials if trial.status == "finished"]
+    often = [name for name in space.names if sum(name in trial.values for trial in finished) >= FEWEST]
+    varied = [name for name in often if len({str(trial.values.get(name)) for trial in finished}) > 1]
+    whole = [trial for trial in finished if all(name in trial.values for name in varied)]
+    if not varied or len({score(trial, goal) for trial in finished}) < 2 or len(whole) < FEWEST:
+        return {}
+    study = _study(space, goal, whole, RandomSampler(seed=0))
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=BEST)
+    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied))
+
+
+def _study(space: Space, goal: Goal, history: Sequence[Trial], sampler: BaseSampler) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+    scores = [score(trial, goal) for trial in history if trial.is_over]
+    worst = min((one for one in scores if math.isfinite(one)), default=0.0)  # what a lost trial counts as
+    for trial in sorted(history, key=lambda trial: trial.number):
+        study.add_trial(_frozen(space, trial, goal, worst))
+    return study
+
+
+def _frozen(space: Space, trial: Trial, goal: Goal, worst: float) -> FrozenTrial:
+    params = dict(trial.values)
+    distributions = {name: _distribution(space[name]) for name in trial.values}
+    if not trial.is_over:
+        return create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
+    own = score(trial, goal)
+    return create_trial(value=own if math.isfinite(own) else worst, params=params, distributions=distributions)
+
+
+def _distribution(one: Parameter) -> BaseDistribution:
+    if one.kind == "choice":
+        return CategoricalDistribution(one.choices)
+    if one.kind == "integer":
+        return IntDistribution(int(one.low), int(one.high))
+    return FloatDistribution(one.low, one.high, log=one.kind == "log")
+
+
+def _ask(asked: optuna.Trial, one: Parameter) -> Value:
+    if one.kind == "choice":
+        value: Value = asked.suggest_categorical(one.name, one.choices)
+        return value
+    if one.kind == "integer":
+        return asked.suggest_int(one.name, int(one.low), int(one.high))
+    return one.rounded(asked.suggest_float(one.name, one.low, one.high, log=one.kind == "log"))

@@ -1,12 +1,12 @@
-"""A search space: which keys of a door vary, from where to where, and under which condition.
+"""A search space: which keys of a command vary, between which bounds, and under which condition.
 
     damping: {uniform: [0.0, 0.5]}
-    noise_scale: {log: [1.0e-3, 1.0], points: 4}           points: how many a grid takes
+    noise_scale: {log: [1.0e-3, 1.0], points: 4}           points: how many values a grid takes
     max_segments: {integer: [2, 16], when: {halting: [fixed]}}
     halting: {choice: [learned, fixed]}
 
-Both bounds belong to a range. A condition names a `choice` that stands before it; where it does not hold, the key is
-left to its default. Values keep six digits, so that a file holds exactly what was run.
+Both bounds belong to a range. A condition names a `choice` that stands before it; where it does not hold, the key keeps
+its default. Values are rounded to six digits, so that a file holds exactly what was run.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from eqr_ray.config.errors import UserError, nearest
+from eqr_ray.config.strict import from_dict
 
 Kind = Literal["uniform", "log", "integer", "choice"]
 KINDS: tuple[Kind, ...] = ("uniform", "log", "integer", "choice")
@@ -29,7 +30,7 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class Parameter:
-    """One key. `low` and `high` of ranges, `choices` of a choice; `when`: choices that must have been taken."""
+    """One key: a range from `low` to `high`, or `choices`. `when`: the choices that must have been taken."""
 
     name: str
     kind: Kind
@@ -37,7 +38,7 @@ class Parameter:
     high: float = 0.0
     choices: tuple[Value, ...] = ()
     points: int | None = None
-    when: tuple[tuple[str, tuple[Value, ...]], ...] = ()
+    when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
 
     def at(self, unit: float) -> Value:
         """The value at a place of the range, 0 (its low end) .. 1 (its high end)."""
@@ -46,20 +47,15 @@ class Parameter:
         if self.kind == "integer":
             return int(min(self.low + math.floor(unit * (self.high - self.low + 1)), self.high))
         if self.kind == "log":
-            return self._inside(self.low * (self.high / self.low) ** unit)
-        return self._inside(self.low + unit * (self.high - self.low))
+            return self.rounded(self.low * (self.high / self.low) ** unit)
+        return self.rounded(self.low + unit * (self.high - self.low))
 
-    def moved(self, value: Value, factor: float) -> Value:
-        """A number times `factor`, within the range, an integer by 1 at least; of a choice the value itself."""
-        if self.kind == "choice" or not isinstance(value, int | float):
-            return value
-        if self.kind == "integer":
-            step = max(1, round(abs(value * factor - value)))
-            return int(min(max(value + math.copysign(step, factor - 1), self.low), self.high))
-        return self._inside(value * factor)
+    def rounded(self, value: float) -> float:
+        """To six digits, within the range."""
+        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
 
     def grid(self) -> list[Value]:
-        """What a grid takes. UserError: a range of numbers without `points`."""
+        """The values that a grid takes. UserError: a range of numbers without `points`."""
         if self.kind == "choice":
             return list(self.choices)
         if self.points is None and self.kind == "integer":
@@ -74,22 +70,19 @@ class Parameter:
         """The values that stand for all when a space is checked: both ends, or every choice."""
         return list(self.choices) if self.kind == "choice" else [self.at(0.0), self.at(1.0)]
 
-    def holds(self, value: Value) -> bool:
+    def holds(self, value: Any) -> bool:
         """Whether the range has this value."""
         if self.kind == "choice":
-            return any(type(value) is type(choice) and value == choice for choice in self.choices)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        whole = self.kind != "integer" or (number and float(value) == int(value))  # type: ignore[arg-type]
-        return number and whole and self.low <= float(value) <= self.high  # type: ignore[arg-type]
+            return _is_among(value, self.choices)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return self.low <= value <= self.high and (self.kind != "integer" or value == int(value))
 
-    def in_words(self) -> str:
+    def __str__(self) -> str:
         """What is allowed."""
         if self.kind == "choice":
             return f"one of {json.dumps(list(self.choices))}"
         return f"{self.low:g} .. {self.high:g}"
-
-    def _inside(self, value: float) -> float:
-        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
 
 
 @dataclass(frozen=True)
@@ -108,17 +101,17 @@ class Space:
     def names(self) -> list[str]:
         return [one.name for one in self.parameters]
 
+    def is_active(self, one: Parameter, before: Mapping[str, Value]) -> bool:
+        """Whether the conditions of a parameter hold, given the active values before it."""
+        return all(parent in before and _is_among(before[parent], allowed) for parent, allowed in one.when.items())
+
     def active(self, values: Mapping[str, Value]) -> Values:
         """The part of `values` (one for every parameter) whose conditions hold, in the order of the space."""
-        kept: Values = {}
+        result: Values = {}
         for one in self.parameters:
-            if self.is_active(one, kept):
-                kept[one.name] = values[one.name]
-        return kept
-
-    def is_active(self, one: Parameter, before: Mapping[str, Value]) -> bool:
-        """Whether the conditions of a parameter hold, given the active ones before it."""
-        return all(parent in before and self._has(allowed, before[parent]) for parent, allowed in one.when)
+            if self.is_active(one, result):
+                result[one.name] = values[one.name]
+        return result
 
     def at(self, units: Sequence[float]) -> Values:
         """The active values at a point of the unit cube, a coordinate for every parameter."""
@@ -127,114 +120,97 @@ class Space:
     def grid(self) -> list[Values]:
         """Every combination of every parameter's grid, each once. The last parameter turns fastest."""
         rows = itertools.product(*(one.grid() for one in self.parameters))
-        found = [self.active(dict(zip(self.names, row, strict=True))) for row in rows]
-        return list({json.dumps(values): values for values in found}.values())
+        points = [self.active(dict(zip(self.names, row, strict=True))) for row in rows]
+        return list({json.dumps(values): values for values in points}.values())
 
     def corners(self) -> Iterator[tuple[str, Values]]:
-        """(parameter, values): every end of every parameter, the others in their middle or, where a condition asks for
-        it, as it asks."""
+        """(parameter, values): every end of every parameter, the others in their middle or as a condition needs."""
         for one in self.parameters:
             for end in one.ends():
-                wanted = {one.name: end, **self._conditions(one)}
-                yield one.name, self.active({p.name: wanted.get(p.name, p.at(0.5)) for p in self.parameters})
+                fixed = {one.name: end, **self._conditions(one)}
+                yield one.name, self.active({p.name: fixed.get(p.name, p.at(0.5)) for p in self.parameters})
 
     def check(self, values: Mapping[str, Any], where: str) -> Values:
         """`values` in the order of the space. UserError: not the active keys, or outside their ranges."""
         for name in values:
             if name not in self.names:
                 raise UserError(f"{where}: unknown key '{name}'{nearest(name, self.names)}")
-        kept: Values = {}
+        result: Values = {}
         for one in self.parameters:
-            if self.is_active(one, kept) and one.name not in values:
-                raise UserError(f"{where}: {one.name} is missing ({one.in_words()})")
-            if not self.is_active(one, kept) and one.name in values:
-                raise UserError(f"{where}: {one.name} does not go with the other values: {_in_words(one.when)}")
-            if one.name in values:
+            active = self.is_active(one, result)
+            if active and one.name not in values:
+                raise UserError(f"{where}: {one.name} is missing ({one})")
+            if not active and one.name in values:
+                when = " and ".join(f"{parent} is {' or '.join(map(str, v))}" for parent, v in one.when.items())
+                raise UserError(f"{where}: {one.name} does not go with the other values: {when}")
+            if active:
                 if not one.holds(values[one.name]):
-                    raise UserError(f"{where}: {one.name}={json.dumps(values[one.name])}: expected {one.in_words()}")
-                kept[one.name] = values[one.name]
-        return kept
+                    raise UserError(f"{where}: {one.name}={json.dumps(values[one.name])}: expected {one}")
+                result[one.name] = values[one.name]
+        return result
 
     def _conditions(self, one: Parameter) -> Values:
         """Choices under which a parameter is active."""
-        wanted: Values = {}
-        for parent, allowed in one.when:
-            wanted |= {**self._conditions(self[parent]), parent: allowed[0]}
-        return wanted
+        choices: Values = {}
+        for parent, allowed in one.when.items():
+            choices |= {**self._conditions(self[parent]), parent: allowed[0]}
+        return choices
 
-    @staticmethod
-    def _has(allowed: Sequence[Value], value: Value) -> bool:
-        return any(type(value) is type(one) and value == one for one in allowed)
+
+def _is_among(value: Any, choices: Sequence[Value]) -> bool:
+    """By type too: in Python `True == 1`."""
+    return any(type(value) is type(one) and value == one for one in choices)
 
 
 def space_of(raw: Mapping[str, Any]) -> Space:
     """From the `space` of a file. UserError: no such kind, an empty range, a condition on what is not there."""
     if not raw:
         raise UserError("space is empty: at least one key must vary")
-    found: list[Parameter] = []
+    parameters: list[Parameter] = []
     for name, entry in raw.items():
-        found.append(_parameter(str(name), entry, found))
-    return Space(tuple(found))
+        if not isinstance(entry, Mapping):
+            raise UserError(f"space.{name}={json.dumps(entry)}: expected e.g. {{uniform: [0.0, 1.0]}}")
+        one = _parameter(str(name), from_dict(_Entry, entry, f"space.{name}"))
+        _check_conditions(one, {other.name: other for other in parameters if other.kind == "choice"})
+        parameters.append(one)
+    return Space(tuple(parameters))
 
 
-def _parameter(name: str, entry: Any, before: Sequence[Parameter]) -> Parameter:
-    if not isinstance(entry, Mapping):
-        raise UserError(f"space.{name}={json.dumps(entry)}: expected e.g. {{uniform: [0.0, 1.0]}}")
-    for key in entry:
-        if key not in (*KINDS, "points", "when"):
-            raise UserError(f"space.{name}: unknown key '{key}'{nearest(str(key), (*KINDS, 'points', 'when'))}")
-    kinds = [kind for kind in KINDS if kind in entry]
+@dataclass(frozen=True)
+class _Entry:
+    """A key of the file as it is written: exactly one of the four kinds."""
+
+    uniform: tuple[float, float] | None = None
+    log: tuple[float, float] | None = None
+    integer: tuple[int, int] | None = None
+    choice: tuple[Value, ...] | None = None
+    points: int | None = None
+    when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+
+
+def _parameter(name: str, entry: _Entry) -> Parameter:
+    kinds = [kind for kind in KINDS if getattr(entry, kind) is not None]
     if len(kinds) != 1:
         raise UserError(f"space.{name}: exactly one of {', '.join(KINDS)} is needed, not {len(kinds)}")
-    kind, points = kinds[0], entry.get("points")
-    if points is not None and (type(points) is not int or points < 1 or kind == "choice"):
-        raise UserError(f"space.{name}.points={json.dumps(points)}: expected a whole number, 1 or more, of a range")
-    when = _when(name, entry.get("when", {}), before)
-    if kind == "choice":
-        return Parameter(name, kind, choices=_choices(name, entry[kind]), when=when)
-    low, high = _bounds(name, kind, entry[kind])
-    return Parameter(name, kind, low, high, points=points, when=when)
+    kind = kinds[0]
+    if entry.points is not None and (entry.points < 1 or kind == "choice"):
+        raise UserError(f"space.{name}.points={entry.points}: expected 1 or more, and a range")
+    if entry.choice is not None:
+        if not entry.choice or len({json.dumps(one) for one in entry.choice}) < len(entry.choice):
+            raise UserError(f"space.{name}.choice={json.dumps(entry.choice)}: expected one value or more, each once")
+        return Parameter(name, kind, choices=entry.choice, when=entry.when)
+    low, high = getattr(entry, kind)
+    if not -math.inf < low < high < math.inf or (kind == "log" and low <= 0):
+        above = ", above 0" if kind == "log" else ""
+        raise UserError(f"space.{name}.{kind}={json.dumps([low, high])}: expected [lowest, highest]{above}")
+    return Parameter(name, kind, float(low), float(high), points=entry.points, when=entry.when)
 
 
-def _bounds(name: str, kind: Kind, bounds: Any) -> tuple[float, float]:
-    asked = f"space.{name}.{kind}={json.dumps(bounds)}"
-    numbers = isinstance(bounds, list) and len(bounds) == 2 and all(type(end) in (int, float) for end in bounds)
-    if not numbers or not all(math.isfinite(end) for end in bounds):
-        raise UserError(f"{asked}: expected [lowest, highest]")
-    low, high = bounds
-    if kind == "integer" and not all(type(end) is int for end in bounds):
-        raise UserError(f"{asked}: expected whole numbers")
-    if not low < high:
-        raise UserError(f"{asked}: expected the lower end first, and a greater one after it")
-    if kind == "log" and low <= 0:
-        raise UserError(f"{asked}: expected a lower end above 0; 0 has no logarithm")
-    return float(low), float(high)
-
-
-def _choices(name: str, choices: Any) -> tuple[Value, ...]:
-    plain = isinstance(choices, list) and all(one is None or isinstance(one, int | float | str) for one in choices)
-    if not plain or not choices:
-        raise UserError(f"space.{name}.choice={json.dumps(choices)}: expected a list of values, one at least")
-    if len({json.dumps(one) for one in choices}) < len(choices):
-        raise UserError(f"space.{name}.choice={json.dumps(choices)}: a value stands there twice")
-    return tuple(choices)
-
-
-def _when(name: str, when: Any, before: Sequence[Parameter]) -> tuple[tuple[str, tuple[Value, ...]], ...]:
-    if not isinstance(when, Mapping):
-        raise UserError(f"space.{name}.when={json.dumps(when)}: expected {{other key: [values]}}")
-    choices = {one.name: one for one in before if one.kind == "choice"}
-    conditions = []
-    for parent, allowed in when.items():
+def _check_conditions(one: Parameter, choices: Mapping[str, Parameter]) -> None:
+    for parent, allowed in one.when.items():
+        where = f"space.{one.name}.when.{parent}"
         if parent not in choices:
-            raise UserError(f"space.{name}.when.{parent}: no choice of this name stands before it in the space")
-        values = _choices(f"{name}.when.{parent}", allowed)
-        wrong = [value for value in values if not choices[parent].holds(value)]
-        if wrong:
-            raise UserError(f"space.{name}.when.{parent}={json.dumps(wrong[0])}: expected {choices[parent].in_words()}")
-        conditions.append((str(parent), values))
-    return tuple(conditions)
-
-
-def _in_words(when: Sequence[tuple[str, tuple[Value, ...]]]) -> str:
-    return " and ".join(f"{parent} is {' or '.join(map(str, allowed))}" for parent, allowed in when)
+            raise UserError(f"{where}: no choice of this name stands before it in the space")
+        for value in allowed or (None,):
+            if not choices[parent].holds(value):
+                raise UserError(f"{where}={json.dumps(value)}: expected {choices[parent]}")

@@ -1,18 +1,13 @@
-"""A sweep from the door's keys: what it is, and what it leaves.
-
-Why here: the same for trainings and for answers, apart from running trials.
-"""
+"""The options of the command sweep, and what a resume must find again."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.search.outcome import Trial
 from eqr_ray.search.proposals import most_trials
 from eqr_ray.search.study import SearchConfig, written
 from eqr_ray.storage.run_log import WandbMode
@@ -26,7 +21,7 @@ FREE = (
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """The keys of the door; each is described in conf/sweep.yaml."""
+    """The keys of the command; each is described in conf/sweep.yaml."""
 
     space: str | None
     data: str | None
@@ -93,17 +88,3 @@ def trials_of(search: SearchConfig, config: SweepConfig, before: Mapping[str, An
     if most is not None and config.trials is not None and config.trials > most:
         raise UserError(f"trials={wanted} is not allowed: {search.algorithm.name} has {most} trials in all")
     return wanted if most is None else min(wanted, most)
-
-
-def counts(trials: Sequence[Trial]) -> dict[str, int]:
-    """How many trials have come to which end."""
-    return dict(Counter(trial.status for trial in trials))
-
-
-def reasons(trials: Sequence[Trial]) -> dict[int, str]:
-    """Why trials were lost, by number; those that only others left behind are not listed."""
-    return {trial.number: f"{trial.status}: {trial.reason}" for trial in trials if trial.reason and _lost(trial)}
-
-
-def _lost(trial: Trial) -> bool:
-    return trial.status in ("diverged", "collapsed", "failed")

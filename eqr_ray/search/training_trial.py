@@ -10,10 +10,10 @@ from typing import Any
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict
-from eqr_ray.search.outcome import Status
+from eqr_ray.search.trial import Status
 from eqr_ray.search.trial_dirs import END, Trials, reports_of
 from eqr_ray.storage.run_dir import CHECKPOINTS, LOCK, locked
-from eqr_ray.training.checkpoint import adopt, complete_checkpoints
+from eqr_ray.training.checkpoint import complete_checkpoints
 from eqr_ray.training.experiment import Experiment
 from eqr_ray.training.loop import TrainingDiverged
 
@@ -37,13 +37,13 @@ class Reporter:
 
     def look(self) -> None:
         """Report now what is new."""
-        kept = complete_checkpoints(self._folder / CHECKPOINTS)
-        if not kept or int(kept[-1].name) <= self._step:  # no figure counts beyond it
+        checkpoints = complete_checkpoints(self._folder / CHECKPOINTS)
+        if not checkpoints or int(checkpoints[-1].name) <= self._step:  # no metric counts beyond it
             return
         for one in reports_of(self._folder):
             if one.step > self._step:
                 self._step = one.step
-                self._report({**one.figures, "step": one.step})
+                self._report({**one.metrics, "step": one.step})
 
 
 def run_trial(
@@ -54,9 +54,9 @@ def run_trial(
     free: Mapping[str, Any],
 ) -> None:
     """Report what the folder holds, then `train` what is left. How it ended is left in the folder: the summary of a
-    training, or the words of an end. Other errors than divergence and a mistake are raised: a retry may help.
+    training, or end.json. Other errors than divergence and a mistake are raised: a retry may help.
 
-    `free`: keys of the experiment that this sitting sets (where the data is, on how many workers).
+    `free`: keys of the experiment that this run of the sweep sets (where the data is, on how many workers).
     """
     folder, plan = trials.folder(number), trials.plan(number)
     assert plan.experiment is not None
@@ -64,9 +64,6 @@ def run_trial(
     with _locked_soon(folder):
         reporter = Reporter(trials, number, report)
         reporter.look()
-        if plan.parent is not None and not complete_checkpoints(folder / CHECKPOINTS):
-            source = trials.folder(plan.parent) / CHECKPOINTS / f"{plan.begin:08d}"
-            adopt(source, folder / CHECKPOINTS, experiment.identity)
         try:
             train(experiment, folder, reporter)
         except (TrainingDiverged, UserError) as error:
@@ -84,8 +81,8 @@ def last_step(folder: Path) -> int:
 
 @contextmanager
 def _locked_soon(folder: Path) -> Iterator[None]:
-    """`locked`, with patience for processes of an earlier sitting that are about to end. One that cannot be seen from
-    here (its node is gone) loses its lock after that: the sweep has one driver, which starts a trial once."""
+    """`locked`, with patience for processes of an earlier run of the sweep that are about to end. One that cannot be
+    seen from here (its node is gone) loses its lock after that: a sweep has one driver, which starts a trial once."""
     until_s = time.monotonic() + UNLOCK_S
     with ExitStack() as stack:
         while True:

@@ -1,49 +1,55 @@
 """The folder of a sweep: what is searched, and one folder per trial that says by itself what has become of it.
 
-Why here: there is no other memory. Whoever is killed when, the next sitting reads the same trials; a figure counts only
+There is no other memory: whoever is killed when, the next run of the sweep reads the same trials. A metric counts only
 as far as a checkpoint holds the weights that it is of.
 
     out/manifest.json           what is searched, its content hash, how many trials
     out/trials/00007/           the folder of a run, as `train` leaves it, and
         trial.json              the values, written before the trial begins
-        result.json             the figures of an inference trial
+        result.json             the metrics of an answering trial
         end.json                why it ended before its end: stopped, diverged, collapsed, failed
     out/finals/00701/           trial 7 again with the first fresh seed
+    out/trials.parquet          a row per trial and report, a column per parameter and metric
+    out/best.yaml               the winner, for `recipe=` of train or infer
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import content_hash, read_json
-from eqr_ray.search.outcome import Report, Status, Trial
-from eqr_ray.search.space import Values
-from eqr_ray.storage.atomic import write_json
+from eqr_ray.inference.records import TableWriter
+from eqr_ray.search.space import Parameter, Space, Values
+from eqr_ray.search.study import SearchConfig, search_of
+from eqr_ray.search.trial import Report, Status, Trial, ranked
+from eqr_ray.storage.atomic import write_bytes, write_json
 from eqr_ray.storage.run_dir import CHECKPOINTS, LOCK, LOG, SUMMARY
 from eqr_ray.storage.run_log import ABOUT, read_log
+from eqr_ray.storage.status import RunStatus
 from eqr_ray.training.checkpoint import complete_checkpoints
 
 MANIFEST, TRIALS, FINALS = "manifest.json", "trials", "finals"
+TABLE, BEST = "trials.parquet", "best.yaml"
 PLAN, RESULT, END = "trial.json", "result.json", "end.json"
-T = TypeVar("T")
+VALUE = "space."  # before the names of parameters in the table, apart from the metrics
+FAILURES_SHOWN = 3  # the newest
 BEFORE_MANIFEST = {LOCK, "ray"}  # what a driver that ended at once may have left
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a trial is, before it begins. `experiment`: of a training, as its config.json will have it; `parent`: the
-    trial whose last checkpoint it goes on from, at step `begin`."""
+    """What a trial is, before it begins. `experiment`: of a training, as its config.json will have it."""
 
     number: int
     values: Values
     experiment: dict[str, Any] | None = None
-    parent: int | None = None
-    begin: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,27 +83,22 @@ class Trials:
         write_json(self.folder(number) / RESULT, vars(report))
 
     def write_end(self, number: int, status: Status, reason: str, step: int) -> None:
-        """The trial is over after `step` steps; what it may do after that is not looked at."""
+        """The trial is over after `step` steps; what it may report after that is not looked at."""
         write_json(self.folder(number) / END, {"status": status, "reason": reason, "step": step})
 
     def read(self, number: int) -> Trial:
-        """What has become of a trial that has been begun."""
+        """What has become of a trial that has been begun. UserError: a file of it is damaged."""
         folder, plan = self.folder(number), self.plan(number)
-        status, reason, last = _ending(folder)
-        reports = tuple(one for one in reports_of(folder) if last is None or one.step <= last)
-        return Trial(number, plan.values, status, reason, reports, plan.parent, plan.begin)
+        reports = tuple(reports_of(folder))
+        if (folder / END).is_file():
+            end = _read(folder / END, _End)
+            reports = tuple(one for one in reports if one.step <= end.step)
+            return Trial(number, plan.values, end.status, end.reason, reports)
+        over = (folder / SUMMARY).is_file() or (folder / RESULT).is_file()
+        return Trial(number, plan.values, "finished" if over else "running", "", reports)
 
     def all(self) -> dict[int, Trial]:
         return {number: self.read(number) for number in self.numbers()}
-
-
-def _ending(folder: Path) -> tuple[Status, str, int | None]:
-    """(status, reason, step after which nothing counts)."""
-    if (folder / END).is_file():
-        end = _read(folder / END, _End)
-        return end.status, end.reason, end.step
-    over = (folder / SUMMARY).is_file() or (folder / RESULT).is_file()
-    return "finished" if over else "running", "", None
 
 
 def reports_of(folder: Path) -> list[Report]:
@@ -105,18 +106,94 @@ def reports_of(folder: Path) -> list[Report]:
     last, with the time of its first report: that is when others were compared with it."""
     if (folder / RESULT).is_file():
         return [_read(folder / RESULT, Report)]
-    kept = complete_checkpoints(folder / CHECKPOINTS)
-    newest = int(kept[-1].name) if kept else 0
-    figures: dict[int, dict[str, float]] = {}
+    checkpoints = complete_checkpoints(folder / CHECKPOINTS)
+    newest = int(checkpoints[-1].name) if checkpoints else 0
+    metrics: dict[int, dict[str, float]] = {}
     times: dict[int, float] = {}
-    validated = set()
     for entry in read_log(folder / LOG).of("train", "validation"):
-        numbers = {name: value for name, value in entry.items() if name not in ABOUT}
-        figures.setdefault(entry["step"], {}).update(numbers)
+        numbers = {k: v for k, v in entry.items() if k not in ABOUT and isinstance(v, int | float)}
+        metrics.setdefault(entry["step"], {}).update(numbers)
         if entry["event"] == "validation":
-            validated.add(entry["step"])
             times.setdefault(entry["step"], entry["time"])
-    return [Report(step, times[step], figures[step]) for step in sorted(validated) if step <= newest]
+    return [Report(step, times[step], metrics[step]) for step in sorted(times) if step <= newest]
+
+
+def write_trials(path: Path, space: Space, trials: Iterable[Trial]) -> None:
+    """The table of all trials. A trial without reports is a row without metrics."""
+    rows: list[dict[str, Any]] = []
+    metrics: set[str] = set()
+    for trial in trials:
+        about: dict[str, Any] = {"trial": trial.number, "status": trial.status, "reason": trial.reason}
+        for one in space:
+            value = trial.values.get(one.name)
+            is_text = value is not None and _column(one) == "string"
+            about[VALUE + one.name] = str(value) if is_text else value
+        for report in trial.reports:
+            metrics |= report.metrics.keys()
+            last = report is trial.reports[-1]
+            rows.append({**about, "step": report.step, "time": report.time, "is_last": last, **report.metrics})
+        if not trial.reports:
+            rows.append({**about, "is_last": True})
+    schema = {"trial": "int64", "status": "string", "reason": "string", "step": "int64", "time": "double"}
+    schema |= {"is_last": "bool", **{VALUE + one.name: _column(one) for one in space}}
+    schema |= dict.fromkeys(sorted(metrics), "double")
+    with TableWriter(path, schema) as table:
+        table.write({name: [row.get(name) for row in rows] for name in schema})
+
+
+def write_recipe(out: Path, keys: Mapping[str, Any], comment: Iterable[str]) -> None:
+    """best.yaml: the winner as keys that `recipe=` of train or infer takes."""
+    lines = [*(f"# {line}" for line in comment), *(f"{key}: {json.dumps(value)}" for key, value in keys.items())]
+    write_bytes(out / BEST, ("\n".join(lines) + "\n").encode())
+
+
+def _column(one: Parameter) -> str:
+    """The Arrow type of a parameter."""
+    if one.kind == "choice":
+        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in one.choices)
+        return "double" if numbers else "string"
+    return "int64" if one.kind == "integer" else "double"
+
+
+def status_of_search(path: Path, summary: Mapping[str, Any] | None) -> tuple[str, RunStatus]:
+    """What is searched, and how far it is, from the folder alone. `summary`: of a finished sweep. UserError: the
+    manifest is damaged."""
+    manifest = stored(path)
+    assert manifest is not None
+    search = stored_search(manifest)
+    trials, damaged = _readable(Trials(path / TRIALS))
+    finals, damaged_finals = _readable(Trials(path / FINALS))
+    over = sum(trial.is_over for trial in trials)
+    facts = {"how far": f"{over} of {manifest['trials']} trials are over, {len(trials) - over} begun"}
+    if finals:
+        facts["finals"] = f"{sum(trial.is_over for trial in finals)} of {len(finals)} begun are over"
+    ends = Counter(trial.status for trial in trials)
+    facts["ends"] = ", ".join(f"{count} {status}" for status, count in ends.most_common()) or "none yet"
+    for best in ranked(trials, search.goal)[:1]:
+        metric, last = search.goal.metric, best.reports[-1]
+        values = ", ".join(f"{name}={value}" for name, value in best.values.items())
+        facts["best"] = f"trial {best.number}, {metric} {last.metrics.get(metric)} at step {last.step}: {values}"
+    failed = [trial for trial in (*trials, *finals) if trial.status == "failed"]
+    lost = [f"trial {trial.number} failed: {trial.reason}" for trial in failed[-FAILURES_SHOWN:]]
+    lost += [f"damaged: {folder}" for folder in (*damaged, *damaged_finals)]
+    what = f"sweep of {search.command}: {', '.join(search.space.names)}; {search.algorithm.name}"
+    return what, RunStatus(facts, lost, goes_on=summary is None)
+
+
+def _readable(trials: Trials) -> tuple[list[Trial], list[Path]]:
+    """(those that can be read, the folders of the others)."""
+    readable, damaged = [], []
+    for number in trials.numbers():
+        try:
+            readable.append(trials.read(number))
+        except (UserError, OSError, ValueError, KeyError, TypeError, AssertionError):
+            damaged.append(trials.folder(number))
+    return readable, damaged
+
+
+def stored_search(manifest: Mapping[str, Any]) -> SearchConfig:
+    """The search of a sweep's manifest."""
+    return search_of({**manifest["identity"]["search"], "trials": manifest["trials"]})
 
 
 def begin(path: Path, identity: Mapping[str, Any], trials: int) -> None:

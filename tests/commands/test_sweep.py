@@ -1,11 +1,11 @@
-"""The door `sweep` without Ray: trials run one after the other in this process, and are killed between two reports."""
+"""The command `sweep` without Ray: trials run one after the other here, and are killed between two reports."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from eqr_ray import sweep, train
 from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import write_split
-from eqr_ray.search.early_stopping import Judge
-from eqr_ray.search.outcome import Report
-from eqr_ray.search.queue import Queue
+from eqr_ray.search.early_stopping import EarlyStopping
+from eqr_ray.search.proposals import Queue
 from eqr_ray.search.training_trial import Reporter, run_trial
+from eqr_ray.search.trial import Report
 from eqr_ray.status import report
 from eqr_ray.tasks import task_named
 from eqr_ray.training.experiment import Experiment, train_here
@@ -32,7 +32,7 @@ from tests.inference.tiny import save_tiny
 torch.set_num_threads(1)
 TUNE = Path(__file__).parents[2] / "tune"
 SPACE = """
-door: train
+command: train
 space:
   damping: {uniform: [0.0, 0.3], points: 2}
   learning_rate: {log: [1.0e-4, 1.0e-2], points: 2}
@@ -51,7 +51,7 @@ keys:
   validate_puzzles: 8
   dtype: float32
   compile: false
-objective: [highest validation_token_accuracy, lowest token_loss]
+objective: highest validation_token_accuracy
 algorithm: {name: tpe, startup: 2}
 scheduler: {name: asha, first: 2, factor: 2}
 report_every: 2
@@ -64,7 +64,7 @@ class Killed(BaseException):
 
 
 class Ended(BaseException):
-    """Unwinds a trial that the judge ends, as Tune does."""
+    """Unwinds a trial that ends early, as Tune does."""
 
 
 @pytest.fixture(scope="module")
@@ -82,24 +82,24 @@ Plant = Callable[[int, dict[str, Any]], dict[str, Any]]
 class Here:
     """A runner in this process. `left`: reports until it is killed; `plant`: what becomes of a report."""
 
-    def __init__(self, left: float = math.inf, plant: Plant = lambda number, figures: figures) -> None:
+    def __init__(self, left: float = math.inf, plant: Plant = lambda number, metrics: metrics) -> None:
         self.left, self.plant, self.begun = left, plant, []
 
-    def __call__(self, config: Any, machine: Any) -> Any:
+    def __call__(self, config: Any, stack: Any) -> Any:
         return self.run
 
-    def run(self, queue: Queue, judge: Judge) -> None:
+    def run(self, queue: Queue, early_stopping: EarlyStopping) -> None:
         while (number := queue.next()) is not None:
             self.begun.append(number)
 
-            def report(figures: dict[str, Any], number: int = number) -> None:
+            def report(metrics: dict[str, Any], number: int = number) -> None:
                 if self.left <= 0:
                     raise Killed
                 self.left -= 1
-                figures = self.plant(number, figures)
-                verdict = judge.hear(number, Report(figures["step"], 0.0, figures))
-                if verdict is not None:
-                    queue.trials.write_end(number, *verdict, figures["step"])
+                metrics = self.plant(number, metrics)
+                end = early_stopping.hear(number, Report(metrics["step"], 0.0, metrics))
+                if end is not None:
+                    queue.trials.write_end(number, *end, metrics["step"])
                     raise Ended
 
             def train(experiment: Experiment, folder: Path, reporter: Reporter, report: Any = report) -> None:
@@ -111,15 +111,16 @@ class Here:
 
 
 @pytest.fixture
-def door(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """The command; returns summary.json. `space`: text of the file; `drawn`: with its pictures."""
+def command(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Runs the command; returns summary.json. `space`: text of the file; `drawn`: with its pictures."""
+
     draw_search = sweep.draw_search
 
     def run(
         *typed: str, space: str | None = SPACE, here: Here | None = None, out: str = "out", drawn: bool = False
     ) -> dict[str, Any]:
-        monkeypatch.setattr("eqr_ray.sweep.runner", here or Here())
         monkeypatch.setattr("eqr_ray.sweep.draw_search", draw_search if drawn else lambda *arguments: [])
+        monkeypatch.setattr("eqr_ray.distributed.training_sweep.ray_runner", here or Here())
         keys = list(typed)
         if space is not None:
             (tmp_path / "space.yaml").write_text(space)
@@ -130,8 +131,8 @@ def door(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     return run
 
 
-def test_a_sweep_leaves_what_the_docs_say(door: Callable[..., Any], data: Path, tmp_path: Path) -> None:
-    summary = door("finalists=2", "seeds=2", drawn=True)
+def test_a_sweep_leaves_what_the_docs_say(command: Callable[..., Any], data: Path, tmp_path: Path) -> None:
+    summary = command("finalists=2", "seeds=2", drawn=True)
     out = tmp_path / "out"
     names = {"trials.parquet", "best.yaml", "best.png", "parameters.png", "pairs.png", "config.json", "manifest.json"}
     assert names | {"summary.json", "trials", "finals"} == {path.name for path in out.iterdir() if path.name[0] != "."}
@@ -143,7 +144,7 @@ def test_a_sweep_leaves_what_the_docs_say(door: Callable[..., Any], data: Path, 
     assert sum(row["is_last"] for row in rows) == 5
     assert all(row["step"] in (2, 4, 6, 8) for row in rows)
     finalists = summary["finalists"]
-    assert 0 in [one["trial"] for one in finalists]  # what was known before
+    assert 0 in [one["trial"] for one in finalists]  # the known point
     for one in finalists:
         assert len(one["scores"]) == 2
         assert one["test_total"] == 2 * 16
@@ -168,35 +169,35 @@ def trials_of(out: Path) -> dict[str, Any]:
     return {f"{row['trial']}@{row['step']}": {k: v for k, v in row.items() if k not in slow} for row in rows}
 
 
-def test_kills_change_nothing(door: Callable[..., Any], tmp_path: Path) -> None:
-    whole = door("finalists=1", "seeds=1", out="whole")
+def test_kills_change_nothing(command: Callable[..., Any], tmp_path: Path) -> None:
+    whole = command("finalists=1", "seeds=1", out="whole")
     typed: list[str] = ["finalists=1", "seeds=1"]
     space: str | None = SPACE
     kills = 0
     for reports in (1, 3, 5, 3, 60, 60):
         try:
-            summary = door(*typed, space=space, here=Here(left=reports))
+            summary = command(*typed, space=space, here=Here(left=reports))
             break
         except Killed:
             kills += 1
             typed, space = [f"resume={tmp_path / 'out'}"], None
     assert kills >= 3
     assert trials_of(tmp_path / "out") == trials_of(tmp_path / "whole")
-    for key in ("winner", "ends", "front", "finalists"):
+    for key in ("winner", "ends", "best_of_search", "finalists"):
         assert summary[key] == whole[key]
 
 
-def test_status_tells_how_far_a_sweep_is(door: Callable[..., Any], tmp_path: Path) -> None:
+def test_status_tells_how_far_a_sweep_is(command: Callable[..., Any], tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(Killed):
-        door("finalists=0", here=Here(left=7))
+        command("finalists=0", here=Here(left=7))
     told = dict(report(out))
     assert told["is"] == "sweep of train: damping, learning_rate; tpe"
     over, wanted = told["how far"].split(" trials are over")[0].split(" of ")
     assert 0 < int(over) < int(wanted) == 5
     assert told["does"].startswith("nothing")
     assert told["needs"] == f"python -m eqr_ray.sweep resume={out}"
-    door(f"resume={out}", space=None)
+    command(f"resume={out}", space=None)
     told = dict(report(out))
     assert told["how far"] == "5 of 5 trials are over, 0 begun"
     assert told["best"].startswith("trial ")
@@ -205,57 +206,34 @@ def test_status_tells_how_far_a_sweep_is(door: Callable[..., Any], tmp_path: Pat
     assert f"damaged: {out / 'trials' / '00002'}" in [words for label, words in report(out) if label == "lost"]
 
 
-def test_finished_trials_are_not_run_again_and_a_sweep_is_extended(door: Callable[..., Any], tmp_path: Path) -> None:
-    door("finalists=0", "trials=3")
+def test_finished_trials_are_not_run_again_and_a_sweep_is_extended(command: Callable[..., Any], tmp_path: Path) -> None:
+    command("finalists=0", "trials=3")
     before = trials_of(tmp_path / "out")
     here = Here()
-    door(f"resume={tmp_path / 'out'}", space=None, here=here)
+    command(f"resume={tmp_path / 'out'}", space=None, here=here)
     assert here.begun == []
-    summary = door(f"resume={tmp_path / 'out'}", "trials=5", space=None, here=here)
+    summary = command(f"resume={tmp_path / 'out'}", "trials=5", space=None, here=here)
     assert here.begun == [3, 4]
     assert summary["configurations_tried"] == 5
     after = trials_of(tmp_path / "out")
     assert {name: after[name] for name in before} == before
-    door("finalists=0", out="at_once")
+    command("finalists=0", out="at_once")
     assert trials_of(tmp_path / "at_once") == after
 
 
-def test_the_lost_are_counted_with_their_reason(door: Callable[..., Any], tmp_path: Path) -> None:
-    def plant(number: int, figures: dict[str, Any]) -> dict[str, Any]:
+def test_the_lost_are_counted_with_their_reason(command: Callable[..., Any], tmp_path: Path) -> None:
+    def plant(number: int, metrics: dict[str, Any]) -> dict[str, Any]:
         if number == 1:
             raise TrainingDiverged("the loss became nan before step 2")
-        return {**figures, "token_loss": 100.0} if number == 2 and figures["step"] == 6 else figures
+        return {**metrics, "token_loss": 100.0} if number == 2 and metrics["step"] == 6 else metrics
 
     space = SPACE.replace("name: asha, first: 2, factor: 2", "name: none")
-    summary = door("finalists=0", space=space, here=Here(plant=plant))
+    summary = command("finalists=0", space=space, here=Here(plant=plant))
     assert summary["ends"] == {"finished": 3, "diverged": 1, "collapsed": 1}
     assert summary["lost"]["1"] == "diverged: the loss became nan before step 2"
     assert summary["lost"]["2"].startswith("collapsed: the loss rose from")
     assert summary["winner"] is not None
     assert summary["finalists"] == []
-
-
-def test_a_population_goes_from_parent_to_parent(door: Callable[..., Any], tmp_path: Path) -> None:
-    space = SPACE.replace("{name: tpe, startup: 2}", "{name: population, members: 2, generations: 2, quantile: 0.5}")
-    space = space.replace("name: asha, first: 2, factor: 2", "name: none").replace("trials: 5", "trials: 4")
-    with pytest.raises(UserError, match="finalists=3 is not allowed: what a population finds is a schedule"):
-        door(space=space)
-    summary = door("finalists=0", space=space)
-    rows = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
-    assert [(row["trial"], row["step"]) for row in rows] == [
-        (0, 2),
-        (0, 4),
-        (1, 2),
-        (1, 4),
-        (2, 6),
-        (2, 8),
-        (3, 6),
-        (3, 8),
-    ]
-    parents = {row["trial"]: row["parent"] for row in rows}
-    assert parents[0] is parents[1] is None
-    assert parents[2] == parents[3]  # the better of two goes on, twice
-    assert summary["best_of_search"]["trial"] in (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -270,14 +248,14 @@ def test_a_population_goes_from_parent_to_parent(door: Callable[..., Any], tmp_p
     ],
 )
 def test_another_search_is_refused(
-    door: Callable[..., Any], tmp_path: Path, change: tuple[str, str], words: str
+    command: Callable[..., Any], tmp_path: Path, change: tuple[str, str], words: str
 ) -> None:
-    door("finalists=0", "trials=1")
+    command("finalists=0", "trials=1")
     with pytest.raises(UserError) as error:
-        door("finalists=0", space=SPACE.replace(*change))
+        command("finalists=0", space=SPACE.replace(*change))
     assert words in str(error.value)
     with pytest.raises(UserError, match="seed=3 does not go with resume=: the sweep has seed=0"):
-        door(f"resume={tmp_path / 'out'}", "seed=3", space=None)
+        command(f"resume={tmp_path / 'out'}", "seed=3", space=None)
 
 
 @pytest.mark.parametrize(
@@ -285,18 +263,18 @@ def test_another_search_is_refused(
     [
         (("damping:", "dampnig:"), "has no key 'dampnig'; did you mean 'damping'?"),
         (("[0.0, 0.3]", "[0.0, 1.0]"), "space.damping: model.damping=1.0 is not allowed"),
-        (("batch: 4", "bacth: 4"), "keys: eqr_ray.train has no key 'bacth'"),
+        (("batch: 4", "bacth: 4"), "keys: trials of train have no key 'bacth'"),
         (("batch: 4", "batch: 0"), "batch=0 is not allowed"),
         (("report_every: 2", "report_every: 2\nlog: 3"), "unknown key 'log'"),
         (("warmup: 2", "warmup: 2\n  log_every: 3"), "log_every=3 must divide report_every=2"),
-        (("door: train", "door: [train"), "is no YAML"),
+        (("command: train", "command: [train"), "is no YAML"),
     ],
 )
 def test_mistakes_leave_nothing_behind(
-    door: Callable[..., Any], tmp_path: Path, change: tuple[str, str], words: str
+    command: Callable[..., Any], tmp_path: Path, change: tuple[str, str], words: str
 ) -> None:
     with pytest.raises(UserError) as error:
-        door(
+        command(
             space=SPACE.replace("  - {damping: 0.05, learning_rate: 1.0e-3}\n", "")
             .replace("first:\n", "")
             .replace(*change)
@@ -305,19 +283,19 @@ def test_mistakes_leave_nothing_behind(
     assert not (tmp_path / "out").exists()
 
 
-def test_resume_and_folders(door: Callable[..., Any], tmp_path: Path) -> None:
+def test_resume_and_folders(command: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no sweep there"):
-        door(f"resume={tmp_path}", space=None)
+        command(f"resume={tmp_path}", space=None)
     with pytest.raises(UserError, match="space= must be given"):
-        door("data=d", space=None)
+        command("data=d", space=None)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("")
     with pytest.raises(UserError, match="is not empty and holds no sweep"):
-        door()
+        command()
 
 
 ANSWERS = """
-door: infer
+command: infer
 space:
   noise_scale: {log: [1.0e-3, 1.0], points: 2}
   breadth: {integer: [1, 3], points: 2}
@@ -331,9 +309,9 @@ trials: 100
 """
 
 
-def test_answers_are_searched_by_replay(door: Callable[..., Any], tmp_path: Path) -> None:
+def test_answers_are_searched_by_replay(command: Callable[..., Any], tmp_path: Path) -> None:
     checkpoint = save_tiny(tmp_path / "tiny")
-    summary = door(f"checkpoint={checkpoint}", "actors=0", space=ANSWERS)
+    summary = command(f"checkpoint={checkpoint}", "actors=0", space=ANSWERS)
     assert summary["configurations_tried"] == 2 * 2 * (1 + 2)
     assert len(list((tmp_path / "out" / "records").iterdir())) == 2  # one run of the network for each noise
     assert summary["objective"] == "best accuracy at 1e+15 FLOPs a puzzle or fewer"
@@ -341,26 +319,30 @@ def test_answers_are_searched_by_replay(door: Callable[..., Any], tmp_path: Path
     assert summary["test"]["puzzles"] == 16
     rows = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
     cheapest = min(row["flops_mean"] for row in rows)
-    again = door(f"resume={tmp_path / 'out'}", space=None)
+    again = command(f"resume={tmp_path / 'out'}", space=None)
     assert again["winner"] == summary["winner"]
     bound = f"objective: {{flops: {cheapest * 1.01}}}"
-    frugal = door(f"checkpoint={checkpoint}", space=ANSWERS.replace("objective: {flops: 1.0e+15}", bound), out="frugal")
+    frugal = command(
+        f"checkpoint={checkpoint}", space=ANSWERS.replace("objective: {flops: 1.0e+15}", bound), out="frugal"
+    )
     assert frugal["winner"]["breadth"] == 1
     never = ANSWERS.replace("objective: {flops: 1.0e+15}", "objective: {accuracy: 1.0}")
-    assert door(f"checkpoint={checkpoint}", space=never, out="never")["winner"] is None
+    assert command(f"checkpoint={checkpoint}", space=never, out="never")["winner"] is None
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("depth: 3", "dtpeh: 3"), "eqr_ray.infer has no key 'dtpeh'"),
+        (("depth: 3", "dtpeh: 3"), "trials of infer have no key 'dtpeh'"),
         (("depth: 3", "depth: 0"), "depth=0 is not allowed"),
         (("[full, settle]", "[full, setle, settle]"), "policy=setle is not allowed"),
     ],
 )
-def test_mistakes_about_answers(door: Callable[..., Any], tmp_path: Path, change: tuple[str, str], words: str) -> None:
+def test_mistakes_about_answers(
+    command: Callable[..., Any], tmp_path: Path, change: tuple[str, str], words: str
+) -> None:
     with pytest.raises(UserError) as error:
-        door(f"checkpoint={save_tiny(tmp_path / 'tiny')}", space=ANSWERS.replace(*change))
+        command(f"checkpoint={save_tiny(tmp_path / 'tiny')}", space=ANSWERS.replace(*change))
     assert words in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -368,12 +350,15 @@ def test_mistakes_about_answers(door: Callable[..., Any], tmp_path: Path, change
 @pytest.mark.parametrize("file", sorted(TUNE.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_file_under_tune_makes_its_trials(file: Path, data: Path, tmp_path: Path) -> None:
     keys = [f"space={file}", f"data={data}", "finalists=0"]
-    if "door: infer" in file.read_text():
+    if "command: infer" in file.read_text():
         keys.append(f"checkpoint={save_tiny(tmp_path / 'tiny')}")
     config = sweep.from_dict(sweep.SweepConfig, door_config("sweep", keys))
     space = sweep.search_read(config, {"space"})
-    half = sweep.TrainingSweep if space.door == "train" else sweep.AnsweringSweep
-    assert half.of(space, config).search == space
+    with ExitStack() as stack:
+        if space.command == "train":
+            assert sweep.TrainingSweep.of(space, config, stack).search == space
+        else:
+            assert sweep.AnsweringSweep.of(space, config).search == space
     head = [line for line in file.read_text().splitlines() if line.startswith("#")]
     assert any("Cost:" in line for line in head)
     assert any("?" in line for line in head)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from eqr_ray.plots.search import best_so_far, cell_of, cells, draw_search, position, view_of
-from eqr_ray.search.outcome import Report, Trial
+from eqr_ray.plots.search import best_so_far, cell_of, cells, draw_search, objective_of, position
 from eqr_ray.search.proposals import drawn
 from eqr_ray.search.study import SearchConfig, search_of
+from eqr_ray.search.trial import Report, Trial
 
 SPACE = {
     "damping": {"uniform": [0.0, 0.5]},
@@ -22,18 +23,18 @@ SPACE = {
 
 
 def config(**changes: Any) -> SearchConfig:
-    file = {"door": "train", "space": SPACE, "keys": {"steps": 4}, "report_every": 2, "trials": 9}
-    return search_of({**file, "objective": ["highest validation_exact"], **changes})
+    file = {"command": "train", "space": SPACE, "keys": {"steps": 4}, "report_every": 2, "trials": 9}
+    return search_of({**file, "objective": "highest validation_exact", **changes})
 
 
 def planted(search: SearchConfig, count: int = 20) -> list[Trial]:
     generator = np.random.default_rng(0)
     trials = []
     for number in range(count):
-        figures = {"validation_exact": float(generator.random()), "exact_accuracy": float(generator.random())}
-        figures["flops_mean"] = 1e9 * (1 + number)
+        metrics = {"validation_exact": float(generator.random()), "exact_accuracy": float(generator.random())}
+        metrics["flops_mean"] = 1e9 * (1 + number)
         status = ("finished", "stopped", "diverged")[number % 3]
-        reports = (Report(4, number, figures),) if status != "diverged" else ()
+        reports = (Report(4, number, metrics),) if status != "diverged" else ()
         trials.append(Trial(number, drawn(search.space, 0, number), status, reports=reports))  # type: ignore[arg-type]
     return trials
 
@@ -54,13 +55,13 @@ def test_one_parameter_has_no_pairs_and_nothing_has_no_pictures(tmp_path: Path) 
 @pytest.mark.parametrize(("objective", "highest"), [({"accuracy": 0.5}, False), ({"flops": 5e9}, True)])
 def test_answers_are_drawn_where_the_bound_is_kept(tmp_path: Path, objective: dict, highest: bool) -> None:
     answers = {"depth": {"integer": [1, 8]}, "noise_scale": {"log": [1e-3, 1.0]}}
-    search = config(door="infer", objective=objective, space=answers, keys={}, report_every=0)
-    view, trials = view_of(search), planted(search)
-    assert view.highest is highest
+    search = config(command="infer", objective=objective, space=answers, keys={}, report_every=0)
+    goal, trials = objective_of(search), planted(search)
+    assert goal.highest is highest
     for trial in trials:
-        figures = trial.reports[-1].figures if trial.reports else None
-        kept = figures and search.answer_goal.meets(figures["exact_accuracy"], figures["flops_mean"])
-        assert (view.of(trial) is not None) == bool(kept)
+        metrics = trial.reports[-1].metrics if trial.reports else None
+        kept = metrics and search.answer_goal.meets(metrics["exact_accuracy"], metrics["flops_mean"])
+        assert (goal.value(trial) is not None) == bool(kept)
     assert len(draw_search(search, trials, {}, tmp_path)) == 3
 
 
@@ -71,7 +72,12 @@ def test_the_best_so_far_is_of_finished_trials() -> None:
         Trial(n, {}, status, reports=(Report(4, n, {"validation_exact": value}),))  # type: ignore[arg-type]
         for n, (value, status) in enumerate(rows)
     ]
-    assert best_so_far(view_of(search), [(trial, rows[trial.number][0]) for trial in trials]) == [None, 0.5, 0.5, 0.6]
+    assert best_so_far(objective_of(search), [(trial, rows[trial.number][0]) for trial in trials]) == [
+        pytest.approx(math.nan, nan_ok=True),
+        0.5,
+        0.5,
+        0.6,
+    ]
 
 
 def test_every_value_has_its_cell() -> None:

@@ -30,11 +30,11 @@ TINY = ["model=eqr_small", "model.width=8", "model.hidden_multiple=8", "model.h_
 TINY += ["batch=4", "learning_rate=1e-3", "warmup=2", "compile=false", "dtype=float32", "log_every=2", "workers=1"]
 TINY += ["checkpoint_every=5", "validate_every=0", "validate_puzzles=4", "validate_depth=2", "device=cpu"]
 SPACE = """
-door: train
+command: train
 space: {damping: {uniform: [0.0, 0.5]}}
 keys: {model: eqr_small, model.width: 8, model.hidden_multiple: 8, batch: 4, steps: 4, validate_puzzles: 4,
        validate_depth: 2, compile: false}
-objective: [highest validation_exact]
+objective: highest validation_exact
 algorithm: {name: random}
 report_every: 2
 trials: 1

@@ -24,7 +24,7 @@ from tests.support.commands import Started, call, succeed
 pytestmark = pytest.mark.usefixtures("cluster")
 
 SPACE = """
-door: train
+command: train
 space:
   damping: {uniform: [0.0, 0.3]}
   learning_rate: {log: [1.0e-4, 1.0e-2]}
@@ -41,7 +41,7 @@ keys:
   validate_puzzles: 8
   dtype: float32
   compile: false
-objective: [highest validation_token_accuracy, lowest token_loss]
+objective: highest validation_token_accuracy
 scheduler: {name: asha, first: 10, factor: 2}
 report_every: 5
 trials: 4

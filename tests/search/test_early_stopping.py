@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eqr_ray.config.errors import UserError
-from eqr_ray.search.early_stopping import Halving, Judge, Rungs, collapse
-from eqr_ray.search.outcome import Goal, Report, Trial
+from eqr_ray.search.early_stopping import EarlyStopping, SuccessiveHalving, collapse
+from eqr_ray.search.trial import Goal, Report, Trial
 
 GOAL = Goal("validation_exact")
 
@@ -20,23 +18,8 @@ def report(step: int, score: float, time: float = 0.0, **more: float) -> Report:
 
 
 def test_rungs_lie_before_the_end() -> None:
-    assert Rungs(10, 3, 91).of(0) == [10, 30, 90]
-    assert Rungs(10, 3, 90).of(0) == [10, 30]
-    assert Rungs(10, 3, 91, brackets=3).of(2) == [90]
-
-
-@pytest.mark.parametrize(
-    ("first", "factor", "steps", "brackets", "words"),
-    [
-        (90, 3, 90, 1, "scheduler.first=90 is not allowed"),
-        (1, 1, 9, 1, "scheduler.factor=1"),
-        (10, 3, 90, 3, "the last one's first rung, 90 steps, before steps=90"),
-    ],
-)
-def test_rungs_that_are_none(first: int, factor: float, steps: int, brackets: int, words: str) -> None:
-    with pytest.raises(UserError) as error:
-        Rungs(first, factor, steps, brackets)
-    assert words in str(error.value)
+    assert SuccessiveHalving(10, 3, 91, GOAL).rungs == [10, 30, 90]
+    assert SuccessiveHalving(10, 3, 90, GOAL).rungs == [10, 30]
 
 
 ARRIVALS = st.lists(st.floats(0, 1) | st.just(math.nan), min_size=1, max_size=30)
@@ -44,7 +27,7 @@ ARRIVALS = st.lists(st.floats(0, 1) | st.just(math.nan), min_size=1, max_size=30
 
 @given(ARRIVALS, st.sampled_from([2.0, 3.0, 4.0]))
 def test_the_best_part_of_those_that_have_come_goes_on(arriving: list[float], factor: float) -> None:
-    halving, seen = Halving(Rungs(5, factor, 6), [GOAL]), []
+    halving, seen = SuccessiveHalving(5, factor, 6, GOAL), []
     for number, score in enumerate(arriving):
         seen.append(-math.inf if math.isnan(score) else score)
         places = max(1, int(len(seen) / factor))
@@ -52,28 +35,19 @@ def test_the_best_part_of_those_that_have_come_goes_on(arriving: list[float], fa
         assert (halving.hear(number, report(5, score)) is None) == (seen[-1] >= twin)
 
 
-def test_nobody_is_judged_before_the_first_rung_or_at_the_end() -> None:
-    halving = Halving(Rungs(5, 2, 8), [GOAL])
+def test_no_trial_ends_before_the_first_rung_or_at_the_end() -> None:
+    halving = SuccessiveHalving(5, 2, 8, GOAL)
     assert halving.hear(0, report(5, 1.0)) is None
     assert halving.hear(1, report(4, 0.0)) is None
     assert halving.hear(1, report(8, 0.0)) is None
     assert halving.hear(2, report(7, 0.5)) == "1 of 2 trials were better after 5 steps, 1 of them go on"
 
 
-def test_brackets_do_not_know_each_other() -> None:
-    halving = Halving(Rungs(2, 2, 8, brackets=2), [GOAL])
-    assert halving.hear(0, report(2, 0.9)) is None
-    assert halving.hear(1, report(2, 0.1)) is None  # its first rung is 4
-    assert halving.hear(1, report(4, 0.1)) is None  # nobody else there
-    assert halving.hear(2, report(2, 0.1)) is not None
-
-
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=12), st.data())
-def test_a_second_sitting_decides_as_one_sitting_would(arriving: list[float], data: st.DataObject) -> None:
+def test_a_resumed_sweep_decides_as_an_uninterrupted_one_would(arriving: list[float], data: st.DataObject) -> None:
     """Trials one after the other; the driver dies in one of them, and the next one recalls what is in the folder."""
-    rungs = Rungs(1, 2, 8)
 
-    def trial_of(number: int, halving: Halving) -> tuple[Trial, list[str | None]]:
+    def trial_of(number: int, halving: SuccessiveHalving) -> tuple[Trial, list[str | None]]:
         reports, said = [], []
         for step in range(1, 8):
             reports.append(report(step, arriving[number] * step, time=100 * number + step))
@@ -82,16 +56,16 @@ def test_a_second_sitting_decides_as_one_sitting_would(arriving: list[float], da
                 break
         return Trial(number, {}, "stopped" if said[-1] else "finished", reports=tuple(reports)), said
 
-    whole = Halving(rungs, [GOAL])
+    whole = SuccessiveHalving(1, 2, 8, GOAL)
     expected = [trial_of(number, whole) for number in range(len(arriving))]
     killed = data.draw(st.integers(0, len(arriving) - 1))
-    again = Halving(rungs, [GOAL])
+    again = SuccessiveHalving(1, 2, 8, GOAL)
     again.recall([trial for trial, _ in expected[:killed]])
     assert [trial_of(number, again) for number in range(killed, len(arriving))] == expected[killed:]
 
 
-def test_who_is_heard_again_is_told_the_same() -> None:
-    halving = Halving(Rungs(2, 2, 8), [GOAL])
+def test_a_repeated_report_gets_the_same_decision() -> None:
+    halving = SuccessiveHalving(2, 2, 8, GOAL)
     assert halving.hear(0, report(2, 0.5)) is None
     assert halving.hear(1, report(2, 0.4)) is not None
     assert halving.hear(2, report(2, 0.9)) is None
@@ -99,21 +73,17 @@ def test_who_is_heard_again_is_told_the_same() -> None:
     assert halving.hear(1, report(3, 0.4)) is not None
 
 
-def test_the_next_goal_breaks_ties() -> None:
-    halving = Halving(Rungs(2, 2, 8), [GOAL, Goal("token_loss", highest=False)])
-    assert halving.hear(0, report(2, 0.0, token_loss=1.0)) is None
-    assert halving.hear(1, report(2, 0.0, token_loss=1.1)) is not None
-    assert halving.hear(2, report(2, 0.0, token_loss=0.9)) is None
-
-
-def test_the_judge_says_how_a_trial_ends() -> None:
-    judge = Judge(Halving(Rungs(2, 2, 8), [GOAL]), 2.0)
-    assert judge.hear(0, report(1, 0.5, token_loss=1.0)) is None
-    assert judge.hear(0, report(2, 0.6, token_loss=0.5)) is None
-    assert judge.hear(0, report(1, 0.5, token_loss=1.0)) is None  # told again after a restart
-    assert judge.hear(1, report(2, 0.5)) == ("stopped", "1 of 2 trials were better after 2 steps, 1 of them go on")
-    assert judge.hear(0, report(3, 0.6, token_loss=2.5)) == ("collapsed", "the loss rose from 1 to 2.5")
-    assert Judge(None, None).hear(0, report(1, 0.0)) is None
+def test_early_stopping_says_how_a_trial_ends() -> None:
+    early_stopping = EarlyStopping(SuccessiveHalving(2, 2, 8, GOAL), 2.0)
+    assert early_stopping.hear(0, report(1, 0.5, token_loss=1.0)) is None
+    assert early_stopping.hear(0, report(2, 0.6, token_loss=0.5)) is None
+    assert early_stopping.hear(0, report(1, 0.5, token_loss=1.0)) is None  # told again after a restart
+    assert early_stopping.hear(1, report(2, 0.5)) == (
+        "stopped",
+        "1 of 2 trials were better after 2 steps, 1 of them go on",
+    )
+    assert early_stopping.hear(0, report(3, 0.6, token_loss=2.5)) == ("collapsed", "the loss rose from 1 to 2.5")
+    assert EarlyStopping(None, None).hear(0, report(1, 0.0)) is None
 
 
 def test_collapses_have_their_reason() -> None:

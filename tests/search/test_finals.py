@@ -11,15 +11,13 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.search.finals import (
     Finalist,
     check_finals,
+    compared,
     final_numbers,
     finalists_of,
-    judged,
     of_trial,
-    recipe_text,
-    whole,
 )
-from eqr_ray.search.outcome import Report, Trial
 from eqr_ray.search.study import SearchConfig, search_of
+from eqr_ray.search.trial import Report, Trial
 from eqr_ray.search.trial_dirs import Plan, Trials
 from tests.search.test_proposals import FILE, KNOWN
 
@@ -39,10 +37,8 @@ def test_the_best_and_what_was_known_before() -> None:
         trial(1, 0.9, damping=0.2),
         trial(2, 0.9, damping=0.2),  # the same again
         trial(3, 0.8, damping=0.3),
-        trial(4, 1.0, damping=0.4, step=20),  # an earlier leg
         trial(5, 0.7, damping=0.5),
     ]
-    assert [one.number for one in whole(config(), trials)] == [1, 2, 3, 5]
     assert [one.number for one in finalists_of(config(), trials, 2)] == [1, 3]
     assert [one.number for one in finalists_of(config(first=[KNOWN]), trials, 2)] == [1, 3, 0]
     assert finalists_of(config(first=[KNOWN]), trials, 0) == []
@@ -64,23 +60,18 @@ def test_the_mean_over_fresh_seeds_decides(tmp_path: Path) -> None:
         else:
             finals.write_result(number, Report(40, 0.0, {"validation_exact": score}))
     finalists = [trial(1, 0.99), trial(2, 0.7, status="collapsed")]
-    found = judged(finalists, finals, 2, config().goals[0])
+    found = compared(finalists, finals, 2, config().goal)
     assert [(one.trial, one.scores, one.lost) for one in found] == [(2, (0.6, 0.5), 0), (1, (0.9, 0.0), 1)]
     assert found[0].search_score is None
-    assert found[0].test_interval is None
+    assert found[0].summary()["test_exact"] is None
 
 
 def test_the_interval_is_over_all_puzzles() -> None:
-    low, high = Finalist(0, KNOWN, 0.5, (0.5,), 0, test_right=90, test_total=100).test_interval or (0, 0)
-    assert 0.8 < low < 0.9 < high < 0.95
+    summary = Finalist(0, KNOWN, 0.5, (0.5,), 0, test_right=90, test_total=100).summary()
+    assert 0.8 < summary["test_low"] < summary["test_exact"] == 0.9 < summary["test_high"] < 0.95
 
 
 def test_finals_that_cannot_be() -> None:
     for finalists, seeds in ((-1, 3), (3, 0), (3, 100)):
         with pytest.raises(UserError, match="are not allowed"):
-            check_finals(config(), finalists, seeds)
-
-
-def test_a_recipe_is_yaml_with_its_story() -> None:
-    text = recipe_text({"model": "eqr_small", "learning_rate": 1e-05, "compile": False, "limit": None}, ["Found."])
-    assert text == '# Found.\nmodel: "eqr_small"\nlearning_rate: 1e-05\ncompile: false\nlimit: null\n'
+            check_finals(finalists, seeds)

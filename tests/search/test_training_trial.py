@@ -11,12 +11,12 @@ from ray import cloudpickle
 from ray.tune.search import Searcher
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.distributed.trials import _Dealer, _Ender, _Unbegun, team_of_trial, trials_at_once
+from eqr_ray.distributed.trials import _Scheduler, _Searcher, _TakeBack, request_of_trial, trials_at_once
 from eqr_ray.search import training_trial as trial
-from eqr_ray.search.early_stopping import Halving, Judge, Rungs
-from eqr_ray.search.outcome import Goal, Report, Trial
-from eqr_ray.search.queue import Queue
+from eqr_ray.search.early_stopping import EarlyStopping, SuccessiveHalving
+from eqr_ray.search.proposals import Queue
 from eqr_ray.search.training_trial import Reporter
+from eqr_ray.search.trial import Goal, Report
 from eqr_ray.search.trial_dirs import END, Plan, Trials
 from eqr_ray.training.loop import TrainingDiverged
 
@@ -31,7 +31,7 @@ GPUS = [{"CPU": 8.0, "GPU": 2.0}]
 def test_as_many_trials_as_there_is_room_for(
     workers: int, cpus_each: int, gpus_each: float, there: list, fit: int
 ) -> None:
-    team = team_of_trial(workers, cpus_each, gpus_each, "auto", there)
+    team = request_of_trial(workers, cpus_each, gpus_each, "auto", there)
     assert trials_at_once(team, None, there) == fit
     assert trials_at_once(team, 1, there) == 1
 
@@ -40,47 +40,44 @@ def test_a_trial_without_a_place_is_refused_with_what_there_is() -> None:
     with pytest.raises(
         UserError, match=r"2 workers with 4 CPUs each has no place; there are 0 GPUs, 7 CPUs on 2 nodes"
     ):
-        trials_at_once(team_of_trial(2, 4, 1.0, "cpu", CPUS), None, CPUS)
+        trials_at_once(request_of_trial(2, 4, 1.0, "cpu", CPUS), None, CPUS)
     with pytest.raises(UserError, match="workers=-1 cpus_each=1 are not allowed"):
-        team_of_trial(-1, 1, 1.0, "cpu", CPUS)
+        request_of_trial(-1, 1, 1.0, "cpu", CPUS)
     with pytest.raises(UserError, match="at_once=0"):
-        trials_at_once(team_of_trial(0, 1, 1.0, "cpu", CPUS), 0, CPUS)
+        trials_at_once(request_of_trial(0, 1, 1.0, "cpu", CPUS), 0, CPUS)
 
 
 def test_tune_asks_and_is_told(tmp_path: Path) -> None:
     trials, seen = Trials(tmp_path), []
 
-    def plan(number: int, known: dict[int, Trial]) -> Plan | None:
-        return None if number == 2 and not known[0].is_over else Plan(number, {})
-
-    queue = Queue(trials, range(3), plan)  # type: ignore[arg-type]
-    dealer = _Dealer(queue, seen.append, max_failures=1)
-    assert dealer.set_max_concurrency(3)
-    assert [dealer.suggest(name) for name in "abc"] == [{"trial": 0}, {"trial": 1}, None]
+    queue = Queue(trials, range(3), lambda number, history: Plan(number, {}))
+    searcher = _Searcher(queue, seen.append, max_failures=1)
+    assert searcher.set_max_concurrency(2)
+    assert [searcher.suggest(name) for name in "abc"] == [{"trial": 0}, {"trial": 1}, None]
     trials.write_result(0, Report(0, 0.0, {}))
-    dealer.on_trial_complete("a")
-    assert dealer.suggest("c") == {"trial": 2}
-    assert dealer.suggest("d") is None  # both may come back
-    dealer.on_trial_complete("b", error=True)
-    assert dealer.suggest("d") == {"trial": 1}
-    dealer.on_trial_complete("d", error=True)
-    dealer.on_trial_complete("c", {})
-    assert dealer.suggest("e") == Searcher.FINISHED
+    searcher.on_trial_complete("a")
+    assert searcher.suggest("c") == {"trial": 2}
+    assert searcher.suggest("d") is None  # both may come back
+    searcher.on_trial_complete("b", error=True)
+    assert searcher.suggest("d") == {"trial": 1}
+    searcher.on_trial_complete("d", error=True)
+    searcher.on_trial_complete("c", {})
+    assert searcher.suggest("e") == Searcher.FINISHED
     assert [(trial.number, trial.status) for trial in seen] == [(0, "finished"), (1, "failed"), (2, "failed")]
     assert trials.read(1).reason == "its process died too often"
-    cloudpickle.dumps(dealer)  # Tune does, though we never read it again
+    cloudpickle.dumps(searcher)  # Tune does, though we never read it again
 
 
 def test_a_trial_that_could_not_take_over_an_actor_is_the_next(tmp_path: Path) -> None:
     """Tune sets its status to ERROR, and tells neither searcher nor scheduler."""
     queue = Queue(Trials(tmp_path), range(2), lambda number, known: Plan(number, {}))
-    dealer = _Dealer(queue, [].append, max_failures=0)
-    assert dealer.suggest("a") == {"trial": 0}
-    assert dealer.suggest("b") is None
+    searcher = _Searcher(queue, [].append, max_failures=0)
+    assert searcher.suggest("a") == {"trial": 0}
+    assert searcher.suggest("b") is None
     failed = SimpleNamespace(trial_id="a", status="ERROR")
     for _ in range(2):  # Tune calls at every step
-        _Unbegun(dealer).on_step_begin(0, [failed])
-    assert dealer.suggest("b") == {"trial": 0}
+        _TakeBack(searcher).on_step_begin(0, [failed])
+    assert searcher.suggest("b") == {"trial": 0}
     assert not Trials(tmp_path).read(0).is_over
 
 
@@ -90,14 +87,14 @@ def test_trials_with_workers_find_their_end_in_their_folder(tmp_path: Path, monk
     monkeypatch.setattr(trial, "complete_checkpoints", lambda folder: [folder / f"{held[-1].step:08d}"])
     trials = Trials(tmp_path)
     queue = Queue(trials, range(1), lambda number, known: Plan(number, {}))
-    ender = _Ender(queue, Judge(Halving(Rungs(40, 2, 400), [Goal("score")]), None), by_itself=True)
+    scheduler = _Scheduler(trials, EarlyStopping(SuccessiveHalving(40, 2, 400, Goal("score")), None), by_itself=True)
     assert queue.next() == 0
     one, another = (SimpleNamespace(config={"trial": number}) for number in range(2))
     heard = []
 
-    def report(figures: dict[str, float]) -> None:
-        heard.append(figures["step"])
-        assert ender.on_trial_result(None, one, figures) == "CONTINUE"
+    def report(metrics: dict[str, float]) -> None:
+        heard.append(metrics["step"])
+        assert scheduler.on_trial_result(None, one, metrics) == "CONTINUE"
 
     reporter = Reporter(trials, 0, report)
     reporter.look()
@@ -106,16 +103,16 @@ def test_trials_with_workers_find_their_end_in_their_folder(tmp_path: Path, monk
     assert heard == [20]
     monkeypatch.setattr(trial, "LOOK_EVERY_S", 0.0)
     assert not reporter()
-    assert ender.on_trial_result(None, another, {"step": 80, "score": 9.0}) == "CONTINUE"
+    assert scheduler.on_trial_result(None, another, {"step": 80, "score": 9.0}) == "CONTINUE"
     held += [Report(80, 0.0, {"score": 3.0}), Report(160, 0.0, {"score": 4.0})]
     assert reporter()
     assert heard == [20, 40, 60, 80, 160]
     assert trials.read(0).status == "stopped"
 
 
-@pytest.mark.parametrize(("judged", "status", "step"), [(True, "stopped", 20), (False, "diverged", 0)])
+@pytest.mark.parametrize(("stopped", "status", "step"), [(True, "stopped", 20), (False, "diverged", 0)])
 def test_what_a_trial_does_after_its_end_does_not_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judged: bool, status: str, step: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool, status: str, step: int
 ) -> None:
     """Its workers go on for a moment, and may diverge."""
     monkeypatch.setattr(trial, "from_dict", lambda kind, values: None)
@@ -123,7 +120,7 @@ def test_what_a_trial_does_after_its_end_does_not_count(
     trials.write_plan(Plan(0, {}, experiment={}))
 
     def train(*_: object) -> None:
-        if judged:
+        if stopped:
             trials.write_end(0, "stopped", "others were better", 20)
         raise TrainingDiverged("the loss is no number")
 
@@ -132,14 +129,14 @@ def test_what_a_trial_does_after_its_end_does_not_count(
     assert json.loads((trials.folder(0) / END).read_text())["step"] == step
 
 
-def test_the_judge_is_heard(tmp_path: Path) -> None:
+def test_early_stopping_ends_trials(tmp_path: Path) -> None:
     trials = Trials(tmp_path)
     queue = Queue(trials, range(2), lambda number, known: Plan(number, {}))
-    ender = _Ender(queue, Judge(Halving(Rungs(2, 2, 8), [Goal("score")]), None), by_itself=False)
+    scheduler = _Scheduler(trials, EarlyStopping(SuccessiveHalving(2, 2, 8, Goal("score")), None), by_itself=False)
     assert [queue.next(), queue.next()] == [0, 1]
     one, two = (SimpleNamespace(config={"trial": number}) for number in range(2))
-    assert ender.on_trial_result(None, one, {"step": 2, "score": 1.0}) == "CONTINUE"
-    assert ender.on_trial_result(None, two, {"step": 2, "score": 0.5, "done": True}) == "CONTINUE"
-    assert ender.on_trial_result(None, two, {"step": 2, "score": 0.5}) == "STOP"
+    assert scheduler.on_trial_result(None, one, {"step": 2, "score": 1.0}) == "CONTINUE"
+    assert scheduler.on_trial_result(None, two, {"step": 2, "score": 0.5, "done": True}) == "CONTINUE"
+    assert scheduler.on_trial_result(None, two, {"step": 2, "score": 0.5}) == "STOP"
     assert trials.read(1).status == "stopped"
-    assert not ender.supports_buffered_results
+    assert not scheduler.supports_buffered_results

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.search.outcome import Report, Trial
-from eqr_ray.search.queue import Queue
+from eqr_ray.search.proposals import Queue
 from eqr_ray.search.space import space_of
-from eqr_ray.search.table import write_trials
-from eqr_ray.search.trial_dirs import Plan, Trials, begin, check, difference, stored
+from eqr_ray.search.trial import Report, Trial
+from eqr_ray.search.trial_dirs import Plan, Trials, begin, check, difference, stored, write_recipe, write_trials
 
 IDENTITY = {"search": {"space": {"damping": {"uniform": [0.0, 0.5]}}, "keys": {"steps": 4}}, "seed": 0}
 
 
-def line(event: str, step: int, time: float, **figures: float) -> str:
-    return json.dumps({"event": event, "step": step, "time": time, **figures}) + "\n"
+def line(event: str, step: int, time: float, **metrics: float) -> str:
+    return json.dumps({"event": event, "step": step, "time": time, **metrics}) + "\n"
 
 
 def trained(trials: Trials, number: int, *steps: int, newest: int) -> Path:
@@ -37,12 +35,12 @@ def trained(trials: Trials, number: int, *steps: int, newest: int) -> Path:
     return folder
 
 
-def test_a_figure_counts_when_a_checkpoint_holds_its_weights(tmp_path: Path) -> None:
+def test_a_metric_counts_when_a_checkpoint_holds_its_weights(tmp_path: Path) -> None:
     trials = Trials(tmp_path)
     trained(trials, 0, 2, 4, 6, newest=4)
     trial = trials.read(0)
     assert (trial.status, [one.step for one in trial.reports]) == ("running", [2, 4])
-    assert trial.reports[1].figures == {"loss": 0.25, "validation_exact": 0.4}
+    assert trial.reports[1].metrics == {"loss": 0.25, "validation_exact": 0.4}
 
 
 def test_steps_that_were_run_twice_and_lines_that_were_cut(tmp_path: Path) -> None:
@@ -52,7 +50,7 @@ def test_steps_that_were_run_twice_and_lines_that_were_cut(tmp_path: Path) -> No
         log.write('{"event": "validation", "st\n' + line("resume", 2, 0))
         log.write(line("validation", 4, 99, validation_exact=0.45))
     (last,) = [one for one in trials.read(0).reports if one.step == 4]
-    assert (last.time, last.figures["validation_exact"], last.figures["loss"]) == (41, 0.45, 0.25)
+    assert (last.time, last.metrics["validation_exact"], last.metrics["loss"]) == (41, 0.45, 0.25)
 
 
 def test_how_a_trial_ended(tmp_path: Path) -> None:
@@ -67,9 +65,9 @@ def test_how_a_trial_ended(tmp_path: Path) -> None:
         "1 of 2 trials were better",
         [2],
     )
-    trials.write_plan(Plan(5, {"damping": 0.2}, parent=3, begin=4))
+    trials.write_plan(Plan(5, {"damping": 0.2}))
     trials.write_result(5, Report(0, 1.0, {"score": -3.0}))
-    assert trials.read(5) == Trial(5, {"damping": 0.2}, "finished", "", (Report(0, 1.0, {"score": -3.0}),), 3, 4)
+    assert trials.read(5) == Trial(5, {"damping": 0.2}, "finished", "", (Report(0, 1.0, {"score": -3.0}),))
     assert list(trials.all()) == [3, 5]
 
 
@@ -105,17 +103,14 @@ def test_differences_are_named() -> None:
     assert difference({"a": None}, {"a": 1}) == "a is null there and 1 here"
 
 
-def test_the_queue_goes_on_where_a_sitting_ended(tmp_path: Path) -> None:
+def test_the_queue_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     trials = Trials(tmp_path)
     for number in range(3):
         trials.write_plan(Plan(number, {"damping": 0.1}))
     trials.write_result(1, Report(0, 1.0, {}))
 
-    def plan(number: int, known: Any) -> Plan | None:
-        return None if number == 4 and not known[0].is_over else Plan(number, {"damping": 0.3})
-
-    queue = Queue(trials, range(5), plan)
-    assert [queue.next() for _ in range(4)] == [0, 2, 3, None]
+    queue = Queue(trials, range(5), lambda number, history: Plan(number, {"damping": 0.3}))
+    assert [queue.next() for _ in range(3)] == [0, 2, 3]
     assert not queue.is_empty
     trials.write_end(0, "diverged", "the loss became nan", 2)
     assert queue.over(0).status == "diverged"
@@ -157,3 +152,10 @@ def test_a_damaged_trial_is_one_line(name: str, content: bytes, tmp_path: Path) 
     (trials.folder(0) / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name} is damaged: "):
         trials.read(0)
+
+
+def test_a_recipe_is_yaml_with_its_story(tmp_path: Path) -> None:
+    keys = {"model": "eqr_small", "learning_rate": 1e-05, "compile": False, "limit": None}
+    write_recipe(tmp_path, keys, ["Found."])
+    text = '# Found.\nmodel: "eqr_small"\nlearning_rate: 1e-05\ncompile: false\nlimit: null\n'
+    assert (tmp_path / "best.yaml").read_text() == text

@@ -1,4 +1,4 @@
-"""An inference trial: one way to answer, tried on the records of a run that kept every segment.
+"""An answering trial: one way to answer, tried on the records of a run that kept every segment.
 
 What the network must run anew is its noise and its starts; depth, breadth, policy and thresholds are replayed over the
 same records. So a search over all of them runs the network once for every pair of noise and starts that it asks for.
@@ -7,7 +7,6 @@ same records. So a search over all of them runs the network once for every pair 
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -19,21 +18,20 @@ from eqr_ray.inference.policies import policy_named
 from eqr_ray.inference.recorded_run import RecordedRun
 from eqr_ray.inference.selection import check_selection
 from eqr_ray.inference.settings import BUDGETED, Settings
-from eqr_ray.search.outcome import Report
 from eqr_ray.search.space import Value, Values
-from eqr_ray.search.study import SearchConfig
+from eqr_ray.search.study import SearchConfig, check_names
+from eqr_ray.search.trial import Report
 
 RUN_ANEW = ("noise_scale", "init_std", "dtype")  # what shapes a trajectory
 REPLAYED = ("depth", "breadth", "policy", "settle_below", "settle_for", "budget")
 KEYS = (*RUN_ANEW, *REPLAYED, "select")
 DEFAULTS: dict[str, Value] = {"depth": 16, "breadth": 8, "policy": "full", "select": "logit_residual"}
+REPORTED = ("exact_accuracy", "exact_low", "exact_high", "segments_mean", "flops_mean", "settled_share", "puzzles")
 
 
 def check_answering(config: SearchConfig) -> None:
-    """UserError: a key that no trial of answering reads, or a depth or breadth that is none."""
-    for name in (*config.space.names, *config.keys):
-        if name not in KEYS:
-            raise UserError(f"{name} has no place in a search over answers; these have: {', '.join(KEYS)}")
+    """UserError: a key that no answering trial reads, or a value that is not allowed."""
+    check_names(config, KEYS, {})
     for name in ("depth", "breadth"):
         most(config, name)
     for name, values in (*config.space.corners(), *(("first", point) for point in config.points)):
@@ -41,7 +39,7 @@ def check_answering(config: SearchConfig) -> None:
         check_selection(str(whole["select"]))
         policy = policy_named(str(whole["policy"]))
         try:
-            Settings(**{key: whole[key] for key in REPLAYED if whole.get(key) is not None})  # type: ignore[arg-type]
+            Settings(**_replayed(whole))
         except (UserError, TypeError) as error:
             raise UserError(f"space.{name}: {error} (policy={policy.name})") from error
 
@@ -54,13 +52,18 @@ def values_of(config: SearchConfig, values: Mapping[str, Value]) -> Values:
     return whole
 
 
+def _replayed(whole: Values) -> dict[str, Any]:
+    return {name: whole[name] for name in REPLAYED if whole.get(name) is not None}
+
+
 def most(config: SearchConfig, name: str) -> int:
-    """The greatest depth or breadth that any trial asks for: what is recorded."""
+    """The greatest depth or breadth that any trial asks for: what is recorded. UserError: not a whole number."""
     fixed = {**DEFAULTS, **config.keys}.get(name)
-    wanted = [value for one in config.space if one.name == name for value in one.ends()] or [fixed]
-    if not all(type(value) is int and value >= 1 for value in wanted):
-        raise UserError(f"{name}={wanted[0]} is not allowed: whole numbers, at least 1")
-    return max(int(value) for value in wanted if value is not None)
+    values = config.space[name].ends() if name in config.space.names else [fixed]
+    whole = [value for value in values if type(value) is int and value >= 1]
+    if len(whole) < len(values):
+        raise UserError(f"{name}={values[0]} is not allowed: whole numbers, at least 1")
+    return max(whole)
 
 
 def recording_keys(config: SearchConfig, values: Mapping[str, Value]) -> dict[str, Any]:
@@ -75,22 +78,15 @@ def recording_name(keys: Mapping[str, Any]) -> str:
     return content_hash(keys)[:12]
 
 
-def settings_of(config: SearchConfig, values: Mapping[str, Value], run: RecordedRun) -> Settings:
-    """How the trial answers."""
-    whole = values_of(config, values)
-    own = {name: whole[name] for name in REPLAYED if whole.get(name) is not None}
-    changes: dict[str, Any] = {"snapshots": (), **own}
-    if policy_named(str(whole["policy"])).verifies:
-        changes["verifier"] = run.puzzle_set.task.name
-    return dataclasses.replace(run.settings, **changes)
-
-
 def tried(config: SearchConfig, values: Mapping[str, Value], run: RecordedRun) -> Point:
     """Accuracy and cost of the trial on a recorded run."""
-    puzzle_set = run.puzzle_set
+    whole, puzzle_set = values_of(config, values), run.puzzle_set
+    changes: dict[str, Any] = {"snapshots": (), **_replayed(whole)}
+    if policy_named(str(whole["policy"])).verifies:
+        changes["verifier"] = puzzle_set.task.name
+    settings = dataclasses.replace(run.settings, **changes)
     assert puzzle_set.labels is not None
-    select = str(values_of(config, values)["select"])
-    replays = Replays([settings_of(config, values, run)], puzzle_set.inputs, puzzle_set.labels, select)
+    replays = Replays([settings], puzzle_set.inputs, puzzle_set.labels, str(whole["select"]))
     for block in run.blocks():
         replays.add(block)
     (point,) = replays.points("", run.flops_per_segment, run.row_segments_per_s)
@@ -98,9 +94,6 @@ def tried(config: SearchConfig, values: Mapping[str, Value], run: RecordedRun) -
 
 
 def report_of(config: SearchConfig, point: Point) -> Report:
-    """Its figures, with the score by the search's objective."""
-    names = ("exact_accuracy", "exact_low", "exact_high", "segments_mean", "flops_mean", "settled_share")
-    figures = {name: float(getattr(point, name)) for name in names}
+    """Its metrics, with the score by the search's objective."""
     score = config.answer_goal.score(point.exact_accuracy, point.flops_mean)
-    assert math.isfinite(score)
-    return Report(0, time.time(), {"score": score, **figures, "puzzles": float(point.puzzles)})
+    return Report(0, time.time(), {"score": score, **{name: float(getattr(point, name)) for name in REPORTED}})

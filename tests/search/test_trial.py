@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.search.answer_goal import AnswerGoal
-from eqr_ray.search.outcome import Goal, Report, Trial, front, goal_of, ranked, scores
+from eqr_ray.search.trial import AnswerGoal, Goal, Report, Trial, goal_of, ranked, score
 
 ACCURACY, FLOPS = st.floats(0, 1), st.floats(1e3, 1e15)
 
@@ -37,30 +36,27 @@ def test_exactly_one_bound() -> None:
 
 def test_goals_are_words() -> None:
     assert goal_of("lowest token_loss") == Goal("token_loss", highest=False)
-    assert str(goal_of("highest validation_exact")) == "highest validation_exact"
+    assert goal_of("highest validation_exact") == Goal("validation_exact")
     for text in ("validation_exact", "best validation_exact", "highest a b"):
-        with pytest.raises(UserError, match="highest FIGURE or lowest FIGURE"):
+        with pytest.raises(UserError, match="highest METRIC or lowest METRIC"):
             goal_of(text)
 
 
-def trial(number: int, *figures: tuple[float, float], status: str = "finished") -> Trial:
-    reports = tuple(Report(step, step, {"right": a, "segments": b}) for step, (a, b) in enumerate(figures))
+def trial(number: int, *values: float, status: str = "finished") -> Trial:
+    reports = tuple(Report(step, step, {"right": value}) for step, value in enumerate(values))
     return Trial(number, {}, status, reports=reports)  # type: ignore[arg-type]
-
-
-GOALS = (Goal("right"), Goal("segments", highest=False))
 
 
 def test_the_last_report_of_a_finished_trial_counts() -> None:
     trials = [
-        trial(0, (0.9, 1), (0.5, 9)),
-        trial(1, (0.6, 5)),
-        trial(2, (0.6, 4)),
-        trial(3, (1.0, 1), status="stopped"),
-        trial(4, (1.0, 1), status="collapsed"),
-        trial(5, (math.nan, 1)),
+        trial(0, 0.9, 0.5),
+        trial(1, 0.6),
+        trial(2, 0.6),
+        trial(3, 1.0, status="stopped"),
+        trial(4, 1.0, status="collapsed"),
+        trial(5, math.nan),
         trial(6),
     ]
-    assert [one.number for one in ranked(trials, GOALS)] == [2, 1, 0, 5, 6]
-    assert [one.number for one in front(trials, GOALS)] == [2, 5]
-    assert scores(trials[4], GOALS) == (-math.inf, -math.inf)
+    assert [one.number for one in ranked(trials, Goal("right"))] == [1, 2, 0, 5]
+    assert [one.number for one in ranked(trials, Goal("right", highest=False))] == [0, 1, 2, 5]
+    assert [score(one, Goal("right")) for one in trials] == [0.5, 0.6, 0.6, 1.0, -math.inf, -math.inf, -math.inf]
