@@ -1,7 +1,5 @@
 """The picture of a run, from planted trajectories."""
 
-import struct
-
 import numpy as np
 import pytest
 
@@ -32,11 +30,16 @@ def test_trajectories_without_a_residual_are_left_out():
 
 
 @pytest.mark.parametrize("count", [0, 1, 500])
-def test_a_picture_of_the_right_size_appears(tmp_path, count):
+def test_groups_and_depths_are_drawn(tmp_path, saved, count):
     rng = np.random.default_rng(0)
-    path = tmp_path / "run.png"
     early = Trajectories(np.full(count, np.inf, dtype=np.float32), rng.random(count) < 0.1)
     late = Trajectories(rng.random(count).astype(np.float32), rng.random(count) < 0.5)
-    draw_run(RecordedRun({1: early, 16: late}, cells()), "title", path)
-    width, height = struct.unpack(">II", path.read_bytes()[16:24])
-    assert (width, height) == (1200, 480)
+    draw_run(RecordedRun({1: early, 16: late}, cells()), "title", tmp_path / "run.png")
+    assert (tmp_path / "run.png").exists()
+    left, right = saved[0].axes
+    groups = residual_groups(late.residual, late.exact)
+    bars = [bar.lines[0].get_ydata().tolist() for bar in left.containers]
+    assert bars == ([[right / of for _, right, of in groups]] if count else [])  # depth 1 has no residual yet
+    assert [bar.get_label() for bar in right.containers] == ["breadth 1", "breadth 8"]
+    assert [bar.lines[0].get_ydata().tolist() for bar in right.containers] == [[0.1, 0.6], [0.1, 0.9]]
+    assert (left.get_xlabel(), right.get_xlabel()) == ("logit residual (median of the group)", "depth (segments)")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from eqr_ray.plots.search import best_so_far, cell_of, cells, draw_search, objective_of, position
 from eqr_ray.search.proposals import drawn
@@ -39,11 +40,25 @@ def planted(search: SearchConfig, count: int = 20) -> list[Trial]:
     return trials
 
 
-def test_every_picture_appears(tmp_path: Path) -> None:
+def test_trials_parameters_and_pairs_are_drawn(tmp_path: Path, saved: list[Figure]) -> None:
     search = config()
-    paths = draw_search(search, planted(search), {"damping": 0.7, "noise_scale": 0.3}, tmp_path)
+    trials = planted(search)
+    paths = draw_search(search, trials, {"damping": 0.7, "noise_scale": 0.3}, tmp_path)
     assert [path.name for path in paths] == ["best.png", "parameters.png", "pairs.png"]
-    assert all(path.stat().st_size > 10_000 for path in paths)
+    assert all(path.exists() for path in paths)
+    best, parameters, pairs = saved
+    values = [trial.reports[-1].figures["validation_exact"] for trial in trials if trial.reports]
+    dots = [offset[1] for dots in best.axes[0].collections for offset in dots.get_offsets()]
+    assert sorted(dots) == sorted(values)
+    (line,) = best.axes[0].get_lines()
+    assert line.get_ydata()[-1] == max(
+        t.reports[-1].figures["validation_exact"] for t in trials if t.status == "finished"
+    )
+    titles = [axes.get_title() for axes in parameters.axes]
+    assert titles == ["damping, importance 70%", "noise_scale, importance 30%", "halting", "max_segments"]
+    images = [axes.images[0].get_array() for axes in pairs.axes if axes.images]
+    assert len(images) == 6
+    assert all(np.nanmax(image) <= max(values) for image in images)
 
 
 def test_one_parameter_has_no_pairs_and_nothing_has_no_pictures(tmp_path: Path) -> None:
