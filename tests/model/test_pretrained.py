@@ -14,7 +14,22 @@ from eqr_ray.model.reference import our_weights, read_reference
 
 CONFIG = ModelConfig(vocab_size=6, length=16, grid=(4, 4), width=16, layers=1, hidden_multiple=8)
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "data" / "parity" / "eqr_sudoku_mixer.pth"
-needs_reference = pytest.mark.skipif(not REFERENCE.exists(), reason="the reference's checkpoint is not at hand")
+needs_reference = pytest.mark.skipif(not REFERENCE.exists(), reason="the reference's own checkpoint is not at hand")
+ARCH = {
+    "H_cycles": 3,
+    "L_cycles": 6,
+    "H_layers": 0,
+    "L_layers": 1,
+    "expansion": 4,
+    "num_heads": 2,
+    "hidden_size": 8,
+    "mlp_t": True,
+    "pos_encodings": "rope",
+    "lambda_": 0.95,
+    "noise_scale": 0.01,
+    "H_init_std": 1.0,
+    "L_init_std": 1.0,
+}
 
 
 @pytest.fixture
@@ -99,30 +114,63 @@ def test_unknown_parameters_are_not_dropped_in_silence():
         our_weights({"model.inner.H_level.layers.0.mlp.down_proj.weight": torch.zeros(1)})
 
 
-@needs_reference
-def test_the_reference_checkpoint_and_its_ema():
-    ema, raw = read_reference(REFERENCE, ema=True), read_reference(REFERENCE, ema=False)
+def reference_file(path):
+    """A small checkpoint as the reference writes them: its EMA weights are 1.01 times its weights."""
+    layer = "L_level.layers.0."
+    shapes = {
+        "embed_tokens.embedding_weight": (11, 8),
+        "lm_head.weight": (11, 8),
+        "q_head.weight": (2, 8),
+        "q_head.bias": (2,),
+        f"{layer}mlp_t.gate_up_proj.weight": (512, 81),
+        f"{layer}mlp_t.down_proj.weight": (81, 256),
+        f"{layer}mlp.gate_up_proj.weight": (512, 8),
+        f"{layer}mlp.down_proj.weight": (8, 256),
+    }
+    model = {f"_orig_mod.model.inner.{name}": torch.randn(shape) for name, shape in shapes.items()}
+    shadow = {name.removeprefix("_orig_mod."): 1.01 * tensor for name, tensor in model.items()}
+    content = {"model": model, "ema": {"mu": 0.999, "shadow": shadow}, "config": {"arch": ARCH}, "step": 1234}
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture(params=["written here", pytest.param("the reference's", marks=needs_reference)])
+def reference(request, tmp_path):
+    return REFERENCE if request.param == "the reference's" else reference_file(tmp_path / "small.pth")
+
+
+def test_the_reference_checkpoint_and_its_ema(reference):
+    ema, raw = read_reference(reference, ema=True), read_reference(reference, ema=False)
     assert ema.step == 1234
     assert ema.config.damping == pytest.approx(0.05)
     assert (ema.config.length, ema.config.vocab_size) == (81, 11)
+    assert set(ema.weights) == set(raw.weights) == set(Reasoner(ema.config).state_dict())
     for name, tensor in raw.weights.items():
         assert torch.allclose(ema.weights[name], 1.01 * tensor, rtol=1e-5)
-    model, card = load_model(str(REFERENCE))
+    model, card = load_model(str(reference))
     assert card.task == "sudoku9"
     assert torch.equal(model.embed, ema.weights["embed"])
 
 
-@needs_reference
-def test_a_reference_file_exports_to_safetensors(tmp_path):
-    model, card = load_model(str(REFERENCE))
-    save_model(tmp_path, model.state_dict(), card)
-    again, _ = load_model(str(tmp_path))
+def test_a_reference_file_exports_to_safetensors(reference, tmp_path):
+    model, card = load_model(str(reference))
+    save_model(tmp_path / "ours", model.state_dict(), card)
+    again, _ = load_model(str(tmp_path / "ours"))
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
 
 
-@needs_reference
-def test_a_truncated_reference_file_is_damaged_not_a_traceback(tmp_path):
+def test_a_truncated_reference_file_is_damaged_not_a_traceback(reference, tmp_path):
     path = tmp_path / "cut.pth"
-    path.write_bytes(REFERENCE.read_bytes()[:5000])
+    path.write_bytes(reference.read_bytes()[:5000])
     with pytest.raises(UserError, match=r"cut\.pth"):
+        load_model(str(path))
+
+
+@pytest.mark.parametrize("missing", ["model", "ema", "config"])
+def test_a_reference_file_that_lacks_a_part_is_named(tmp_path, missing):
+    path = reference_file(tmp_path / "small.pth")
+    content = torch.load(path, weights_only=True)
+    del content[missing]
+    torch.save(content, path)
+    with pytest.raises(UserError, match=r"small\.pth is no checkpoint of the reference"):
         load_model(str(path))
