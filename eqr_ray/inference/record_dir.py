@@ -24,6 +24,7 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.inference.records import Records, concatenate, read_part, write_part
 from eqr_ray.inference.units import Unit
 from eqr_ray.storage.atomic import write_json
+from eqr_ray.storage.run_log import number, read_log
 
 MANIFEST = "manifest.json"
 LOCK = "lock.json"  # whoever writes here may have left it, before there was a manifest
@@ -134,13 +135,6 @@ class RunFolder:
 
     def spent(self) -> tuple[float, int]:
         """(seconds, row-segments) that the finished units took, summed over all sittings of this run."""
-        seconds, row_segments = 0.0, 0
-        path = self.path / "log.jsonl"
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                entry = json.loads(line)
-            except ValueError:  # a line that a kill cut short; its unit is logged by the sitting that runs it again
-                continue
-            if entry["event"] == "unit":
-                seconds, row_segments = seconds + entry["seconds"], row_segments + entry["row_segments"]
-        return seconds, row_segments
+        units = read_log(self.path / "log.jsonl").of("unit")
+        seconds, row_segments = (sum(number(unit, name) or 0 for unit in units) for name in ("seconds", "row_segments"))
+        return seconds, int(row_segments)
