@@ -25,8 +25,8 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict
 from eqr_ray.evaluation.calibration import PILOT, Goal, calibrate, check_enough, chosen, thresholds
 from eqr_ray.evaluation.outcomes import OutcomesAt, Replayed
-from eqr_ray.inference.recorded_run import open_recorded
 from eqr_ray.inference.records import concatenate
+from eqr_ray.inference.replay import open_recorded
 from eqr_ray.inference.settings import Settings
 from eqr_ray.tasks.keys import hash_words
 

@@ -23,10 +23,9 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict
 from eqr_ray.data.npy_reader import is_npy_part
 from eqr_ray.distributed.recording import RECORDING, check_not_recording, recorded
-from eqr_ray.evaluation.calibration import Goal, puzzles_needed
-from eqr_ray.evaluation.calibration_run import CalibrateConfig, calibration_of
+from eqr_ray.evaluation.calibration import CalibrateConfig, Goal, calibration_of, puzzles_needed
 from eqr_ray.inference.calibration_artifact import FILE
-from eqr_ray.inference.recorded_run import RecordedRun, open_recorded
+from eqr_ray.inference.replay import RecordedRun, open_recorded
 from eqr_ray.plots.calibration import draw_calibration
 from eqr_ray.storage.atomic import write_json
 

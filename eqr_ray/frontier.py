@@ -24,11 +24,10 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import content_hash, from_dict, to_dict
 from eqr_ray.distributed.recording import RECORDING, check_not_recording, recorded
 from eqr_ray.evaluation.cost import START_UP_S, Cost, predictions
-from eqr_ray.evaluation.frontier import Point, recommended
-from eqr_ray.evaluation.frontier_run import FrontierConfig, points_of
+from eqr_ray.evaluation.frontier import FrontierConfig, Point, points_of, recommended
 from eqr_ray.inference.policies import policy_named
-from eqr_ray.inference.recorded_run import RecordedRun, check_answers, open_recorded
 from eqr_ray.inference.records import TableWriter
+from eqr_ray.inference.replay import RecordedRun, check_answers, open_recorded
 from eqr_ray.plots.frontier import draw_frontier
 from eqr_ray.storage.atomic import write_json
 from eqr_ray.storage.progress import ProgressLine

@@ -15,8 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from eqr_ray.plots.recorded import read_run
-from eqr_ray.plots.residual import draw_run
+from eqr_ray.plots.residual import draw_run, read_run
 
 TRAIN = "task=sudoku6 model=eqr_small steps=700 batch=128 learning_rate=0.002 warmup=200 weight_decay=0.1"
 TRAIN += " cooldown=0.3 ema=0.99 workers=2 device=cpu validate_every=350 checkpoint_every=350"

@@ -14,7 +14,7 @@ from typing import Any
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.puzzle_set import open_puzzle_set
 from eqr_ray.distributed.recording import recorded
-from eqr_ray.inference.recorded_run import RecordedRun, check_answers
+from eqr_ray.inference.replay import RecordedRun, check_answers
 from eqr_ray.model.pretrained import load_model
 from eqr_ray.search.answering_trial import (
     check_answering,

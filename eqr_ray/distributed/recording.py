@@ -15,8 +15,7 @@ from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict
 from eqr_ray.distributed.answering import answer
-from eqr_ray.inference.recorded_run import RecordedRun, open_recorded
-from eqr_ray.inference.replay import every_segment
+from eqr_ray.inference.replay import RecordedRun, every_segment, open_recorded
 from eqr_ray.inference.run import InferConfig, Run
 
 # The keys that make no sense for records that are there already.

@@ -1,7 +1,5 @@
 """Calibration: the loosest residual threshold under which at most `risk` of settled answers are wrong.
 
-Why here: the one place where a promise to the user is made, pure: it asks for outcomes at thresholds and chooses.
-
 The method is learn-then-test by fixed-sequence testing (Angelopoulos, Bates, Candes, Jordan and Lei 2021, arXiv
 2110.01052). The pilot, a fifth of the puzzles, chooses the sequence of thresholds: a logarithmic grid between its own
 residuals, from strict to loose, and where on it to begin. The other puzzles, which the choice has not seen, test one
@@ -11,21 +9,28 @@ so the wrong ones among n settled are Binomial(n, share), and P(Binomial(n, risk
 sequence is fixed and stops at the first failure, so the chance that a false threshold is chosen is at most 1 -
 `confidence`, whatever the network, the policy or the dependence between thresholds.
 
-The promise is for puzzles that are drawn as those of the calibration were; nothing here can check that.
+The guarantee is for puzzles that are drawn as those of the calibration were; nothing here can check that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import beta, binom
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.evaluation.binomial import binomial_tail, fewest, highest_share
-from eqr_ray.evaluation.outcomes import Outcomes, OutcomesAt, risk_coverage
+from eqr_ray.data.puzzle_set import PuzzleSet
+from eqr_ray.evaluation.outcomes import Outcomes, OutcomesAt, divided, risk_coverage
+from eqr_ray.inference.calibration_artifact import conditions
+from eqr_ray.inference.policies import POLICIES, policy_named
+from eqr_ray.inference.records import is_answered
+from eqr_ray.inference.replay import RecordedRun
+from eqr_ray.inference.selection import check_selection
+from eqr_ray.inference.settings import Settings
 from eqr_ray.tasks.keys import hash_words
 
 PILOT = 5  # one puzzle in so many chooses the sequence
@@ -33,9 +38,34 @@ PILOT_DRAW = 0xCA11B  # tells this use of a seed from others
 PER_DECADE = 24  # thresholds: steps of 10 %
 # The sequence begins at the strictest threshold that, as far as the pilot tells, lets the test bear so many wrong
 # answers: a stricter one fails by a single slip, a looser one is less safe. 4 was best on the whole in simulations with
-# 1,000 to 5,000 puzzles of good and of poor networks; any number keeps the promise.
+# 1,000 to 5,000 puzzles of good and of poor networks; any number keeps the guarantee.
 ROOM = 4
 MARGIN = 1.1  # the pilot's share of settled puzzles is only nearly that of the test
+
+
+def binomial_tail(errors: int, total: int, share: float) -> float:
+    """P(Binomial(total, share) <= errors): the chance of so few errors where `share` is the true one."""
+    return float(binom.cdf(errors, total, share))
+
+
+def highest_share(errors: int, total: int, confidence: float) -> float:
+    """The one-sided upper bound of Clopper and Pearson (1934): the largest true share at which so few errors are not
+    rarer than 1 - `confidence`. 1 of nothing."""
+    return 1.0 if errors == total else float(beta.ppf(confidence, errors + 1, total - errors))
+
+
+def fewest(errors: int, share: float, confidence: float) -> int:
+    """How many trials with `errors` errors show, with this confidence, that the true share is at most `share`."""
+    low, high = errors, errors + 1  # `low` is too few: all of them errors
+    while binomial_tail(errors, high, share) > 1 - confidence:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if binomial_tail(errors, middle, share) > 1 - confidence:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 @dataclass(frozen=True)
@@ -103,7 +133,7 @@ def beginning(pilot: OutcomesAt, candidates: Sequence[float], goal: Goal, puzzle
     """Which candidate to test first on so many `puzzles`: from the pilot alone.
 
     The strictest under which enough of the pilot settles (see ROOM); where never enough does, the strictest under which
-    the most does. The share that settles is taken to grow with the threshold; the promise does not depend on that.
+    the most does. The share that settles is taken to grow with the threshold; the guarantee does not depend on that.
     """
 
     def predicted(number: int) -> float:
@@ -152,21 +182,20 @@ def chosen(tests: Sequence[Tested]) -> Tested | None:
 
 
 def report(tests: Sequence[Tested], outcomes: Outcomes, full: Outcomes, goal: Goal) -> dict[str, Any]:
-    """The figures of a calibration as JSON values, all of the puzzles that tested it.
+    """The metrics of a calibration as JSON values, all of the puzzles that tested it.
 
     `outcomes`: under the chosen threshold, or where there is none under the one that failed. `full`: of the policy
     `full`, whose answers make the risk-coverage curve. Shares of nothing are None.
     """
     best = chosen(tests)
     shown, puzzles = best or tests[-1], len(outcomes.right)
-    high = {one.settle_below: highest_share(one.wrong, one.settled, goal.confidence) for one in tests}
     unsettled_right = int((outcomes.right & ~outcomes.settled).sum())
     return {
         "settle_below": best.settle_below if best else None,
         "tested": puzzles,
         "settled": shown.settled,
         "wrong": shown.wrong,
-        "wrong_high": high[shown.settle_below],
+        "wrong_high": highest_share(shown.wrong, shown.settled, goal.confidence),
         "coverage": shown.settled / puzzles,
         "settled_accuracy": _share(shown.settled - shown.wrong, shown.settled),
         "unsettled_accuracy": _share(unsettled_right, puzzles - shown.settled),
@@ -186,3 +215,87 @@ def report(tests: Sequence[Tested], outcomes: Outcomes, full: Outcomes, goal: Go
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """The keys of the door; each is described in conf/calibrate.yaml."""
+
+    checkpoint: str | None
+    records: str | None
+    data: str | None
+    out: str | None
+    risk: float
+    confidence: float
+    policy: str
+    select: str
+    settle_for: int
+    depth: int | None
+    breadth: int | None
+    noise_scale: float | None
+    init_std: float | None
+    seed: int
+    limit: int | None
+    slots: int | None
+    actors: int | None
+    gpus_each: float
+    address: str | None
+    device: str
+    dtype: str
+    compile: bool | None
+
+    def __post_init__(self) -> None:
+        Goal(self.risk, self.confidence)
+        check_selection(self.select)
+        settling = [name for name, kind in POLICIES.items() if kind.stop_status == "settled"]
+        if policy_named(self.policy).name not in settling:
+            raise UserError(f"policy={self.policy} is not allowed: {', '.join(settling)} stop what has settled")
+        if (self.checkpoint is None) == (self.records is None):
+            raise UserError("either checkpoint= or records= must be given (--help shows an example)")
+        if self.checkpoint is not None and self.data is None:
+            raise UserError("data= must be given with checkpoint= (--help shows an example)")
+
+    @property
+    def goal(self) -> Goal:
+        return Goal(self.risk, self.confidence)
+
+    def settings(self, most: Settings) -> Settings:
+        """What is calibrated, of a run that records `most`. UserError: it does not, or nothing could settle."""
+        for name in ("depth", "breadth"):
+            wanted, there = getattr(self, name), getattr(most, name)
+            if wanted is not None and wanted > there:
+                raise UserError(f"{name}={wanted} is more than the {there} that were recorded")
+        depth = most.depth if self.depth is None else self.depth
+        breadth = most.breadth if self.breadth is None else self.breadth
+        settings = Settings(depth, breadth, most.seed, self.policy, settle_for=self.settle_for)
+        if depth <= self.settle_for:
+            raise UserError(f"depth={depth} is not allowed: more than settle_for={self.settle_for}")
+        return settings
+
+    def check(self, puzzle_set: PuzzleSet, most: Settings) -> None:
+        """UserError: what a run that records `most` of these puzzles cannot tell."""
+        self.settings(most)
+        missing = len(puzzle_set) if puzzle_set.labels is None else int((~is_answered(puzzle_set.labels)).sum())
+        if missing:
+            raise UserError(f"{missing:,} of the {len(puzzle_set):,} puzzles have no answer to compare with")
+        check_enough(len(puzzle_set), self.goal)
+
+
+def calibration_of(run: RecordedRun, settings: Settings, config: CalibrateConfig) -> dict[str, Any]:
+    """What calibration.json holds."""
+    goal, labels, manifest = config.goal, run.puzzle_set.labels, run.manifest
+    assert labels is not None
+    pilot_N = pilot_of(len(labels), settings.seed)
+    pilot, others = divided(run.blocks(), labels, pilot_N, settings.depth, settings.breadth)
+    at = others.at_thresholds(settings, config.select)
+    candidates = thresholds(pilot.residuals)
+    tests = calibrate(pilot.at_thresholds(settings, config.select), at, candidates, goal, len(others))
+    outcomes = at((chosen(tests) or tests[-1]).settle_below)
+    full = others.outcomes(replace(settings, policy="full"), config.select)
+    network = ("checkpoint_hash", "noise_scale", "init_std", "dtype")
+    made_for = conditions(
+        settings, task=run.puzzle_set.task.name, select=config.select, **{name: manifest[name] for name in network}
+    )
+    counts = {"puzzles": len(labels), "pilot": len(pilot), "data_hash": run.puzzle_set.data_hash, "seed": settings.seed}
+    promise = {"settle_for": settings.settle_for, **asdict(goal)}
+    return {"settle_below": None, **promise, **made_for, **counts, **report(tests, outcomes, full, goal)}

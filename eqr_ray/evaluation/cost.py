@@ -1,6 +1,6 @@
 """What answering a whole test set costs, predicted from a policy's measured segments per puzzle.
 
-Why here: one formula with its assumptions in the open, held against the one published run.
+One formula with its assumptions in the open, held against the one published run.
 
     seconds = START_UP_S + puzzles x segments x flops_per_segment / (gpus x device_flops) + tail
 
@@ -17,10 +17,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eqr_ray.config.errors import UserError
-from eqr_ray.evaluation.frontier import Point
-from eqr_ray.inference.estimates import NORMAL_975
+from eqr_ray.evaluation.frontier import CostConfig, Point
 from eqr_ray.inference.policies import policy_named
+from eqr_ray.inference.scores import NORMAL_975
 from eqr_ray.inference.units import plan
 from eqr_ray.model.runtime import SLOTS_GPU
 
@@ -34,26 +33,6 @@ PUBLISHED_GPUS, PUBLISHED_HOURS = 8, 33.6
 PUBLISHED_DEVICE_FLOPS = (
     PUBLISHED_PUZZLES * PUBLISHED_SEGMENTS * PUBLISHED_FLOPS_PER_SEGMENT / (PUBLISHED_GPUS * PUBLISHED_HOURS * 3600)
 )
-
-
-@dataclass(frozen=True)
-class CostConfig:
-    """What to predict: a test set of `puzzles` (None: nothing) on each of these numbers of `gpus`; operations of a
-    segment (None: of the recorded network), and how many a GPU sustains in a second (None: the published one's)."""
-
-    puzzles: int | None
-    gpus: tuple[int, ...]
-    flops_per_segment: float | None
-    device_flops: float | None
-
-    def __post_init__(self) -> None:
-        for name, value in (("puzzles", self.puzzles), *(("gpus", count) for count in self.gpus)):
-            if value is not None and value < 1:
-                raise UserError(f"cost.{name}={value} is not allowed: at least 1")
-        for name in ("flops_per_segment", "device_flops"):
-            rate = getattr(self, name)
-            if rate is not None and not 0 < rate < float("inf"):
-                raise UserError(f"cost.{name}={rate} is not allowed: a finite number above 0")
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,10 @@
-"""Who runs which unit: one queue, workers that ask, and the last units run twice.
+"""Who runs which unit: one queue, workers that ask, the last units run twice, and races divided among workers.
 
-Why here: the scheduling of a run as plain values, tested and simulated without a cluster. A worker comes back with
-results, or because it has a slot to spare, and is then given units: so slow workers take fewer, and new ones join in at
-any time. Units are read as they are needed; what a lost worker had goes back to the front.
-
-When nothing waits any more, a worker that has run dry gets a copy of a unit that another one still holds: the first
-result counts, and the other worker is told to drop the unit. Records are a function of the unit alone, so it does not
-matter whose they are.
+A worker comes back with results, or because it has a slot to spare, and is then given units: so slow workers take
+fewer, and new ones join in at any time. Units are read as they are needed; what a lost worker had goes back to the
+front. When nothing waits any more, a worker that has run dry gets a copy of a unit that another one still has: the
+first result counts, and the other worker is told to drop the unit. Records are a function of the unit alone, so it does
+not matter whose they are.
 """
 
 from __future__ import annotations
@@ -14,10 +12,12 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Generic, NamedTuple, TypeVar
 
+from eqr_ray.inference.policies import FirstToSettle, Policy, Win
+from eqr_ray.inference.records import SETTLED, Records, concatenate
 from eqr_ray.inference.units import Unit, offered
 
 AHEAD = 2  # trajectories per slot that a worker is given at first ...
@@ -151,3 +151,61 @@ class Dispatcher(Generic[W]):
         for unit, holder in self._single.items():
             units_of.setdefault(holder, []).append(unit)
         return max(units_of.values(), key=len)[-1] if units_of and self._copies else None
+
+
+@dataclass
+class Divided:
+    """A unit in shards: the records of those that are back, how many are not, and who is first so far."""
+
+    unit: Unit
+    missing: int
+    back: list[Records] = field(default_factory=list)
+    win: Win | None = None
+
+
+class ShardedRace:
+    """Divides units of one puzzle and puts them together again; other units, and other policies', pass as they are."""
+
+    def __init__(self, policy: Policy, slots: int) -> None:
+        self._policy, self._slots = policy, slots
+        self._of: dict[Unit, Divided] = {}  # by shard
+
+    @property
+    def open(self) -> bool:
+        """Whether there are shards that are not back."""
+        return bool(self._of)
+
+    def shards(self, units: Iterable[Unit]) -> Iterator[Unit]:
+        """What to hand out; units are read as they are needed."""
+        for unit in units:
+            starts = range(unit.restart_first, unit.restart_last, self._slots)
+            if unit.puzzles > 1 or len(starts) == 1 or not isinstance(self._policy, FirstToSettle):
+                yield unit
+                continue
+            divided = Divided(unit, len(starts))
+            shards = [
+                replace(unit, restart_first=start, restart_last=min(start + self._slots, unit.restart_last))
+                for start in starts
+            ]
+            self._of.update(dict.fromkeys(shards, divided))
+            yield from shards
+
+    def merged(self, shard: Unit, rows: Records) -> list[tuple[Unit, Records]]:
+        """A shard is back: the unit that this completes, if it does, with its records."""
+        if shard not in self._of:
+            return [(shard, rows)]
+        divided = self._of.pop(shard)
+        divided.back.append(rows)
+        divided.missing -= 1
+        won = rows.take(rows.status == SETTLED)
+        found = [Win(*win) for win in zip(won.restart.tolist(), won.segments.tolist(), strict=True)]
+        known = [divided.win] if divided.win else []
+        divided.win = min(found + known, key=lambda win: (win.segments, win.restart), default=None)
+        if divided.missing:
+            return []
+        return [(divided.unit, self._policy.resolve(concatenate(divided.back).in_order()))]
+
+    def wins(self, shards: Iterable[Unit]) -> list[tuple[Unit, Win]]:
+        """Which of these are beaten by a restart of another shard, and by whom."""
+        open_shards = [(shard, self._of[shard].win) for shard in shards if shard in self._of]
+        return [(shard, win) for shard, win in open_shards if win is not None]

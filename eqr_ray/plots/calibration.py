@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from eqr_ray.inference.estimates import wilson
+from eqr_ray.inference.scores import wilson
 
 BLUE, GREEN, RED, GREY = "#1b6ca8", "#3c8d5a", "#d1495b", "#666666"
 ERROR_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)

@@ -151,14 +151,6 @@ def _name(axes: Axes, ends: Sequence[Point]) -> None:
         )
 
 
-Map = Callable[[npt.ArrayLike], npt.ArrayLike]
-
-
-def _proportional(factor: float) -> tuple[Map, Map]:
-    """A map and its inverse, as a secondary axis wants them."""
-    return lambda x: np.asarray(x) * factor, lambda x: np.asarray(x) / factor
-
-
 def _other_costs(axes: Axes, point: Point, flops: float) -> None:
     top = axes.secondary_xaxis("top", functions=_times(flops))
     top.set_xlabel("FLOPs per puzzle")

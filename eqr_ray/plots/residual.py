@@ -9,8 +9,9 @@ right, exact accuracy against depth for each breadth. Bars are 95 % Wilson inter
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +19,51 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from eqr_ray.inference.estimates import wilson
-from eqr_ray.plots.recorded import RecordedRun, Trajectories
+from eqr_ray.config.errors import UserError
+from eqr_ray.config.strict import read_json
+from eqr_ray.data.arrow_store import Split
+from eqr_ray.inference.records import concatenate, is_exact, read_part
+from eqr_ray.inference.scores import wilson
+
+
+class Trajectories(NamedTuple):
+    """All trajectories at one depth: logit residual and whether the answer was right, both (N,)."""
+
+    residual: npt.NDArray[np.float32]
+    exact: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class RunByDepth:
+    """Trajectories by depth (the snapshots and the full depth), and the depth x breadth table of the summary."""
+
+    at_depth: dict[int, Trajectories]
+    table: list[dict[str, Any]]
+
+
+def read_run(folder: Path, data: Path) -> RunByDepth:
+    """The run in `folder` on the Arrow file `data`, which must have answers."""
+    parts = sorted((folder / "records").glob("*.parquet"))
+    if not parts:
+        raise UserError(f"{folder} holds no records of a run")
+    labels = Split.open(data).labels
+    if labels is None:
+        raise UserError(f"{data} has no answers to compare with")
+    summary = read_json(folder / "summary.json")
+    rows = concatenate([read_part(path) for path in parts]).in_order()
+    at_depth = {}
+    for depth in sorted({cell["depth"] for cell in summary["table"]}):
+        there = rows.take(rows.last_at(depth, summary["breadth"]))
+        at_depth[depth] = Trajectories(there.logit_residual, is_exact(there.prediction, labels[there.puzzle]))
+    return RunByDepth(at_depth, summary["table"])
+
 
 GROUPS = 10
 SMALLEST = 1e-6  # a logarithmic axis has no zero
 COLOURS = ("#1b6ca8", "#d1495b", "#3c8d5a", "#7a5195")
 
 
-def draw_run(run: RecordedRun, title: str, path: Path) -> None:
+def draw_run(run: RunByDepth, title: str, path: Path) -> None:
     """Write the PNG."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)

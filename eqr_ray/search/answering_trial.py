@@ -15,7 +15,7 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import content_hash
 from eqr_ray.evaluation.frontier import Point, Replays
 from eqr_ray.inference.policies import policy_named
-from eqr_ray.inference.recorded_run import RecordedRun
+from eqr_ray.inference.replay import RecordedRun
 from eqr_ray.inference.selection import check_selection
 from eqr_ray.inference.settings import BUDGETED, Settings
 from eqr_ray.search.space import Value, Values

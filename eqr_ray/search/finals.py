@@ -19,7 +19,7 @@ from typing import Any
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import read_json
 from eqr_ray.data.arrow_store import Split
-from eqr_ray.inference.estimates import wilson
+from eqr_ray.inference.scores import wilson
 from eqr_ray.model.network import Network
 from eqr_ray.model.pretrained import load_model
 from eqr_ray.model.runtime import device_named, dtype_named

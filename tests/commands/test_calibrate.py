@@ -19,8 +19,7 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict
 from eqr_ray.data.arrow_store import write_split
 from eqr_ray.distributed.recording import RECORDING
-from eqr_ray.evaluation.calibration import pilot_of, puzzles_needed
-from eqr_ray.evaluation.calibration_run import CalibrateConfig
+from eqr_ray.evaluation.calibration import CalibrateConfig, pilot_of, puzzles_needed
 from eqr_ray.tasks.puzzles import Puzzles
 from tests.inference.tiny import TASK, save_echo, save_tiny, sudokus, write_csv
 

@@ -12,7 +12,7 @@ import torch
 from eqr_ray import frontier, infer
 from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
-from eqr_ray.inference import recorded_run as recorded
+from eqr_ray.inference import replay as recorded
 from eqr_ray.inference.records import concatenate
 from tests.inference.same import assert_same
 from tests.inference.tiny import save_tiny, sudokus, write_csv

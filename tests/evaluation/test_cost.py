@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.evaluation.cost import PUBLISHED_DEVICE_FLOPS, START_UP_S, CostConfig, predict, predictions
+from eqr_ray.evaluation.cost import PUBLISHED_DEVICE_FLOPS, START_UP_S, predict, predictions
+from eqr_ray.evaluation.frontier import CostConfig
 from tests.evaluation.test_frontier import point
 
 PUBLISHED = point(depth=64, breadth=128, segments_mean=8192.0, segments_sd=0.0, flops_mean=8192 * 25.6e9)

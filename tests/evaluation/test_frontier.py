@@ -12,12 +12,19 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from eqr_ray.data.puzzle_set import PuzzleSet
-from eqr_ray.evaluation.frontier import Point, Replays, SegmentCounts, grid, on_front, recommended, with_front
-from eqr_ray.evaluation.frontier_run import labels_of
+from eqr_ray.evaluation.frontier import (
+    Point,
+    Replays,
+    SegmentCounts,
+    grid,
+    labels_of,
+    on_front,
+    recommended,
+    with_front,
+)
 from eqr_ray.inference.engine import BreadthEngine, run_units
-from eqr_ray.inference.recorded_run import RecordedRun
 from eqr_ray.inference.records import Records, concatenate
-from eqr_ray.inference.replay import every_segment
+from eqr_ray.inference.replay import RecordedRun, every_segment
 from eqr_ray.inference.scores import powers_of_two
 from eqr_ray.inference.selection import choose
 from eqr_ray.inference.settings import Settings

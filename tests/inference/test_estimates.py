@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eqr_ray.inference.estimates import RunningAuroc, pass_at_k, wilson
+from eqr_ray.inference.scores import RunningAuroc, pass_at_k, wilson
 
 
 @given(st.integers(1, 2000), st.data())

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eqr_ray.inference.estimates import pass_at_k, wilson
 from eqr_ray.inference.records import STATUSES, Records
-from eqr_ray.inference.scores import Scores, powers_of_two
+from eqr_ray.inference.scores import Scores, pass_at_k, powers_of_two, wilson
 from eqr_ray.inference.selection import SELECTIONS, choose
 from tests.inference.synthetic import labels, records
 

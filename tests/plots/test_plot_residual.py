@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from eqr_ray.plots.recorded import RecordedRun, Trajectories
-from eqr_ray.plots.residual import draw_run, residual_groups
+from eqr_ray.plots.residual import RunByDepth, Trajectories, draw_run, residual_groups
 
 
 def cells():
@@ -34,7 +33,7 @@ def test_groups_and_depths_are_drawn(tmp_path, saved, count):
     rng = np.random.default_rng(0)
     early = Trajectories(np.full(count, np.inf, dtype=np.float32), rng.random(count) < 0.1)
     late = Trajectories(rng.random(count).astype(np.float32), rng.random(count) < 0.5)
-    draw_run(RecordedRun({1: early, 16: late}, cells()), "title", tmp_path / "run.png")
+    draw_run(RunByDepth({1: early, 16: late}, cells()), "title", tmp_path / "run.png")
     assert (tmp_path / "run.png").exists()
     left, right = saved[0].axes
     groups = residual_groups(late.residual, late.exact)

@@ -1,8 +1,4 @@
-"""Exact binomial statements: is a share of errors small enough, and how large may it be?
-
-Why here: a promise of few errors needs few counts, where normal approximations are wrong. Closed forms and a bisection,
-tested against scipy, which is no dependency of the package.
-"""
+"""Binomial bounds by plain sums and bisection: the twin of what scipy gives."""
 
 from __future__ import annotations
 
