@@ -1,4 +1,4 @@
-"""A run's figures as Ray's own metrics, which every node of a cluster offers to Prometheus.
+"""A run's metrics as Ray's own, which every node of a cluster offers to Prometheus.
 
 Ray puts `ray_` before a name: `ray_eqr_rows_per_s{run="sudoku9"}`. What is no number, and what has no name here, is
 left to log.jsonl.
@@ -31,20 +31,20 @@ COUNTERS = {
 
 
 class RayMetrics:
-    """The figures of one run. Ray must have been started."""
+    """The metrics of one run. Ray must have been started."""
 
     def __init__(self, run: str) -> None:
         self._tags = {"run": run}
         self._gauges = {name: Gauge(f"eqr_{name}", words, TAG) for name, words in GAUGES.items()}
         self._counters = {name: Counter(f"eqr_{name}", words, TAG) for name, words in COUNTERS.items()}
 
-    def show(self, figures: Mapping[str, Any]) -> None:
-        """What they are now."""
-        for name, value in figures.items():
+    def show(self, metrics: Mapping[str, Any]) -> None:
+        """Set the gauges of these metrics."""
+        for name, value in metrics.items():
             if name in self._gauges and isinstance(value, int | float) and math.isfinite(value):
                 self._gauges[name].set(float(value), self._tags)
 
     def count(self, name: str, times: int = 1) -> None:
-        """So many more; Ray refuses to count nothing."""
+        """Add to a counter; Ray refuses to add nothing."""
         if times:
             self._counters[name].inc(times, self._tags)

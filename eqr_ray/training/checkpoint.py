@@ -195,27 +195,6 @@ def _read_carry(checkpoint: Checkpoint, rows: range) -> dict[str, Tensor]:
     raise OSError(f"{checkpoint.folder} does not hold the rows {rows.start} to {rows.stop - 1}")
 
 
-def adopt(source: Path, folder: Path, experiment: str) -> None:
-    """Copy the checkpoint `source` of another experiment into `folder`, as one of `experiment`: its weights and rows go
-    on there under other settings. UserError: it is damaged."""
-    try:
-        checkpoint = _open(source)
-        for name in checkpoint.files:
-            _read(checkpoint, name)
-    except OSError as error:
-        raise UserError(f"{source} is damaged: {error}") from error
-    final = folder / source.name
-    partial = folder / f"{source.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
-    state = json.loads((source / STATE).read_text())
-    write_json(partial / STATE, {**state, "experiment": experiment})
-    flush(partial)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
-    flush(folder)
-
-
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     write_bytes(path, bytes_of_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 

@@ -1,7 +1,6 @@
-"""The training loop: steps, figures, validation, checkpoints, time limit, resume. One loop for every backend.
+"""The training loop: steps, metrics, validation, checkpoints, time limit, resume. One loop for every backend.
 
-Everything that reaches outside is passed in: the backend, the log, and `report`, which the distributed worker uses
-to tell Ray Train. All workers take every decision together.
+Everything that reaches outside is passed in. All workers take every decision together.
 """
 
 from __future__ import annotations
@@ -40,16 +39,16 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What one worker needs besides its backend. `experiment` is the hash of what a resume may not change."""
+    """What one worker needs besides its backend."""
 
     config: TrainingConfig
     sampler: Sampler
     validation: Split
     checkpoints: Path
-    experiment: str
+    experiment: str  # hash of what a resume may not change
     log: RunLog
-    report: Callable[[dict[str, Any]], None]
-    interrupted: Callable[[], bool] = bool  # a wish to end after this step; all workers' together
+    report: Callable[[dict[str, Any]], None]  # called with the metrics at every checkpoint
+    interrupted: Callable[[], bool] = bool  # whether to end after this step; collective
 
 
 @dataclass
@@ -66,7 +65,7 @@ class _Clock:
 
 
 def rows_of(rank: int, workers: int, batch: int) -> range:
-    """The global rows of a worker. Raises UserError where the batch cannot be dealt out evenly."""
+    """The global rows of a worker. UserError: the batch cannot be dealt out evenly."""
     if batch % workers:
         raise UserError(f"batch={batch} cannot be dealt out to workers={workers}: it must be a multiple")
     share = batch // workers
@@ -74,7 +73,11 @@ def rows_of(rank: int, workers: int, batch: int) -> range:
 
 
 def train(backend: Backend, job: TrainingJob) -> dict[str, Any]:
-    """Run to the last step or the time limit, from the newest checkpoint if there is one; the last figures."""
+    """Run to the last step or the time limit, from the newest checkpoint if there is one.
+
+    Returns the last metrics with `step`, `seconds`, `parameters`, and `ema`: the state dict of the averaged weights.
+    TrainingDiverged; KeyboardInterrupt after a checkpoint, where the job is interrupted.
+    """
     config = job.config
     rows = rows_of(backend.rank, backend.workers, config.batch)
     if len(rows) % config.accumulation:
@@ -85,10 +88,10 @@ def train(backend: Backend, job: TrainingJob) -> dict[str, Any]:
     network = _ema_network(backend, config)
     clock = _Clock(before_s, done, time.monotonic())
     sums: list[StepSums] = []
-    figures: dict[str, Any] = {"step": done}
+    metrics: dict[str, Any] = {"step": done}
     stop = done >= config.steps
-    if stop:  # killed between its last checkpoint and its end: only the figures are missing
-        figures |= _validate(backend, job, ema, network, done)
+    if stop:  # killed between its last checkpoint and its end: only the metrics are missing
+        metrics |= _validate(backend, job, ema, network, done)
     while not stop:
         backend.set_learning_rate(learning_rate(done, config))
         carry, step_sums = training_step(backend, carry, job.sampler, config, done)
@@ -98,23 +101,23 @@ def train(backend: Backend, job: TrainingJob) -> dict[str, Any]:
         if done == clock.first_step + 1:
             clock.rate.add(done)
         if done % config.log_every == 0 or done == config.steps:
-            figures = _log(backend, job, sums, done, clock)
+            metrics = _log(backend, job, sums, done, clock)
             sums = []
             stop = done == config.steps or _time_is_up(backend, config, clock)
         if stop or (config.validate_every and done % config.validate_every == 0):
-            figures |= _validate(backend, job, ema, network, done)
+            metrics |= _validate(backend, job, ema, network, done)
         interrupted = job.interrupted()
         if stop or interrupted or done % config.checkpoint_every == 0:
             save_checkpoint(
                 job.checkpoints, backend, ema, carry, done, clock.elapsed_s(), job.experiment, config.keep_checkpoints
             )
-            job.report({**figures, "step": done})
+            job.report({**metrics, "step": done})
         if interrupted:
             raise KeyboardInterrupt
     ema.copy_to(network.model)
     return {
         "parameters": sum(parameter.numel() for parameter in network.model.parameters()),
-        **figures,
+        **metrics,
         "step": done,
         "seconds": round(clock.elapsed_s(), 1),
         "ema": network.model.state_dict(),
@@ -152,7 +155,7 @@ def _log(backend: Backend, job: TrainingJob, sums: list[StepSums], done: int, cl
     by_steps = (config.steps - done) / speed
     left_s = min(by_steps, config.minutes * 60 - clock.elapsed_s()) if config.minutes else by_steps
     halted = max(float(total.halted), 1.0)
-    figures = {
+    metrics = {
         "loss": round(float(total.loss) / rows, 5),
         "token_loss": round(float(total.token_loss) / rows, 5),
         "halt_loss": round(float(total.halt_loss) / rows, 5),
@@ -167,8 +170,8 @@ def _log(backend: Backend, job: TrainingJob, sums: list[StepSums], done: int, cl
         "elapsed_s": round(clock.elapsed_s(), 1),
         "left_s": round(max(left_s, 0.0), 1),
     }
-    job.log.log("train", done, **figures)
-    return figures
+    job.log.log("train", done, **metrics)
+    return metrics
 
 
 def _time_is_up(backend: Backend, config: TrainingConfig, clock: _Clock) -> bool:
@@ -188,11 +191,11 @@ def _validate(backend: Backend, job: TrainingJob, ema: Ema, network: Network, do
     ema.copy_to(network.model)
     sums = validate(network, job.validation, range(backend.rank, count, backend.workers), config.validate_depth)
     total = ValidationSums(*backend.sum(torch.tensor(sums, dtype=torch.float64, device=backend.device)).tolist())
-    figures = {
+    metrics = {
         "validation_exact": round(total.exact / total.puzzles, 5),
         "validation_token_accuracy": round(total.token_accuracy / total.puzzles, 5),
         "validation_halted_share": round(total.halted / total.puzzles, 5),
         "validation_halted_exact": round(total.halted_exact / max(total.halted, 1.0), 5),
     }
-    job.log.log("validation", done, **figures, puzzles=int(total.puzzles), depth=config.validate_depth)
-    return figures
+    job.log.log("validation", done, **metrics, puzzles=int(total.puzzles), depth=config.validate_depth)
+    return metrics

@@ -1,7 +1,4 @@
-"""What the folder of a training run tells of it: how far, how fast, how well, and what it lost on the way.
-
-Why here: read from the folder alone, by `eqr_ray.status`, while another process may be writing there.
-"""
+"""How far a training run is, how fast, how well, and what it lost on the way, from its folder and log alone."""
 
 from __future__ import annotations
 
@@ -39,17 +36,20 @@ def show_entry(display: Progress, steps: int, entry: Entry) -> None:
 def status_of_training(path: Path, config: TrainingConfig, summary: Mapping[str, Any] | None) -> RunStatus:
     """`summary`: of a finished run. UserError: the log cannot be read."""
     log = read_log(path / LOG)
-    figures, validation = _last(log.entries, "train"), _last(log.entries, "validation")
+    metrics, validation = _last(log.entries, "train"), _last(log.entries, "validation")
     checkpoints = complete_checkpoints(path / CHECKPOINTS)
-    facts = {"how far": _how_far(config, figures, summary)}
-    facts |= _rows(
-        speed=_said(figures, "{segments_per_s:.3g} segments/s, {rows_per_s:,.0f} rows/s"),
-        loss=_said(figures, "{loss:.4f}, {exact_accuracy:.2%} of the rows in training exactly right"),
-        validation=_said(validation, "{validation_exact:.2%} exact at step {step:,.0f}, depth {depth:.0f}"),
-        checkpoints=", ".join(folder.name for folder in checkpoints),
-    )
+    facts = {
+        "how far": _how_far(config, metrics, summary),
+        "speed": _filled(metrics, "{segments_per_s:.3g} segments/s, {rows_per_s:,.0f} rows/s"),
+        "loss": _filled(metrics, "{loss:.4f}, {exact_accuracy:.2%} of the rows in training exactly right"),
+        "validation": _filled(validation, "{validation_exact:.2%} exact at step {step:,.0f}, depth {depth:.0f}"),
+        "checkpoints": ", ".join(folder.name for folder in checkpoints),
+    }
+    facts = {label: words for label, words in facts.items() if words}
     diverged = bool(log.entries) and log.entries[-1].get("event") == "diverged"
-    lost = [*_restarts(log.entries), *_damaged(path / CHECKPOINTS)]
+    lost = _restarts(log.entries)
+    if damaged := sorted(folder.name for folder in (path / CHECKPOINTS).glob("*.damaged")):
+        lost.append(f"damaged checkpoints, set aside: {', '.join(damaged)}")
     if diverged:
         lost.append(f"diverged: {log.entries[-1].get('message')}")
     needs = ["a new run with a smaller learning_rate="] if diverged else []
@@ -59,8 +59,8 @@ def status_of_training(path: Path, config: TrainingConfig, summary: Mapping[str,
     return RunStatus(facts, lost, needs, goes_on=summary is None and not diverged)
 
 
-def _how_far(config: TrainingConfig, figures: Mapping[str, Any] | None, summary: Mapping[str, Any] | None) -> str:
-    entry = dict(summary or figures or {})
+def _how_far(config: TrainingConfig, metrics: Mapping[str, Any] | None, summary: Mapping[str, Any] | None) -> str:
+    entry = dict(summary or metrics or {})
     step = number(entry, "step") or 0.0
     words = f"step {step:,.0f} of {config.steps:,} ({step / config.steps:.0%})"
     elapsed_s = number(entry, "seconds" if summary else "elapsed_s")
@@ -74,17 +74,13 @@ def _last(entries: Entries, event: str) -> dict[str, Any] | None:
     return next((entry for entry in reversed(entries) if entry.get("event") == event), None)
 
 
-def _said(entry: dict[str, Any] | None, words: str) -> str:
+def _filled(entry: dict[str, Any] | None, words: str) -> str:
     """`words` with the numbers of an entry; empty where one of them is missing."""
     numbers = {key: number(entry, key) for key in entry} if entry else {}
     try:
         return words.format_map({key: value for key, value in numbers.items() if value is not None})
     except KeyError:
         return ""
-
-
-def _rows(**facts: str) -> dict[str, str]:
-    return {label: words for label, words in facts.items() if words}
 
 
 def _restarts(entries: Entries) -> list[str]:
@@ -100,8 +96,3 @@ def _restarts(entries: Entries) -> list[str]:
             times, again = times + 1, again + step
         step = now
     return [f"restarted {times} times, {again:,.0f} steps done again"] if times else []
-
-
-def _damaged(checkpoints: Path) -> list[str]:
-    names = sorted(path.name for path in checkpoints.glob("*.damaged"))
-    return [f"damaged checkpoints, set aside: {', '.join(names)}"] if names else []

@@ -25,7 +25,7 @@ from eqr_ray.training.loss import RowLosses, row_losses
 
 class StepSums(NamedTuple):
     """Sums over the rows of this worker, () float64 each. Means are taken over all rows, not over halted rows only:
-    easy rows halt early and often, and would flatter the figures."""
+    easy rows halt early and often, and would flatter the means."""
 
     rows: Tensor
     loss: Tensor

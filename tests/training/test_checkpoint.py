@@ -19,7 +19,7 @@ from torch import Tensor
 from eqr_ray.config.errors import UserError
 from eqr_ray.model.network import Segment
 from eqr_ray.training.backend import LocalBackend
-from eqr_ray.training.checkpoint import adopt, choose_checkpoint, load_checkpoint, newest_checkpoint
+from eqr_ray.training.checkpoint import choose_checkpoint, load_checkpoint, newest_checkpoint
 from eqr_ray.training.collective import broadcast, collective_call
 from eqr_ray.training.loop import train
 from eqr_ray.training.optim import Ema
@@ -221,17 +221,3 @@ def test_padding_is_not_asked_in_validation() -> None:
     sums = validate(Says(), split, range(3), 1)
     assert (sums.puzzles, sums.exact, sums.halted, sums.halted_exact) == (3, 2, 3, 2)
     assert sums.token_accuracy == pytest.approx(1 + 2 / 3 + 1)
-
-
-def test_a_checkpoint_is_adopted_by_another_experiment(bench, tmp_path: Path) -> None:
-    train(bench.backend(), bench.job(tmp_path / "one"))
-    source = newest_checkpoint(tmp_path / "one")
-    assert source is not None
-    adopt(source.folder, tmp_path / "two", "another")
-    found = newest_checkpoint(tmp_path / "two")
-    assert found is not None
-    assert (found.experiment, found.step, found.files) == ("another", source.step, source.files)
-    (source.folder / "ema.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"is damaged: ema\.safetensors has changed"):
-        adopt(source.folder, tmp_path / "three", "another")
-    assert not (tmp_path / "three").exists()
