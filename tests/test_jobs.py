@@ -23,6 +23,7 @@ from eqr_ray.tasks import task_named
 from eqr_ray.training.experiment import experiment_of
 from jobs import again, pipeline, submission
 from jobs.submission import pack, placed, run_job
+from tests.support.commands import call_script
 
 ROOT = Path(__file__).parent.parent
 
@@ -328,12 +329,13 @@ def test_a_token_that_is_there_is_shown(tmp_path: Path, first: str, mode: str) -
         ("train", ["data=/d", "out=/o"], "no jobs can be submitted there"),
     ],
 )
-def test_mistakes_are_one_line_and_status_2(script: str, arguments: list[str], words: str) -> None:
-    environment = {**os.environ, "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", f"jobs.{script}", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
-    *before, said = done.stderr.splitlines()
-    assert done.returncode == 2
+def test_mistakes_are_one_line_and_status_2(
+    script: str, arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+    done = call_script(script, *arguments)
+    *before, said = done.err.splitlines()
+    assert done.status == 2
     assert [line.split()[0] for line in before] == (["package"] if "submitted" in words else [])
     assert said.startswith(f"jobs.{script}: ")
     assert words in said

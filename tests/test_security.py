@@ -10,7 +10,6 @@ import os
 import pickle
 import re
 import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ from eqr_ray.distributed.environment import SETTINGS
 from eqr_ray.model.pretrained import load_model
 from eqr_ray.tasks import task_named
 from eqr_ray.training.checkpoint import STATE, newest_checkpoint
+from tests.support.commands import call
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [path for room in ("eqr_ray", "jobs", "benchmarks") for path in sorted((ROOT / room).rglob("*.py"))]
@@ -179,10 +179,8 @@ def test_a_fixture_archive_cannot_carry_code(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("inputs.npy", content.getvalue())
     (tmp_path / "a.json").write_text(json.dumps({"config": {"seq_len": 16}, "segments": 1}))
-    done = subprocess.run(
-        [sys.executable, "-m", "eqr_ray.parity", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    done = call("parity", str(tmp_path))
+    assert (done.status, done.err.count("\n")) == (2, 1), done.err
     assert not went_off.exists()
 
 

@@ -239,15 +239,16 @@ class Reserving:
 
 @pytest.mark.usefixtures("cluster")
 def test_what_a_dead_actor_had_reserved_is_free_again() -> None:
+    until_all_is_free()
     own = ray.util.placement_group([{"GPU": 1.0}])  # a driver's, such as Tune's: it has no actor that could be dead
-    ray.get(own.ready(), timeout=60)
+    ray.get(own.ready(), timeout=240)
     living, dead = (ray.remote(Reserving).options(num_cpus=0).remote() for _ in range(2))
-    ray.get(dead.reserve.remote(), timeout=60)
+    ray.get(dead.reserve.remote(), timeout=240)
     ray.kill(dead)
     waiting = living.reserve.remote()
     assert ray.wait([waiting], timeout=3) == ([], [waiting])
     remove_orphaned_placement_groups()
-    ray.get(waiting, timeout=60)
+    ray.get(waiting, timeout=240)
     remove_orphaned_placement_groups()
     assert free_cpus() == 0.0  # what the living hold, it left alone
     assert ray.util.placement_group_table(own)["state"] == "CREATED"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import runpy
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -29,15 +32,30 @@ class Done(NamedTuple):
 
 def call(command: str, *arguments: str) -> Done:
     """`python -m eqr_ray.COMMAND ARGUMENTS` without a process: an import of torch and Ray takes seconds."""
-    module = importlib.import_module(f"eqr_ray.{command}")
+    return _left(importlib.import_module(f"eqr_ray.{command}").cli, f"eqr-{command}", *arguments)
+
+
+def call_script(script: str, *arguments: str) -> Done:
+    """`python -m jobs.SCRIPT ARGUMENTS`, without a process too."""
+    before = signal.getsignal(signal.SIGTERM)  # a script sets its own
+    try:
+        return _left(
+            partial(runpy.run_path, str(ROOT / "jobs" / f"{script}.py"), run_name="__main__"), script, *arguments
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _left(work: Callable[[], object], name: str, *arguments: str) -> Done:
+    """What it wrote until its `sys.exit`."""
     out, err = io.StringIO(), io.StringIO()
     with (
-        patch.object(sys, "argv", [f"eqr-{command}", *arguments]),
+        patch.object(sys, "argv", [name, *arguments]),
         redirect_stdout(out),
         redirect_stderr(err),
         pytest.raises(SystemExit) as left,
     ):
-        module.cli()
+        work()
     assert isinstance(left.value.code, int)
     return Done(left.value.code, out.getvalue(), err.getvalue())
 
