@@ -19,12 +19,11 @@ from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.schema import Options, option
 from eqr_ray.config.strict import from_dict, to_dict
-from eqr_ray.inference.record_dir import MANIFEST, stored_manifest
 from eqr_ray.inference.run import InferConfig
 from eqr_ray.inference.status import status_of_inference
 from eqr_ray.search.trial_dirs import status_of_search
 from eqr_ray.storage.progress import duration
-from eqr_ray.storage.run_dir import CONFIG, LOCK, LOG, SUMMARY, driver_of, how_to_tell
+from eqr_ray.storage.run_dir import CONFIG, LOCK, LOG, MANIFEST, SUMMARY, RunDir, driver_of, how_to_tell
 from eqr_ray.storage.status import RunStatus
 from eqr_ray.training.experiment import Experiment
 from eqr_ray.training.status import status_of_training
@@ -62,13 +61,13 @@ def report(path: Path) -> list[tuple[str, str]]:
         experiment = _configuration(Experiment, path)
         what, status = _training(experiment), status_of_training(path, experiment.training, summary)
         command = _command("train", resume=str(path))
-    elif isinstance(manifest.get("identity"), dict):
-        what, status = status_of_search(path, summary)
-        command = _command("sweep", resume=str(path))
-    elif manifest:
+    elif manifest.get("kind") == "infer":
         config = _configuration(InferConfig, path)
         what, status = _inference(config, path), status_of_inference(path, summary)
         command = _same_command(config, path)
+    elif isinstance(manifest.get("identity"), dict):
+        what, status = status_of_search(path, summary)
+        command = _command("sweep", resume=str(path))
     else:
         what, status, command = "a run that has not begun: it makes its data, or starts Ray", RunStatus({}), ""
     lines = [("run", str(path.resolve())), ("is", what), ("does", _does(path, summary is not None))]
@@ -117,7 +116,7 @@ def _training(experiment: Experiment) -> str:
 
 
 def _inference(config: InferConfig, path: Path) -> str:
-    puzzles = stored_manifest(path).get("puzzles")
+    puzzles = RunDir(path, "infer").identity().get("puzzles")
     shape = f"depth {config.depth}, breadth {config.breadth}, policy {config.policy}"
     return f"inference, {puzzles} puzzles: {shape}, {config.checkpoint} on {config.data}"
 

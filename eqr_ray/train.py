@@ -70,7 +70,7 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> int:
         try:
             steps = experiment.training.steps
             with (
-                Progress(steps, "steps", show_rate=False) as display,
+                Progress(steps, "steps") as display,
                 followed(folder / LOG, partial(show_entry, display, steps)),
             ):
                 summary = run(experiment, folder)

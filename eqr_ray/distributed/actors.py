@@ -98,7 +98,7 @@ class Breadth:
             starved = more and engine.row_segments - so_far < engine.slots
             if time.monotonic() >= end_s:
                 break
-        return Turn(Report(engine.row_segments - before, finished), starved)
+        return Turn(Report(engine.row_segments - before, finished, engine.answered()), starved)
 
 
 RemoteBreadth = ray.remote(Breadth)
@@ -219,7 +219,9 @@ class Actors:
         self._deaths = 0
         first = [(unit, rows) for unit, rows in turn.report.finished if self._dispatcher.done(handle, unit)]
         kept = [whole for unit, rows in first for whole in self._race.merged(unit, rows)]
-        return Turn(Report(turn.report.row_segments, kept), turn.starved)
+        held = set(self._dispatcher.held(handle))  # another actor may have finished a copy
+        answered = {unit: count for unit, count in turn.report.answered.items() if unit in held}
+        return Turn(turn.report._replace(finished=kept, answered=answered, actor=handle.name), turn.starved)
 
     def _replace(self, handle: Handle, error: RayActorError) -> None:
         """Start another actor in its place. The error itself: this has happened too often."""

@@ -32,10 +32,10 @@ from eqr_ray.inference.engine import BreadthEngine, Report, run_units
 from eqr_ray.inference.run import InferConfig, Run, begin, carry_out, finish, prepare, started
 from eqr_ray.inference.units import Unit
 from eqr_ray.model.runtime import device_named
-from eqr_ray.storage.log_handler import warnings_told
-from eqr_ray.storage.progress import ProgressLine
+from eqr_ray.storage.progress import Progress
 from eqr_ray.storage.remote_sync import fetch, mirrored
 from eqr_ray.storage.run_dir import locked
+from eqr_ray.storage.run_log import RunLog
 
 
 def team_of(config: InferConfig, there: Sequence[Node], joined: bool) -> ResourceRequest | None:
@@ -52,42 +52,32 @@ def team_of(config: InferConfig, there: Sequence[Node], joined: bool) -> Resourc
     return share(there, actors, use_gpus, gpus_each=config.gpus_each) if actors else None
 
 
-def work(run: Run, team: ResourceRequest | None, joined: bool) -> None:
+def work(run: Run, team: ResourceRequest | None, joined: bool, log: RunLog) -> None:
     """Run what is missing, on actors or here; nothing is started where nothing is missing."""
-    progress, line = started(run), ProgressLine()
     run_here: RunUnits | None = None
-    figures: RayMetrics | None = None
-
-    def show(words: str) -> None:
-        line(words)
-        if figures is not None:
-            figures.show(progress.measures())
-
-    def warn(words: str) -> None:
-        run.folder.log("warning", message=words)
-        line.warn(words)
-
     with ExitStack() as stack:
-        stack.enter_context(warnings_told(warn))
-        stack.callback(line.close)
+        display = stack.enter_context(Progress(len(run.puzzle_set), "puzzles"))
+        log.sinks.append(display)
+        stack.callback(log.sinks.remove, display)
+        live = started(run, log)
         for _, inputs in run.rounds():
             missing = run.folder.missing()
             if missing:
                 if run_here is None:
-                    run_here, figures = stack.enter_context(runner(run, team, joined))
-                carry_out(run, run_here(missing, inputs), progress, show)
+                    run_here = stack.enter_context(runner(run, team, joined, log))
+                carry_out(run, run_here(missing, inputs), live, log, display)
 
 
 RunUnits = Callable[[Sequence[Unit], npt.NDArray[np.uint8]], Iterator[Report]]
 
 
 @contextmanager
-def runner(run: Run, team: ResourceRequest | None, joined: bool) -> Iterator[tuple[RunUnits, RayMetrics | None]]:
-    """Who runs units: an engine in this process, or a team of actors, for which Ray is started if none was joined; and
-    where Ray shows figures."""
+def runner(run: Run, team: ResourceRequest | None, joined: bool, log: RunLog) -> Iterator[RunUnits]:
+    """Who runs units: an engine in this process, or actors, for which Ray is started if none was joined, and which also
+    gets the metrics of the log."""
     if team is None:
         engine = BreadthEngine(run.factory(), run.settings, run.slots)
-        yield lambda units, inputs: run_units(engine, units, inputs), None
+        yield lambda units, inputs: run_units(engine, units, inputs)
         return
     with ExitStack() as stack:
         if not joined:
@@ -95,8 +85,10 @@ def runner(run: Run, team: ResourceRequest | None, joined: bool) -> Iterator[tup
             gpus = int(here["GPU"]) if team.gpus_each else 0
             stack.enter_context(start_ray(num_cpus=int(here["CPU"]), num_gpus=gpus))
         elastic = joined and run.config.actors is None
-        figures = RayMetrics(run.folder.path.name)
-        yield stack.enter_context(Actors(team, run.factory, run.settings, run.slots, elastic, figures)).run, figures
+        metrics = RayMetrics(run.folder.path.name)
+        log.sinks.append(metrics.show)
+        stack.callback(log.sinks.remove, metrics.show)
+        yield stack.enter_context(Actors(team, run.factory, run.settings, run.slots, elastic, metrics)).run
 
 
 def answer(config: InferConfig, check: Callable[[Run], None] | None = None) -> tuple[dict[str, Any], Path]:
@@ -121,5 +113,6 @@ def answer(config: InferConfig, check: Callable[[Run], None] | None = None) -> t
         stack.enter_context(locked(run.folder.path))
         begin(run)
         stack.enter_context(mirrored(run.folder.path, config.mirror))
-        work(run, team, joined)
-        return finish(run, team.workers if team else 0), run.folder.path
+        log = stack.enter_context(RunLog(run.folder.path))
+        work(run, team, joined, log)
+        return finish(run, team.workers if team else 0, log), run.folder.path

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.inference.record_dir import RunFolder
+from eqr_ray.inference.record_dir import RecordDir
 from eqr_ray.inference.records import ACCEPTED, SETTLED
 from eqr_ray.inference.units import Unit
 
@@ -32,7 +32,7 @@ def later_units(first: Sequence[Unit], start: int, end: int) -> list[Unit]:
     ]
 
 
-def breadth_rounds(folder: RunFolder, inputs_NL: Inputs, whole: bool) -> Iterator[tuple[list[Unit], Inputs]]:
+def breadth_rounds(folder: RecordDir, inputs_NL: Inputs, whole: bool) -> Iterator[tuple[list[Unit], Inputs]]:
     """(units, inputs) of every round of a run, which go to `folder.units`. `whole`: puzzles with a settled or accepted
     answer get no further restarts, and padding for inputs. The units of a round must all be in the folder before the
     next one is asked for."""

@@ -31,10 +31,13 @@ Tokens = npt.NDArray[np.uint8]
 
 
 class Report(NamedTuple):
-    """What has been done since the last report: segments of trajectories, and units that are finished."""
+    """What has been done since the last report: segments of trajectories, and units that are finished; how many puzzles
+    are answered in units that are not; which actor did it (None: this process)."""
 
     row_segments: int
     finished: list[tuple[Unit, Records]]
+    answered: dict[Unit, int] = {}  # noqa: RUF012
+    actor: str | None = None
 
 
 @dataclass
@@ -83,6 +86,10 @@ class BreadthEngine:
         restarts_of = partial(self.policy.restarts, range(unit.restart_first, unit.restart_last), self.settings)
         self._open[self._added] = OpenUnit(unit, inputs, Schedule(wanted.tolist(), restarts_of))
         self._added += 1
+
+    def answered(self) -> dict[Unit, int]:
+        """How many puzzles are done, of every unit in work."""
+        return {part.unit: part.schedule.answered for part in self._open.values() if part.schedule.answered}
 
     def drop(self, unit: Unit) -> None:
         """Forget a unit and free its slots; one that is not here is ignored."""
@@ -217,4 +224,4 @@ def run_units(engine: BreadthEngine, units: Iterable[Unit], inputs_NL: Tokens) -
         starved = row_segments < engine.slots
         done = {unit for unit, _ in finished}
         queued = [unit for unit in queued if unit not in done]
-        yield Report(row_segments, finished)
+        yield Report(row_segments, finished, engine.answered())

@@ -26,10 +26,10 @@ from eqr_ray.config.strict import from_dict
 from eqr_ray.data.puzzle_set import PuzzleSet, open_puzzle_set
 from eqr_ray.inference.engine import BreadthEngine
 from eqr_ray.inference.policies import Signals
-from eqr_ray.inference.record_dir import stored_manifest
 from eqr_ray.inference.records import Records, concatenate, is_answered, read_part
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.units import Unit
+from eqr_ray.storage.run_dir import RunDir
 
 REPLAY_SLOTS = 1024
 
@@ -147,7 +147,7 @@ def open_recorded(path: Path, data: str | None = None) -> RecordedRun:
 
     UserError: not a finished run, not every segment of every restart, other puzzles, or puzzles without answers.
     """
-    manifest = stored_manifest(path)
+    manifest = RunDir(path, "infer").identity()
     if not manifest:
         raise UserError(f"records={path}: no run of infer is there")
     kept = {field.name: manifest[field.name] for field in dataclasses.fields(Settings) if field.name in manifest}

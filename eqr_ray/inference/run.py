@@ -7,7 +7,7 @@ an engine (in this process or on actors) into parts, `finish` reads the parts in
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from eqr_ray.inference.breadth_rounds import Inputs, breadth_rounds
 from eqr_ray.inference.calibration_artifact import calibrated, conditions
 from eqr_ray.inference.engine import Report
 from eqr_ray.inference.policies import make_policy, policy_named
-from eqr_ray.inference.progress import Progress
-from eqr_ray.inference.record_dir import RunFolder, stored_manifest
+from eqr_ray.inference.progress import LiveScores
+from eqr_ray.inference.record_dir import RecordDir
 from eqr_ray.inference.scores import Scores
 from eqr_ray.inference.selection import check_selection
 from eqr_ray.inference.settings import Settings, settling
@@ -29,7 +29,9 @@ from eqr_ray.inference.units import Unit, plan
 from eqr_ray.model.network import flops_per_segment
 from eqr_ray.model.pretrained import ModelCard, load_model
 from eqr_ray.model.runtime import NetworkFactory, dtype_named, slots_for, worth_compiling
-from eqr_ray.storage.atomic import write_json
+from eqr_ray.storage.progress import Progress
+from eqr_ray.storage.run_dir import RunDir
+from eqr_ray.storage.run_log import RunLog
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Run:
     slots: int
     factory: NetworkFactory
     puzzle_set: PuzzleSet
-    folder: RunFolder
+    folder: RecordDir
     flops_per_segment: float
 
     def rounds(self) -> Iterator[tuple[list[Unit], Inputs]]:
@@ -131,7 +133,7 @@ def prepare(config: InferConfig, device_type: str) -> Run:
         )
         settings = calibrated(settings, here, Path(config.calibration))
     slots, compiled = _means(config, len(puzzle_set) * settings.breadth, flops, device_type, widens)
-    manifest = {
+    identity = {
         "checkpoint_hash": card.hash,
         "puzzles": len(puzzle_set),
         "data_hash": puzzle_set.data_hash,
@@ -142,8 +144,8 @@ def prepare(config: InferConfig, device_type: str) -> Run:
         "compile": compiled,
         "slots": slots,
     }
-    out = Path(config.out or f"runs/infer-{content_hash(manifest)[:12]}")
-    folder = RunFolder(out, manifest, [], widens)
+    out = Path(config.out or f"runs/infer-{content_hash(identity)[:12]}")
+    folder = RecordDir(out, identity, [], widens)
     folder.units += plan(len(puzzle_set), folder.widths[0], settings.depth, whole=kind.whole)
     factory = NetworkFactory(reasoner, noise_scale, config.init_std, config.dtype, compiled, config.device)
     return Run(config, settings, slots, factory, puzzle_set, folder, flops)
@@ -153,7 +155,7 @@ def _means(
     config: InferConfig, trajectories: int, flops_per_segment: float, device_type: str, widens: bool
 ) -> tuple[int, bool]:
     """(slots, whether to compile): as typed, else as a run that is widened began, else what suits the run's size."""
-    before = stored_manifest(Path(config.out)) if widens and config.out else {}
+    before = RunDir(Path(config.out), "infer").identity() if widens and config.out else {}
     slots, compiled = config.slots, config.compile
     if slots is None:
         slots = before.get("slots")
@@ -166,8 +168,7 @@ def _means(
 
 def begin(run: Run) -> None:
     """Make or continue the folder; for one process at a time. UserError: another run has begun there since."""
-    run.folder.make()
-    write_json(run.folder.path / "config.json", {**asdict(run.config), **_absolute(run)})
+    run.folder.make({**asdict(run.config), **_absolute(run)})
 
 
 def _absolute(run: Run) -> dict[str, Any]:
@@ -178,39 +179,40 @@ def _absolute(run: Run) -> dict[str, Any]:
     return {key: str(Path(path).resolve()) for key, path in kept.items()}
 
 
-def carry_out(run: Run, reports: Iterable[Report], progress: Progress, show: Callable[[str], None]) -> None:
-    """Save every unit as it is reported; `show` is given the line of progress after every report."""
+def carry_out(run: Run, reports: Iterable[Report], live: LiveScores, log: RunLog, display: Progress) -> None:
+    """Save every unit as it is reported."""
     labels, since_s, row_segments = run.puzzle_set.labels, time.monotonic(), 0
     for report in reports:
         row_segments += report.row_segments
-        progress.report(report, labels)
+        live.report(report, labels)
         for number, (unit, rows) in enumerate(report.finished):
             run.folder.save(unit, rows, labels)
             now_s = time.monotonic()
             spent = {"seconds": now_s - since_s, "row_segments": row_segments} if number == 0 else _NOTHING
-            so_far = progress.figures() if number == 0 else {}
-            run.folder.log("unit", name=unit.name, rows=len(rows), **spent, **so_far)
+            so_far = live.metrics() if number == 0 else {}
+            log.log("unit", None, actor=report.actor, name=unit.name, rows=len(rows), **spent, **so_far)
             since_s, row_segments = now_s, 0
-        show(progress.line())
+        display.update(live.answered, live.words(), live.seconds_left())
 
 
 _NOTHING = {"seconds": 0.0, "row_segments": 0}  # units reported together: the first one's line has what is of all
 
 
-def started(run: Run) -> Progress:
-    """Progress that knows what earlier sittings of this run have finished. It judges the answers of the first stage."""
+def started(run: Run, log: RunLog) -> LiveScores:
+    """The scores of what earlier sittings of this run have finished: of the answers of the first breadth round."""
+    run.folder.set_damaged_aside()
     settings, labels = run.settings, run.puzzle_set.labels
     width = max(unit.restart_last for unit in run.folder.units)
-    progress = Progress(len(run.puzzle_set), Scores(depth=settings.depth, breadth=width, select=run.config.select))
+    live = LiveScores(len(run.puzzle_set), Scores(depth=settings.depth, breadth=width, select=run.config.select))
     missing = set(run.folder.missing())
     for unit, rows in run.folder.finished(missing):
         if (unit.restart_first, unit.restart_last) == (0, width):
-            progress.resume(rows, None if labels is None else labels[rows.puzzle])
-    run.folder.log("start", units=len(run.folder.units), missing=len(missing))
-    return progress
+            live.resume(rows, None if labels is None else labels[rows.puzzle])
+    log.log("start", units=len(run.folder.units), missing=len(missing))
+    return live
 
 
-def finish(run: Run, actors: int) -> dict[str, Any]:
+def finish(run: Run, actors: int, log: RunLog) -> dict[str, Any]:
     """Read all parts; write answers.parquet, answers.csv and summary.json. Returns the summary."""
     config, settings, puzzle_set, out = run.config, run.settings, run.puzzle_set, run.folder.path
     depths = sorted({*settings.snapshots, settings.depth})
@@ -230,11 +232,11 @@ def finish(run: Run, actors: int) -> dict[str, Any]:
         "verified": policy_named(settings.policy).verifies,
         "select": config.select,
         "task": puzzle_set.task.name,
-        **run.folder.manifest,
+        **run.folder.identity,
         "table": [_cell(scores, run.flops_per_segment) for scores in grid],
     }
-    write_json(out / "summary.json", summary)
-    run.folder.log("end", seconds=seconds)
+    log.log("end", seconds=seconds)
+    run.folder.run_dir.write_summary(summary)
     return summary
 
 

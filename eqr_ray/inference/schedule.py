@@ -26,6 +26,7 @@ class Schedule:
         self._open: dict[int, Restarts] = {}  # puzzles that have begun, and those that are beaten before
         self._ready: deque[int] = deque()  # puzzles that may need a restart
         self._rotation: deque[int] = deque()  # puzzles that may have a restart to run ahead
+        self.answered = 0  # puzzles of which nothing is left to do
 
     @property
     def finished(self) -> bool:
@@ -70,6 +71,7 @@ class Schedule:
         shortens = restarts.ended(restart, segments, stopped)
         if restarts.finished:
             del self._open[puzzle]
+            self.answered += 1
             return False
         if restarts.needed:
             self._ready.append(puzzle)

@@ -1,8 +1,4 @@
-"""What the folder of an inference run tells of it: how far, how fast, how well, and what befell it.
-
-Why here: read from the folder alone, by `eqr_ray.status`, while another process may be writing there. `RunStatus` is
-also what a training run's folder is read into.
-"""
+"""What the folder of an inference run tells of it: how far, how fast, how well, and what befell it."""
 
 from __future__ import annotations
 
@@ -10,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eqr_ray.inference.record_dir import stored_manifest
-from eqr_ray.storage.run_dir import LOG
+from eqr_ray.inference.record_dir import DAMAGED
+from eqr_ray.storage.run_dir import LOG, RunDir
 from eqr_ray.storage.run_log import number, read_log
 from eqr_ray.storage.status import RunStatus, unread, warned
 
@@ -20,33 +16,35 @@ PARQUET_END = b"PAR1"
 
 def status_of_inference(path: Path, summary: Mapping[str, Any] | None) -> RunStatus:
     """`summary`: of a finished run. UserError: the manifest or the log cannot be read."""
-    manifest, log = stored_manifest(path), read_log(path / LOG)
+    identity, log = RunDir(path, "infer").identity(), read_log(path / LOG)
     starts = [i for i, entry in enumerate(log.entries) if entry.get("event") == "start"]
     here = log.entries[starts[-1] :] if starts else []
     units = [entry for entry in here if entry.get("event") == "unit"]
     parts = sorted((path / "records").glob("*.parquet"))
     total = number(here[0], "units") if here else None
-    facts = {"how far": _how_far(len(parts), total, manifest, units, summary)}
+    facts = {"how far": _how_far(len(parts), total, identity, units, summary)}
     speed = _speed(units, summary)
     if speed:
         facts["speed"] = speed
     facts |= _quality(summary if summary is not None else _last_figures(units))
     lost = [f"continued {len(starts) - 1} times"] if len(starts) > 1 else []
+    aside = sorted(part.name for part in (path / "records").glob(f"*{DAMAGED}"))
+    lost += [f"damaged records, set aside: {', '.join(aside)}"] if aside else []
     damaged = [part for part in parts if not _is_whole(part)]
-    lost += [f"damaged records: {part}" for part in damaged]
-    needs = [f"rm {part}" for part in damaged]
-    return RunStatus(facts, [*lost, *warned(log.entries), *unread(log.unread)], needs, goes_on=summary is None)
+    lost += [f"damaged records: {part}, which will be set aside and run again" for part in damaged]
+    lost += [*warned(log.entries), *unread(log.unread)]
+    return RunStatus(facts, lost, goes_on=summary is None or bool(damaged))
 
 
 def _how_far(
     parts: int,
     total: float | None,
-    manifest: Mapping[str, Any],
+    identity: Mapping[str, Any],
     units: Sequence[dict[str, Any]],
     summary: Mapping[str, Any] | None,
 ) -> str:
     if summary is not None:
-        return f"all {manifest.get('puzzles'):,} puzzles" if isinstance(manifest.get("puzzles"), int) else "all puzzles"
+        return f"all {identity.get('puzzles'):,} puzzles" if isinstance(identity.get("puzzles"), int) else "all puzzles"
     words = f"{parts:,} of {total:,.0f} units" if total is not None and parts <= total else f"{parts:,} units"
     left_s = next((s for unit in reversed(units) if (s := number(unit, "left_s")) is not None), None)
     return words if left_s is None else f"{words}, some {left_s / 60:,.0f} min left when it last wrote"

@@ -33,9 +33,18 @@ class Unit:
         return self.last - self.first
 
     @property
+    def restarts(self) -> int:
+        return self.restart_last - self.restart_first
+
+    def is_in(self, other: Unit) -> bool:
+        """Whether all of this is part of `other`."""
+        puzzles = other.first <= self.first and self.last <= other.last
+        return puzzles and other.restart_first <= self.restart_first and self.restart_last <= other.restart_last
+
+    @property
     def rows(self) -> int:
         """Trajectories at most."""
-        return self.puzzles * (self.restart_last - self.restart_first)
+        return self.puzzles * self.restarts
 
     @property
     def name(self) -> str:

@@ -48,8 +48,7 @@ class Rate:
 class Progress:
     """Shows how many of `total` are done. Use as a context.
 
-    `unit`: what is counted, in the plural. `left_s` of an update: the time left where the caller knows better than the
-    rate of the count.
+    `unit`: what is counted, in the plural.
     """
 
     def __init__(
@@ -58,9 +57,8 @@ class Progress:
         unit: str,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
-        show_rate: bool = True,
     ) -> None:
-        self._total, self._unit, self._clock, self._show_rate = total, unit, clock, show_rate
+        self._total, self._unit, self._clock = total, unit, clock
         self._rate = Rate(clock=clock)
         self._line, self._shown_s, self._is_shown = "", clock(), True
         self._stream = sys.stderr if stream is None else stream
@@ -81,15 +79,14 @@ class Progress:
         if not self._is_shown:
             self._print(self._line)
 
-    def update(self, done: float, words: str = "", left_s: float | None = None) -> None:
-        """So many are done; `words` are shown behind the count and its rate."""
+    def update(self, done: float, words: str | None = None, left_s: float | None = None) -> None:
+        """So many are done. `words` and `left_s`, the time left, are shown behind the count; without words, what
+        follows from the count alone."""
         self._rate.add(done)
         rate = self._rate.per_s()
-        if left_s is None and rate is not None:
-            left_s = max(0.0, self._total - done) / rate
+        if words is None and rate is not None:
+            words, left_s = f"{rate:,.3g} {self._unit}/s", max(0.0, self._total - done) / rate
         parts = [f"{done:,.0f}/{self._total:,} {self._unit}", words]
-        if rate is not None and self._show_rate:
-            parts.insert(1, f"{rate:,.3g} {self._unit}/s")
         if left_s is not None:
             parts.append(f"{duration(left_s)} left")
         self._line, self._is_shown = "  ".join(part for part in parts if part), self._terminal

@@ -247,6 +247,8 @@ def _ahead(only_there: Iterable[str], here: Collection[str]) -> str | None:
     """A file that only the copy has, and that no run removes: a newer checkpoint, records, the end of a trial."""
     for name in sorted(only_there):
         path = PurePosixPath(name)
+        if f"{name}.damaged" in here:  # it was set aside
+            continue
         if path.name in ("end.json", "result.json") or path.parent.name == "records":
             return name
         if path.name == "state.json":

@@ -215,8 +215,13 @@ def test_dead_actors_and_damaged_records_are_told(answered: Path) -> None:
     part.write_bytes(part.read_bytes()[:-3])
     append(answered, {"event": "warning", "message": "actor 2 died: replacing it, 3 units again"})
     lines = told(answered)
-    assert lines["lost"] == [f"damaged records: {part}", "warned: actor 2 died: replacing it, 3 units again"]
-    assert lines["needs"][0] == f"rm {part}"
+    again = f"damaged records: {part}, which will be set aside and run again"
+    assert lines["lost"] == [again, "warned: actor 2 died: replacing it, 3 units again"]
+    (command,) = lines["needs"]
+    infer.run(door_config("infer", shlex.split(command)[3:]))
+    lost = told(answered)["lost"]
+    assert lost[:2] == ["continued 1 times", f"damaged records, set aside: {part.name}.damaged"]
+    assert lost[3].startswith(f"warned: {part} is not a part of this program's records")
 
 
 def test_warnings_of_a_run_are_kept_in_its_folder(

@@ -289,7 +289,7 @@ def test_what_is_shown_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     train_line = {"event": "train", "step": 1200, "segments_per_s": 6.12, "rows_per_s": 783.2, "loss": 1.23456}
     train_line |= {"exact_accuracy": 0.125, "left_s": 7300.0}
     validation = {"event": "validation", "step": 1200, "validation_exact": 0.5, "puzzles": 2000, "depth": 16}
-    with Progress(50_000, "steps", show_rate=False) as display:
+    with Progress(50_000, "steps") as display:
         show_entry(display, 50_000, train_line)
         show_entry(display, 50_000, validation)
         show_entry(display, 50_000, {"event": "resume", "step": 30, "checkpoint": "00000030", "workers": 2})

@@ -11,7 +11,7 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.inference.breadth_rounds import breadth_rounds
 from eqr_ray.inference.engine import BreadthEngine, run_units
 from eqr_ray.inference.policies import policy_named
-from eqr_ray.inference.record_dir import RunFolder
+from eqr_ray.inference.record_dir import RecordDir
 from eqr_ray.inference.records import Records, concatenate
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.units import plan
@@ -25,9 +25,9 @@ SEQUENTIAL = Settings(depth=8, breadth=6, seed=1, policy="sequential", settle_be
 def run(path: Path, settings: Settings, parts: int = 1000) -> Records | None:
     """Run until `parts` parts have been saved here; all records once nothing is missing."""
     kind = policy_named(settings.policy)
-    folder = RunFolder(path, dataclasses.asdict(settings), [], kind.widens)
+    folder = RecordDir(path, dataclasses.asdict(settings), [], kind.widens)
     folder.units += plan(len(INPUTS), folder.widths[0], settings.depth, whole=kind.whole)
-    folder.make()
+    folder.make({})
     engine = BreadthEngine(FakeNetwork(), settings, 8)
     for _, inputs in breadth_rounds(folder, INPUTS, kind.whole):
         for report in run_units(engine, folder.missing(), inputs):

@@ -11,11 +11,12 @@ import pytest
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.inference.engine import BreadthEngine, run_units
-from eqr_ray.inference.record_dir import RunFolder
+from eqr_ray.inference.record_dir import RecordDir
 from eqr_ray.inference.records import concatenate
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.units import Unit, plan
 from eqr_ray.storage.run_dir import LOCK, locked
+from eqr_ray.storage.run_log import RunLog
 from tests.inference.fake import FakeNetwork, puzzles
 from tests.inference.same import assert_same
 
@@ -24,13 +25,13 @@ SETTINGS = Settings(depth=4, breadth=2, seed=3)
 UNITS = plan(9, 2, 4, whole=False)
 
 
-def made(path: Path, manifest: dict = MANIFEST, units: list[Unit] = UNITS) -> RunFolder:
-    folder = RunFolder(path, manifest, units)
-    folder.make()
+def made(path: Path, manifest: dict = MANIFEST, units: list[Unit] = UNITS) -> RecordDir:
+    folder = RecordDir(path, manifest, units)
+    folder.make({})
     return folder
 
 
-def finish(folder: RunFolder, limit: int) -> None:
+def finish(folder: RecordDir, limit: int) -> None:
     """Run up to `limit` of the missing units."""
     inputs = puzzles(9)
     for report in run_units(BreadthEngine(FakeNetwork(), SETTINGS, 4), folder.missing()[:limit], inputs):
@@ -62,23 +63,23 @@ def test_parts_that_exist_are_not_run_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data_hash": "abd"}, "data_hash is abc there and abd here;"),
+        ({"data_hash": "abd"}, 'data_hash is "abc" there and "abd" here;'),
         ({"depth": 5, "seed": 4}, r"seed is 3 there and 4 here \(and depth\)"),
-        ({"noise": 1}, "noise is None there and 1 here"),
+        ({"noise": 1}, "noise is not set there and 1 here"),
     ],
 )
 def test_another_run_is_refused_with_the_difference(tmp_path: Path, change: dict, message: str) -> None:
     made(tmp_path)
     with pytest.raises(UserError, match=message):
-        RunFolder(tmp_path, {**MANIFEST, **change}, UNITS)
+        RecordDir(tmp_path, {**MANIFEST, **change}, UNITS)
 
 
 def test_nothing_is_written_before_it_is_made_and_another_run_may_have_come_first(tmp_path: Path) -> None:
-    first, second = (RunFolder(tmp_path / "run", {**MANIFEST, "seed": seed}, UNITS) for seed in (3, 4))
+    first, second = (RecordDir(tmp_path / "run", {**MANIFEST, "seed": seed}, UNITS) for seed in (3, 4))
     assert not (tmp_path / "run").exists()
-    first.make()
+    first.make({})
     with pytest.raises(UserError, match="seed is 3 there and 4 here"):
-        second.make()
+        second.make({})
 
 
 def test_a_lock_alone_does_not_make_a_folder_foreign(tmp_path: Path) -> None:
@@ -103,13 +104,13 @@ def test_exact_is_null_where_the_answer_is_missing(tmp_path: Path) -> None:
 def test_foreign_folders_and_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match="holds no inference run"):
-        RunFolder(tmp_path, MANIFEST, UNITS)
+        RecordDir(tmp_path, MANIFEST, UNITS)
     with pytest.raises(UserError, match="is a file"):
-        RunFolder(tmp_path / "thesis.tex", MANIFEST, UNITS)
+        RecordDir(tmp_path / "thesis.tex", MANIFEST, UNITS)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "manifest.json").write_text('{"seed": ')
     with pytest.raises(UserError, match="damaged"):
-        RunFolder(tmp_path / "run", MANIFEST, UNITS)
+        RecordDir(tmp_path / "run", MANIFEST, UNITS)
 
 
 def test_blocks_join_divided_restarts(tmp_path: Path) -> None:
@@ -128,11 +129,34 @@ def test_blocks_join_divided_restarts(tmp_path: Path) -> None:
 def test_time_and_work_add_up_over_sittings_and_a_torn_line_is_left_out(tmp_path: Path) -> None:
     folder = made(tmp_path)
     assert folder.spent() == (0.0, 0)
-    folder.log("start", missing=2)
-    folder.log("unit", name="a", seconds=1.5, row_segments=10)
-    folder.log("unit", name="b", seconds=0.5, row_segments=5)
+    with RunLog(tmp_path) as log:
+        log.log("start", missing=2)
+        log.log("unit", name="a", seconds=1.5, row_segments=10)
+        log.log("unit", name="b", seconds=0.5, row_segments=5)
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write(json.dumps({"event": "unit", "seconds": 99})[:-4])
     assert folder.spent() == (2.0, 15)
-    made(tmp_path).log("unit", name="c", seconds=1.0, row_segments=1)  # not glued to the torn line
+    with RunLog(tmp_path) as log:
+        log.log("unit", name="c", seconds=1.0, row_segments=1)  # not glued to the torn line
     assert folder.spent() == (3.0, 16)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "foreign"])
+def test_a_damaged_part_is_set_aside_and_run_again(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = made(tmp_path)
+    finish(folder, len(UNITS))
+    whole = {unit: folder.part(unit).read_bytes() for unit in UNITS}
+    part, content = folder.part(UNITS[2]), whole[UNITS[2]]
+    middle = len(content) // 3
+    flipped = content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
+    damaged = {"truncated": content[:-3], "empty": b"", "flipped": flipped, "foreign": b"a letter"}[damage]
+    part.write_bytes(damaged)
+    again = made(tmp_path)
+    again.set_damaged_aside()
+    assert again.missing() == [UNITS[2]]
+    assert part.with_name(part.name + ".damaged").read_bytes() == damaged
+    assert f"it is kept as {part.name}.damaged" in caplog.text
+    finish(again, len(UNITS))
+    assert {unit: again.part(unit).read_bytes() for unit in UNITS} == whole

@@ -51,23 +51,23 @@ def test_on_a_pipe_a_line_now_and_then_messages_at_once_and_the_last_state() -> 
     clock, stream = Clock(), io.StringIO()
     with Progress(1000, "puzzles", stream, clock) as progress:
         for done in range(0, 700, 10):
-            progress.update(done, "exact 50.0%")
+            progress.update(done)
             clock.now_s += 1
         progress({"event": "warning", "message": "actor 2 died"})
         progress({"event": "unit"})
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "300/1,000 puzzles  10 puzzles/s  exact 50.0%  70 s left"
+    assert lines[0] == "300/1,000 puzzles  10 puzzles/s  70 s left"
     assert lines[1].startswith("600/1,000 puzzles")
     assert lines[2] == "warning: actor 2 died"
-    assert lines[3] == "690/1,000 puzzles  10 puzzles/s  exact 50.0%  31 s left"
+    assert lines[3] == "690/1,000 puzzles  10 puzzles/s  31 s left"
     assert len(lines) == 4
 
 
 def test_what_the_caller_knows_of_the_time_left_counts() -> None:
     stream = io.StringIO()
     with Progress(10, "steps", stream) as progress:
-        progress.update(5, left_s=7200)
-    assert stream.getvalue() == "5/10 steps  2 h 0 min left\n"
+        progress.update(5, "loss 0.5", 7200)
+    assert stream.getvalue() == "5/10 steps  loss 0.5  2 h 0 min left\n"
 
 
 def test_nothing_is_shown_of_nothing() -> None:
