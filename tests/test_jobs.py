@@ -19,6 +19,7 @@ from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import to_dict
 from eqr_ray.distributed.job_server import job_server
+from eqr_ray.storage.run_dir import RunDir
 from eqr_ray.tasks import task_named
 from eqr_ray.training.experiment import experiment_of
 from jobs import again, pipeline, submission
@@ -125,7 +126,7 @@ def test_a_training_that_is_there_is_resumed(tmp_path: Path) -> None:
     assert again.command("train", typed) == typed
     keys = {key: value for key, value in door_config("train", own).items() if key not in ("out", "resume")}
     experiment = experiment_of(keys, task_named("sudoku4"), tmp_path, "")
-    (tmp_path / "config.json").write_text(json.dumps(to_dict(experiment)))
+    RunDir(tmp_path, "train").create({}, to_dict(experiment))
     resumed = [*own, "max_failures=2", f"resume={tmp_path}"]
     assert again.command("train", typed) == resumed
     assert again.command("infer", typed) == typed

@@ -21,7 +21,8 @@ from torch import Tensor
 from eqr_ray.config.errors import UserError
 from eqr_ray.distributed import actors as actors_module
 from eqr_ray.distributed.actors import Actors, Breadth, Turn
-from eqr_ray.distributed.cluster import free, nodes
+from eqr_ray.distributed.cluster import nodes
+from eqr_ray.distributed.ray_internals import unused_resources
 from eqr_ray.distributed.resources import ResourceRequest, share
 from eqr_ray.inference.engine import BreadthEngine, Report, run_units
 from eqr_ray.inference.records import SETTLED, Records, concatenate
@@ -175,8 +176,8 @@ def test_a_team_that_cannot_be_placed_is_refused_and_leaves_nothing(monkeypatch:
 
 def all_is_free_again() -> None:
     end_s = time.monotonic() + 60
-    while any(free()[0].get(kind) != nodes()[0][kind] for kind in ("CPU", "GPU")):
-        assert time.monotonic() < end_s, free()
+    while any(unused_resources()[0].get(kind) != nodes()[0][kind] for kind in ("CPU", "GPU")):
+        assert time.monotonic() < end_s, unused_resources()
         time.sleep(0.1)
 
 
