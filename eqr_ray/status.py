@@ -65,7 +65,7 @@ def report(path: Path) -> list[tuple[str, str]]:
         config = _configuration(InferConfig, path)
         what, status = _inference(config, path), status_of_inference(path, summary)
         command = _same_command(config, path)
-    elif isinstance(manifest.get("identity"), dict):
+    elif manifest.get("kind") == "sweep":
         what, status = status_of_search(path, summary)
         command = _command("sweep", resume=str(path))
     else:

@@ -24,7 +24,7 @@ from rich.table import Column, Table
 
 from eqr_ray.config.door import read_yaml, run_door
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import from_dict, read_json, to_dict
+from eqr_ray.config.strict import from_dict, to_dict
 from eqr_ray.distributed.answering_sweep import AnsweringSweep
 from eqr_ray.distributed.training_sweep import TrainingSweep
 from eqr_ray.plots.search import draw_search
@@ -32,10 +32,9 @@ from eqr_ray.search.proposals import importances
 from eqr_ray.search.study import SearchConfig, search_of
 from eqr_ray.search.sweep_config import FREE, SweepConfig, identity, trials_of
 from eqr_ray.search.trial import LOST, Trial, ranked
-from eqr_ray.search.trial_dirs import BEST, TABLE, begin, check, stored, stored_search, write_trials
-from eqr_ray.storage.atomic import write_json
+from eqr_ray.search.trial_dirs import BEST, TABLE, stored_search, write_trials
 from eqr_ray.storage.remote_sync import fetch, mirror_of, mirrored
-from eqr_ray.storage.run_dir import locked
+from eqr_ray.storage.run_dir import RunDir, locked
 
 
 def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
@@ -44,35 +43,34 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
         if place := values["resume"] or values["out"]:
             fetch(Path(place), values["mirror"])
         config = from_dict(SweepConfig, continued(values, given) if values["resume"] else values)
-        search, folder = search_read(config, given), config.folder
+        search, run = search_read(config, given), RunDir(config.folder, "sweep")
         sweep = (
             TrainingSweep.of(search, config, stack) if search.command == "train" else AnsweringSweep.of(search, config)
         )
         what = identity(search, config, **sweep.content)
-        count = trials_of(search, config, stored(folder))
-        check(folder, what)
-        stack.enter_context(locked(folder))
-        begin(folder, what, count)
-        url = mirror_of(values, given, folder)
-        write_json(folder / "config.json", {**to_dict(config), "out": str(folder), "resume": None})
-        stack.enter_context(mirrored(folder, url))
+        run.check(what)
+        before = run.manifest().get("trials", 0)
+        count = trials_of(search, config, before)
+        stack.enter_context(locked(run.path))
+        url = mirror_of(values, given, run.path)
+        written = {**to_dict(config), "out": str(run.path), "resume": None}
+        run.create(what, written, trials=max(count, before))
+        stack.enter_context(mirrored(run.path, url))
         try:
             trials = sweep.run(count)
-            summary = {**sweep.content, **summarized(search, trials, folder), **sweep.conclude(trials)}
+            summary = {**sweep.content, **summarized(search, trials, run.path), **sweep.conclude(trials)}
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"resume={folder} goes on from the trials that are there") from None
-        write_json(folder / "summary.json", summary)
-    show(search, summary, folder)
+            raise KeyboardInterrupt(f"resume={run.path} goes on from the trials that are there") from None
+        run.write_summary(summary)
+    show(search, summary, run.path)
 
 
 def continued(values: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
     """The sweep's own keys with what was typed over them. UserError: no sweep, or a key that may not change."""
     folder = Path(values["resume"])
-    if stored(folder) is None:
-        raise UserError(f"resume={folder}: no sweep there (no manifest.json)")
+    before = RunDir(folder, "sweep").config()
     if "out" in given:
         raise UserError(f"out= does not go with resume=: the sweep stays in {folder}")
-    before = read_json(folder / "config.json")
     for key in given:
         if key not in (*FREE, "resume", "space") and values[key] != before.get(key):
             raise UserError(f"{key}={values[key]} does not go with resume=: the sweep has {key}={before.get(key)}")
@@ -84,9 +82,7 @@ def search_read(config: SweepConfig, given: Collection[str]) -> SearchConfig:
     if config.resume is None and config.space is None:
         raise UserError("space= must be given (--help shows an example)")
     if config.resume is not None and "space" not in given:
-        manifest = stored(config.folder)
-        assert manifest is not None
-        return stored_search(manifest)
+        return stored_search(config.folder)
     path = Path(str(config.space))
     try:
         return search_of(read_yaml(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,9 +80,10 @@ def identity(search: SearchConfig, config: SweepConfig, **content: str) -> dict[
     return {"search": searched, "seed": config.seed, "limit": config.limit, **content}
 
 
-def trials_of(search: SearchConfig, config: SweepConfig, before: Mapping[str, Any] | None) -> int:
-    """How many trials there shall be. UserError: more than there are configurations."""
-    wanted = config.trials or max(search.trials, before["trials"] if before else 0)
+def trials_of(search: SearchConfig, config: SweepConfig, before: int) -> int:
+    """How many trials there shall be; `before`: so many the sweep was to have so far, 0 for a new one. UserError: more
+    than there are configurations."""
+    wanted = config.trials or max(search.trials, before)
     most = most_trials(search)
     if most is not None and config.trials is not None and config.trials > most:
         raise UserError(f"trials={wanted} is not allowed: {search.algorithm.name} has {most} trials in all")

@@ -3,7 +3,7 @@
 There is no other memory: whoever is killed when, the next run of the sweep reads the same trials. A metric counts only
 as far as a checkpoint holds the weights that it is of.
 
-    out/manifest.json           what is searched, its content hash, how many trials
+    out/manifest.json           what is searched, and how many trials
     out/trials/00007/           the folder of a run, as `train` leaves it, and
         trial.json              the values, written before the trial begins
         result.json             the metrics of an answering trial
@@ -23,23 +23,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import content_hash, read_json
+from eqr_ray.config.strict import read_json
 from eqr_ray.inference.records import TableWriter
 from eqr_ray.search.space import Parameter, Space, Values
 from eqr_ray.search.study import SearchConfig, search_of
 from eqr_ray.search.trial import Report, Status, Trial, ranked
 from eqr_ray.storage.atomic import write_bytes, write_json
-from eqr_ray.storage.run_dir import CHECKPOINTS, LOCK, LOG, SUMMARY
+from eqr_ray.storage.run_dir import CHECKPOINTS, LOG, MANIFEST, SUMMARY, RunDir
 from eqr_ray.storage.run_log import ABOUT, read_log
 from eqr_ray.storage.status import RunStatus
 from eqr_ray.training.checkpoint import complete_checkpoints
 
-MANIFEST, TRIALS, FINALS = "manifest.json", "trials", "finals"
+TRIALS, FINALS = "trials", "finals"
 TABLE, BEST = "trials.parquet", "best.yaml"
 PLAN, RESULT, END = "trial.json", "result.json", "end.json"
 VALUE = "space."  # before the names of parameters in the table, apart from the metrics
 FAILURES_SHOWN = 3  # the newest
-BEFORE_MANIFEST = {LOCK, "ray"}  # what a driver that ended at once may have left
 T = TypeVar("T")
 
 
@@ -158,13 +157,11 @@ def _column(one: Parameter) -> str:
 def status_of_search(path: Path, summary: Mapping[str, Any] | None) -> tuple[str, RunStatus]:
     """What is searched, and how far it is, from the folder alone. `summary`: of a finished sweep. UserError: the
     manifest is damaged."""
-    manifest = stored(path)
-    assert manifest is not None
-    search = stored_search(manifest)
+    search = stored_search(path)
     trials, damaged = _readable(Trials(path / TRIALS))
     finals, damaged_finals = _readable(Trials(path / FINALS))
     over = sum(trial.is_over for trial in trials)
-    facts = {"how far": f"{over} of {manifest['trials']} trials are over, {len(trials) - over} begun"}
+    facts = {"how far": f"{over} of {search.trials} trials are over, {len(trials) - over} begun"}
     if finals:
         facts["finals"] = f"{sum(trial.is_over for trial in finals)} of {len(finals)} begun are over"
     ends = Counter(trial.status for trial in trials)
@@ -191,60 +188,14 @@ def _readable(trials: Trials) -> tuple[list[Trial], list[Path]]:
     return readable, damaged
 
 
-def stored_search(manifest: Mapping[str, Any]) -> SearchConfig:
-    """The search of a sweep's manifest."""
-    return search_of({**manifest["identity"]["search"], "trials": manifest["trials"]})
-
-
-def begin(path: Path, identity: Mapping[str, Any], trials: int) -> None:
-    """Make the folder, or go on in it with as many trials or more. UserError: it belongs to something else, and what
-    differs."""
-    check(path, identity)
-    before = stored(path)
-    most = max(trials, before["trials"] if before else 0)
-    path.mkdir(parents=True, exist_ok=True)
-    write_json(path / MANIFEST, {"hash": content_hash(identity), "trials": most, "identity": dict(identity)})
-
-
-def check(path: Path, identity: Mapping[str, Any]) -> None:
-    """UserError where `path` holds something else than this sweep."""
-    if path.is_file():
-        raise UserError(f"out={path} is a file, not a folder")
-    before = stored(path)
-    if before is not None:
-        different = difference(before["identity"], json.loads(json.dumps(identity)))
-        if different:
-            raise UserError(f"out={path} holds another sweep: {different}; choose another folder")
-    elif path.is_dir() and any(e.name not in BEFORE_MANIFEST and e.name[0] != "." for e in path.iterdir()):
-        raise UserError(f"out={path} is not empty and holds no sweep; choose another folder")
-
-
-def stored(path: Path) -> dict[str, Any] | None:
-    """The manifest in this folder; None where there is none. UserError: damaged."""
-    file = path / MANIFEST
-    if not file.is_file():
-        return None
+def stored_search(path: Path) -> SearchConfig:
+    """What the sweep in this folder searches, with as many trials as it shall have. UserError: no sweep is there, or
+    its manifest is damaged."""
+    manifest = RunDir(path, "sweep").manifest()
     try:
-        found = json.loads(file.read_text())
-        if content_hash(found["identity"]) != found["hash"] or type(found["trials"]) is not int:
-            raise ValueError("its content has another hash")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged: {error}") from error
-    return dict(found)
-
-
-def difference(there: Any, here: Any, path: str = "") -> str | None:
-    """The first key in which two trees differ, with both values; None where they do not."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in dict.fromkeys((*here, *there)):
-            name = f"{path}.{key}" if path else str(key)
-            if key not in there or key not in here:
-                place, value = ("here", here[key]) if key in here else ("there", there[key])
-                return f"{name}={json.dumps(value)} is {place} only"
-            if found := difference(there[key], here[key], name):
-                return found
-        return None
-    return None if there == here else f"{path} is {json.dumps(there)} there and {json.dumps(here)} here"
+        return search_of({**manifest["identity"]["search"], "trials": manifest["trials"]})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path / MANIFEST} is damaged: it holds no search") from error
 
 
 def _read(path: Path, kind: type[T]) -> T:

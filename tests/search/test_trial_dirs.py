@@ -12,9 +12,7 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.search.proposals import Queue
 from eqr_ray.search.space import space_of
 from eqr_ray.search.trial import Report, Trial
-from eqr_ray.search.trial_dirs import Plan, Trials, begin, check, difference, stored, write_recipe, write_trials
-
-IDENTITY = {"search": {"space": {"damping": {"uniform": [0.0, 0.5]}}, "keys": {"steps": 4}}, "seed": 0}
+from eqr_ray.search.trial_dirs import Plan, Trials, write_recipe, write_trials
 
 
 def line(event: str, step: int, time: float, **metrics: float) -> str:
@@ -69,38 +67,6 @@ def test_how_a_trial_ended(tmp_path: Path) -> None:
     trials.write_result(5, Report(0, 1.0, {"score": -3.0}))
     assert trials.read(5) == Trial(5, {"damping": 0.2}, "finished", "", (Report(0, 1.0, {"score": -3.0}),))
     assert list(trials.all()) == [3, 5]
-
-
-def test_a_sweep_is_continued_by_itself_only(tmp_path: Path) -> None:
-    out = tmp_path / "sweep"
-    begin(out, IDENTITY, 10)
-    begin(out, IDENTITY, 5)
-    assert stored(out)["trials"] == 10  # type: ignore[index]
-    begin(out, IDENTITY, 20)
-    assert stored(out)["trials"] == 20  # type: ignore[index]
-    changed = {**IDENTITY, "search": {**IDENTITY["search"], "space": {"damping": {"uniform": [0.0, 0.9]}}}}  # type: ignore[dict-item]
-    with pytest.raises(UserError) as error:
-        check(out, changed)
-    words = "holds another sweep: search.space.damping.uniform is [0.0, 0.5] there and [0.0, 0.9] here"
-    assert words in str(error.value)
-    (out / "manifest.json").write_text((out / "manifest.json").read_text().replace("0.5", "0.6"))
-    with pytest.raises(UserError, match="damaged: its content has another hash"):
-        check(out, IDENTITY)
-
-
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("")
-    with pytest.raises(UserError, match="holds no sweep"):
-        check(tmp_path, IDENTITY)
-    with pytest.raises(UserError, match="is a file"):
-        check(tmp_path / "thesis.txt", IDENTITY)
-
-
-def test_differences_are_named() -> None:
-    assert difference({"a": {"b": 1}}, {"a": {"b": 1}}) is None
-    assert difference({"a": {"b": 1}}, {"a": {}}) == "a.b=1 is there only"
-    assert difference({"a": {}}, {"a": {"c": [2]}}) == "a.c=[2] is here only"
-    assert difference({"a": None}, {"a": 1}) == "a is null there and 1 here"
 
 
 def test_the_queue_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
