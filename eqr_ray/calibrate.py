@@ -24,8 +24,8 @@ from eqr_ray.config.strict import from_dict
 from eqr_ray.data.npy_reader import is_npy_part
 from eqr_ray.distributed.recording import RECORDING, check_not_recording, recorded
 from eqr_ray.evaluation.calibration import CalibrateConfig, Goal, calibration_of, puzzles_needed
-from eqr_ray.inference.calibration_artifact import FILE
 from eqr_ray.inference.replay import RecordedRun, open_recorded
+from eqr_ray.inference.settings import CALIBRATION
 from eqr_ray.plots.calibration import draw_calibration
 from eqr_ray.storage.atomic import write_json
 
@@ -47,7 +47,7 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
     write_json(out / "config.json", asdict(config))
     title = f"{found['task']}: wrong answers among the settled, {found['puzzles']:,} calibration puzzles"
     draw_calibration(found, title, out / "risk_coverage.png")
-    write_json(out / FILE, found)
+    write_json(out / CALIBRATION, found)
     write_json(out / "summary.json", {name: value for name, value in found.items() if name not in ("tests", "curve")})
     show(found, out)
 
@@ -89,7 +89,7 @@ def beside(checkpoint: str) -> Path:
 
 def check_free(out: Path) -> None:
     """UserError where `out` holds something else than a calibration that has been made or begun."""
-    if out.exists() and not (out / FILE).exists():
+    if out.exists() and not (out / CALIBRATION).exists():
         foreign = [entry.name for entry in out.iterdir() if entry.name != RUN and entry.name[0] != "."]
         if foreign:
             raise UserError(f"out={out} is not empty and holds no calibration; choose another folder")
@@ -114,7 +114,7 @@ def show(found: Mapping[str, Any], out: Path) -> None:
         facts["needed"] = _needed(found)
     for name, value in facts.items():
         console.print(f"{name:<18} {value}", highlight=False, soft_wrap=True)
-    console.print(f"calibration in {out / FILE}", highlight=False, soft_wrap=True)
+    console.print(f"calibration in {out / CALIBRATION}", highlight=False, soft_wrap=True)
 
 
 def _needed(found: Mapping[str, Any]) -> str:

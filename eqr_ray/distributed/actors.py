@@ -35,8 +35,9 @@ from eqr_ray.distributed.ray_internals import unused_resources
 from eqr_ray.distributed.resources import ResourceRequest, capacity
 from eqr_ray.inference.dispatch import CALL_S, Dispatcher, ShardedRace, call_s
 from eqr_ray.inference.engine import BreadthEngine, Report
-from eqr_ray.inference.policies import Win, make_policy
+from eqr_ray.inference.policies import make_policy
 from eqr_ray.inference.records import Records
+from eqr_ray.inference.schedule import Win
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.slots import NetworkLike
 from eqr_ray.inference.units import Unit

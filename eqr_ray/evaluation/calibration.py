@@ -25,12 +25,11 @@ from scipy.stats import beta, binom
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.puzzle_set import PuzzleSet
 from eqr_ray.evaluation.outcomes import Outcomes, OutcomesAt, divided, risk_coverage
-from eqr_ray.inference.calibration_artifact import conditions
 from eqr_ray.inference.policies import POLICIES, policy_named
 from eqr_ray.inference.records import is_answered
 from eqr_ray.inference.replay import RecordedRun
 from eqr_ray.inference.selection import check_selection
-from eqr_ray.inference.settings import Settings
+from eqr_ray.inference.settings import Settings, conditions
 from eqr_ray.tasks.keys import hash_words
 
 PILOT = 5  # one puzzle in so many chooses the sequence

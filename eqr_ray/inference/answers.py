@@ -1,7 +1,7 @@
 """Answers: one row per puzzle, chosen from the records, for people and programs.
 
-Why here: `answers.parquet` and `answers.csv` are read from records and puzzles alone, block by block, so that
-choosing otherwise never means running again. Rows that could not be read follow at the end with the reason.
+They are read from records and puzzles alone, block by block, so that choosing otherwise never means running again. Rows
+that could not be read follow at the end with the reason.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from eqr_ray.data.puzzle_set import PuzzleSet
-from eqr_ray.inference.records import CANCELLED, STATUSES, Records, TableWriter, is_answered, is_exact
-from eqr_ray.inference.selection import choose
+from eqr_ray.inference.records import STATUSES, Records, TableWriter, is_answered, is_exact
+from eqr_ray.inference.selection import answers_of
 from eqr_ray.storage.atomic import atomic
 
 # puzzle: number among the rows that can be read, as in records; line: in the user's file, from 1; residual: the one
-# selected by (the logit residual with halt and vote), null if there is none; segments: spent by all restarts; exact:
+# selected by (the logit residual with halt), null if there is none; segments: spent by all restarts; exact:
 # null where no answer is known
 COLUMNS = {
     "puzzle": "int64",
@@ -38,12 +36,7 @@ COLUMNS = {
 
 def answer_rows(block: Records, puzzle_set: PuzzleSet, select: str, depth: int, breadth: int) -> list[dict[str, Any]]:
     """The answers of a block of ordered records that holds all restarts of its puzzles."""
-    rows = block.take(block.last_at(depth, breadth))
-    answers = rows.take(rows.status != CANCELLED)
-    chosen = answers.take(choose(select, answers))
-    _, first = np.unique(rows.puzzle, return_index=True)
-    spent = np.add.reduceat(rows.segments.astype(np.int64), first)
-    residual = chosen.latent_residual if select == "latent_residual" else chosen.logit_residual
+    chosen, residual, spent = answers_of(block.take(block.last_at(depth, breadth)), select)
     exact: list[Any] = [None] * len(chosen)
     if puzzle_set.labels is not None:
         labels = puzzle_set.labels[chosen.puzzle]

@@ -5,8 +5,8 @@
     for answer in solve(model, ["53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"]):
         print(answer.text, answer.settled, answer.residual)
 
-Why here: the same engine, keys and selection as the door `infer`, without files, Ray or Hydra; equal settings give
-equal answers.
+The same engine, keys and selection as the command `infer`, without files, Ray or Hydra; equal settings give equal
+answers.
 
     N puzzles, L tokens
 """
@@ -23,8 +23,8 @@ import numpy.typing as npt
 from eqr_ray.config.errors import UserError
 from eqr_ray.inference.engine import BreadthEngine, run_units
 from eqr_ray.inference.policies import policy_named
-from eqr_ray.inference.records import CANCELLED, STATUSES, Records, concatenate
-from eqr_ray.inference.selection import check_selection, choose
+from eqr_ray.inference.records import STATUSES, Records, concatenate
+from eqr_ray.inference.selection import answers_of, check_selection
 from eqr_ray.inference.settings import Settings, settling
 from eqr_ray.inference.units import plan
 from eqr_ray.model import Reasoner
@@ -120,10 +120,7 @@ def _tokens(model: Model, puzzles: Sequence[str] | npt.ArrayLike) -> npt.NDArray
 
 
 def _answers(model: Model, rows: Records, select: str) -> list[Answer]:
-    answers = rows.take(rows.status != CANCELLED)
-    chosen = answers.take(choose(select, answers))
-    spent = np.bincount(rows.puzzle, weights=rows.segments)
-    residual = chosen.latent_residual if select == "latent_residual" else chosen.logit_residual
+    chosen, residual, spent = answers_of(rows, select)
     task = task_named(model.card.task) if model.card.task else None
     return [
         Answer(
@@ -132,8 +129,8 @@ def _answers(model: Model, rows: Records, select: str) -> list[Answer]:
             residual=float(residual[number]),
             settled=bool(chosen.settled[number]),
             restart=int(chosen.restart[number]),
-            segments=int(spent[puzzle]),
+            segments=int(spent[number]),
             status=STATUSES[chosen.status[number]],
         )
-        for number, puzzle in enumerate(chosen.puzzle.tolist())
+        for number in range(len(chosen))
     ]

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Generic, NamedTuple, TypeVar
 
-from eqr_ray.inference.policies import FirstToSettle, Policy, Win
+from eqr_ray.inference.policies import FirstToSettle, Policy
 from eqr_ray.inference.records import SETTLED, Records, concatenate
+from eqr_ray.inference.schedule import Win
 from eqr_ray.inference.units import Unit, offered
 
 AHEAD = 2  # trajectories per slot that a worker is given at first ...

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from eqr_ray.inference.policies import Signals, Win, make_policy
+from eqr_ray.inference.policies import Signals, make_policy
 from eqr_ray.inference.records import DEPTH, DIVERGED, PRUNED, RUNNING, STATUSES, Records, concatenate, no_records
-from eqr_ray.inference.schedule import Schedule, Trajectory
+from eqr_ray.inference.schedule import Schedule, Trajectory, Win
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.slots import Slots, SlotsLike
 from eqr_ray.inference.units import Unit, enough_ahead

@@ -1,12 +1,7 @@
-"""Policies: when a trajectory stops, which restarts of a puzzle run, and which of their rows are kept.
-
-A record must not depend on timing. So what is needed of a puzzle depends on the ends of its own restarts only, not on
-their order; what idle slots ran ahead of that is left out of the records afterwards (`resolve`).
-"""
+"""Policies: when a trajectory stops, which restarts of a puzzle run, and which of their rows are kept."""
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +10,7 @@ from torch import Tensor
 
 from eqr_ray.config.errors import UserError, nearest
 from eqr_ray.inference.records import Records, first_to_settle, up_to_first
+from eqr_ray.inference.schedule import OneByOne, Race, Restarts
 from eqr_ray.inference.settings import Settings
 from eqr_ray.tasks.registry import task_named
 
@@ -29,106 +25,6 @@ class Signals(NamedTuple):
     settled: Tensor
     inputs: Tensor
     prediction: Tensor
-
-
-class Win(NamedTuple):
-    """A restart that has settled, and after how many segments."""
-
-    restart: int
-    segments: int
-
-
-class Restarts:
-    """The restarts `numbers` of one puzzle, started in order: all of them, each to the full depth."""
-
-    def __init__(self, numbers: range, settings: Settings) -> None:
-        self._first, self._next, self._end = numbers.start, numbers.start, numbers.stop
-        self._depth = settings.depth
-        self._running: set[int] = set()
-
-    @property
-    def left(self) -> bool:
-        """Whether there is a further restart, which may be run ahead."""
-        return self._next < self._end
-
-    @property
-    def needed(self) -> bool:
-        """Whether the next restart has to be run."""
-        return self.left
-
-    @property
-    def finished(self) -> bool:
-        return not self._running and not self.needed
-
-    def start(self) -> int:
-        """Take the next restart."""
-        self._running.add(self._next)
-        self._next += 1
-        return self._next - 1
-
-    def until(self, restart: int) -> int:
-        """After how many segments a restart ends, by what is known now."""
-        return self._depth
-
-    def ended(self, restart: int, segments: int, stopped: bool) -> bool:
-        """A restart has ended, `stopped` by the policy or not. Returns whether others shall now end sooner."""
-        self._running.remove(restart)
-        return False
-
-
-class OneByOne(Restarts):
-    """Restart r is needed when all before it have failed to stop, and while the puzzle's budget lasts."""
-
-    def __init__(self, numbers: range, settings: Settings) -> None:
-        super().__init__(numbers, settings)
-        self._budget = math.inf if settings.budget is None else settings.budget
-        if settings.budget is not None:
-            self._end = min(self._end, self._first + -(-settings.budget // self._depth))
-        self._open = self._first  # the first restart that has not failed
-        self._failed: set[int] = set()
-
-    @property
-    def needed(self) -> bool:
-        return self.left and self._next == self._open
-
-    def until(self, restart: int) -> int:
-        if restart > self._end:  # one before it has stopped
-            return 1
-        # All restarts before it took the full depth, or it is not needed.
-        return int(min(self._depth, self._budget - (restart - self._first) * self._depth))
-
-    def ended(self, restart: int, segments: int, stopped: bool) -> bool:
-        self._running.remove(restart)
-        if stopped:
-            self._end = min(self._end, restart)
-            return True
-        self._failed.add(restart)
-        while self._open in self._failed:
-            self._open += 1
-        return False
-
-
-class Race(Restarts):
-    """All restarts side by side; the first to stop, by its own segments and then by number, ends the others."""
-
-    def __init__(self, numbers: range, settings: Settings) -> None:
-        super().__init__(numbers, settings)
-        self._best = Win(self._end, self._depth + 1)
-
-    def until(self, restart: int) -> int:
-        best = self._best
-        return max(1, min(self._depth, best.segments if restart < best.restart else best.segments - 1))
-
-    def ended(self, restart: int, segments: int, stopped: bool) -> bool:
-        self._running.remove(restart)
-        return stopped and self.beaten(Win(restart, segments))
-
-    def beaten(self, win: Win) -> bool:
-        """A restart has settled, here or elsewhere: one that can no longer win ends. Returns whether that is news."""
-        is_news = (win.segments, win.restart) < (self._best.segments, self._best.restart)
-        if is_news:
-            self._best = win
-        return is_news
 
 
 class Policy:

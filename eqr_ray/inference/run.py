@@ -17,14 +17,13 @@ from eqr_ray.config.strict import content_hash
 from eqr_ray.data.puzzle_set import PuzzleSet, check_fit, open_puzzle_set
 from eqr_ray.inference.answers import write_answers
 from eqr_ray.inference.breadth_rounds import Inputs, breadth_rounds
-from eqr_ray.inference.calibration_artifact import calibrated, conditions
 from eqr_ray.inference.engine import Report
 from eqr_ray.inference.policies import make_policy, policy_named
 from eqr_ray.inference.progress import LiveScores
 from eqr_ray.inference.record_dir import RecordDir
 from eqr_ray.inference.scores import Scores
 from eqr_ray.inference.selection import check_selection
-from eqr_ray.inference.settings import Settings, settling
+from eqr_ray.inference.settings import Settings, calibrated, conditions, settling
 from eqr_ray.inference.units import Unit, plan
 from eqr_ray.model.network import flops_per_segment
 from eqr_ray.model.pretrained import ModelCard, load_model

@@ -9,11 +9,13 @@ the same way whatever order the rows came in.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.inference.records import ACCEPTED, Records
+from eqr_ray.inference.records import ACCEPTED, CANCELLED, Records
 
 SELECTIONS = ("logit_residual", "latent_residual", "halt")
 SCORED = (*SELECTIONS, "vote")  # rules that every run is scored by
@@ -62,3 +64,21 @@ def choose(method: str, rows: Records) -> npt.NDArray[np.int64]:
 
 def _worst_if_nan(score: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return np.where(np.isnan(score), np.inf, score).astype(np.float64)
+
+
+class Chosen(NamedTuple):
+    """The answers of P puzzles: the row of the chosen restart, the residual that it was selected by (the logit residual
+    with `halt`), and the segments that all restarts took."""
+
+    rows: Records
+    residual: npt.NDArray[np.float32]
+    spent: npt.NDArray[np.int64]
+
+
+def answers_of(rows: Records, select: str) -> Chosen:
+    """Choose among ordered rows, one per trajectory, that hold all restarts of their puzzles."""
+    answers = rows.take(rows.status != CANCELLED)
+    chosen = answers.take(choose(select, answers))
+    _, first = np.unique(rows.puzzle, return_index=True)
+    residual = chosen.latent_residual if select == "latent_residual" else chosen.logit_residual
+    return Chosen(chosen, residual, np.add.reduceat(rows.segments.astype(np.int64), first))

@@ -1,12 +1,16 @@
-"""What a run of the engine is: the settings that shape its records, checked once.
+"""What shapes the records of a run, and the calibration artifact that gives their threshold.
 
-Why here: exactly these, with the data and the weights, decide every bit of the records; the manifest of a run folder
-holds them and nothing else. How many actors work, and which restart is chosen afterwards, are no part of it.
+The settings, the data and the weights decide every bit of the records. How many actors work, and which restart is
+chosen afterwards, are no part of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.model.pretrained import ModelCard
@@ -57,3 +61,56 @@ def settling(asked: float | None, card: ModelCard | None) -> float:
     """`settle_below`: what was asked for, else what the model's card knows, else the default."""
     known = None if card is None else card.settle_below
     return next(value for value in (asked, known, Settings.settle_below) if value is not None)
+
+
+CALIBRATION = "calibration.json"
+# Whatever may move the share of wrong answers among settled ones must be the same where a calibration is used: also a
+# smaller depth or breadth, for a puzzle that would have settled late is then answered otherwise. The seed may differ,
+# for its draws do not depend on the puzzles; so may slots, compile and device, which change only how sums are rounded.
+FREE = ("seed", "snapshots", "settle_below", "settle_for", "verifier")  # no condition, or given by the calibration
+
+
+def conditions(
+    settings: Settings,
+    *,
+    checkpoint_hash: str,
+    task: str,
+    noise_scale: float,
+    init_std: float | None,
+    dtype: str,
+    select: str,
+) -> dict[str, Any]:
+    """What a threshold is made for, as JSON values."""
+    procedure = {name: value for name, value in asdict(settings).items() if name not in FREE}
+    network = {"checkpoint_hash": checkpoint_hash, "task": task}
+    draws = {"noise_scale": noise_scale, "init_std": init_std, "dtype": dtype}
+    return {**network, **draws, "select": select, **procedure}
+
+
+def calibrated(settings: Settings, here: Mapping[str, Any], path: Path) -> Settings:
+    """`settings` with the threshold of a calibration.json, or of the one in this folder; `here` are their `conditions`.
+
+    UserError: no such file, no threshold was found, or it was made for something else.
+    """
+    path = path / CALIBRATION if path.is_dir() else path
+    found = _read(path)
+    differing = [f"{name}={found.get(name)}, not {value}" for name, value in here.items() if found.get(name) != value]
+    if differing:
+        raise UserError(f"calibration={path} was made for {'; '.join(differing)}")
+    if found["settle_below"] is None:
+        raise UserError(
+            f"calibration={path} has no threshold: none kept risk={found['risk']} with confidence={found['confidence']}"
+        )
+    return replace(settings, settle_below=found["settle_below"], settle_for=found["settle_for"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"calibration={path}: no such file; `eqr_ray.calibrate` makes it") from None
+    except ValueError as error:
+        raise UserError(f"calibration={path} is damaged: {error}") from error
+    if not isinstance(found, dict) or not {"settle_below", "settle_for", "risk", "confidence"} <= found.keys():
+        raise UserError(f"calibration={path} was not made by `eqr_ray.calibrate`")
+    return found

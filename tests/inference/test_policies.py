@@ -12,8 +12,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.inference.policies import Signals, Win, make_policy, policy_named
-from eqr_ray.inference.schedule import Schedule
+from eqr_ray.inference.policies import Signals, make_policy, policy_named
+from eqr_ray.inference.schedule import Schedule, Win
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.units import UNIT_SEGMENTS, Unit, enough_ahead, plan
 from eqr_ray.tasks.registry import task_named
