@@ -25,7 +25,7 @@ import os
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
@@ -137,14 +137,14 @@ def fresh(backend: Backend, config: TrainingConfig) -> Carry:
 
 def local(setting: Setting, accumulation: int) -> Course:
     """LocalBackend's course, its batch in so many micro-batches."""
-    config = replace(setting.training, accumulation=accumulation)
+    config = setting.training.replace(accumulation=accumulation)
     backend = LocalBackend(setting.model(), config, torch.device("cpu"))
     return course(backend, setting, config, fresh(backend, config), 0, setting.steps)
 
 
 def half_way(setting: Setting, accumulation: int) -> State:
     """LocalBackend after half of the steps, as a checkpoint would hold it."""
-    config = replace(setting.training, accumulation=accumulation)
+    config = setting.training.replace(accumulation=accumulation)
     backend = LocalBackend(setting.model(), config, torch.device("cpu"))
     sampler = Sampler(Split.open(setting.data), TASK, config.batch, config.seed, config.augment)
     carry = fresh(backend, config)

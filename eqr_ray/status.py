@@ -59,7 +59,7 @@ def report(path: Path) -> list[tuple[str, str]]:
     manifest = _object(path / MANIFEST) if (path / MANIFEST).is_file() else {}
     if manifest.get("kind") == "train":
         experiment = _configuration(Experiment, path)
-        what, status = _training(experiment), status_of_training(path, experiment.training, summary)
+        what, status = _training(experiment), status_of_training(path, experiment, summary)
         command = _command("train", resume=str(path))
     elif manifest.get("kind") == "infer":
         config = _configuration(InferConfig, path)
@@ -110,7 +110,7 @@ def _configuration(kind: Any, path: Path) -> Any:
 
 def _training(experiment: Experiment) -> str:
     on = f"{experiment.workers} Ray workers, ZeRO {experiment.zero}" if experiment.workers else "one process"
-    model, config = experiment.model, experiment.training
+    model, config = experiment.model, experiment
     shape = f"width {model.width}, {model.layers} layers, batch {config.batch}"
     return f"training, {experiment.task}: {shape}, {on}, data {experiment.data}"
 

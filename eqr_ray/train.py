@@ -13,16 +13,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from eqr_ray.config.door import run_door
+from eqr_ray.config.cli import resumed as resumed_values
+from eqr_ray.config.cli import run_command
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import from_dict
+from eqr_ray.config.schema import flat
 from eqr_ray.data.dataset import PrepareConfig, prepare
 from eqr_ray.storage.progress import Progress, duration
 from eqr_ray.storage.remote_sync import fetch, mirror_of, mirrored
@@ -31,10 +32,9 @@ from eqr_ray.storage.run_log import followed, number
 from eqr_ray.tasks import Task, task_named
 from eqr_ray.training.checkpoint import complete_checkpoints
 from eqr_ray.training.experiment import (
-    FREE,
-    FREE_TRAINING,
     KNOBS,
     Experiment,
+    TrainOptions,
     build_model,
     describe_data,
     experiment_of,
@@ -48,17 +48,17 @@ from eqr_ray.training.status import show_entry
 DEFAULT_TASK = "sudoku9"
 
 
-def main(values: dict[str, Any], given: Collection[str] = ()) -> int:
-    """`values` are the door's keys, `given` those that were typed: a resume takes the others from the run."""
-    if values["resume"] is not None:
-        folder = Path(values["resume"])
-        make = partial(resumed, values, given, folder)
+def main(options: TrainOptions, typed: frozenset[str] = frozenset()) -> int:
+    """`typed`: the keys that were typed; a resume takes the others from the run."""
+    if options.resume is not None:
+        folder = Path(options.resume)
+        make = partial(resumed, options, typed, folder)
     else:
-        folder = Path(values["out"] or f"runs/{task_of(values)}-{time.strftime('%Y%m%d-%H%M%S')}")
-        make = partial(begun, values, folder)
-    if values["mirror"] is not None and values["resume"] is None and values["out"] is None:
+        folder = Path(options.out or f"runs/{task_of(options)}-{time.strftime('%Y%m%d-%H%M%S')}")
+        make = partial(begun, options, folder)
+    if options.mirror is not None and options.resume is None and options.out is None:
         raise UserError("mirror= needs out=: the folder that is copied")
-    url = mirror_of(values, given, folder)
+    url = mirror_of({"mirror": options.mirror}, typed, folder)
     fetch(folder, url)
     try:
         make(check_only=True)  # a mistake leaves nothing behind, and no folder that is no run is made to look like one
@@ -68,7 +68,7 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> int:
     with locked(folder), mirrored(folder, url):
         experiment = make(check_only=False)
         try:
-            steps = experiment.training.steps
+            steps = experiment.steps
             with (
                 Progress(steps, "steps") as display,
                 followed(folder / LOG, partial(show_entry, display, steps)),
@@ -83,11 +83,11 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> int:
     return 0
 
 
-def task_of(values: Mapping[str, Any]) -> str:
+def task_of(options: TrainOptions) -> str:
     """The name of a new run's task: as typed, else that of the data."""
-    if values["task"] is None and values["data"] is not None:
-        return open_splits(Path(values["data"]))[0].task_name
-    return values["task"] or DEFAULT_TASK
+    if options.task is None and options.data is not None:
+        return open_splits(Path(options.data))[0].task_name
+    return options.task or DEFAULT_TASK
 
 
 def what_is_kept(folder: Path) -> str:
@@ -98,23 +98,22 @@ def what_is_kept(folder: Path) -> str:
     return f"{kept[-1]} is kept, resume={folder} goes on from it"
 
 
-def begun(values: Mapping[str, Any], folder: Path, check_only: bool) -> Experiment:
+def begun(options: TrainOptions, folder: Path, check_only: bool) -> Experiment:
     """A new run's experiment; without `data` its puzzles are generated into the folder, if not `check_only`."""
     run_dir = RunDir(folder, "train")
     run_dir.check()
     if run_dir.has_run:
         raise UserError(f"out={folder} holds a run: resume={folder} continues it, another out= starts a new one")
-    keys = {key: value for key, value in values.items() if key not in ("out", "resume")}
-    if values["data"] is not None:
-        experiment = experiment_of(keys, *_with_data(Path(values["data"]), values["task"]))
+    if options.data is not None:
+        experiment = experiment_of(options, *_with_data(Path(options.data), options.task))
         build_model(experiment)  # weights= may not be there, or not fit
         return experiment
-    task, data = values["task"] or DEFAULT_TASK, folder / "data"
+    task, data = options.task or DEFAULT_TASK, folder / "data"
     if check_only:
-        return experiment_of(keys, task_named(task), data, "")
+        return experiment_of(options, task_named(task), data, "")
     print(f"no data= given: generating {task} puzzles", file=sys.stderr)
-    prepare(PrepareConfig(task=task, source="generate", out=str(data)))
-    return experiment_of(keys, *_with_data(data, task))
+    prepare(PrepareConfig(task=task, out=str(data)))
+    return experiment_of(options, *_with_data(data, task))
 
 
 def _with_data(data: Path, task: str | None) -> tuple[Task, Path, str]:
@@ -122,44 +121,28 @@ def _with_data(data: Path, task: str | None) -> tuple[Task, Path, str]:
     return found, data, data_hash
 
 
-def resumed(values: Mapping[str, Any], given: Collection[str], folder: Path, check_only: bool) -> Experiment:
+def resumed(options: TrainOptions, typed: Collection[str], folder: Path, check_only: bool) -> Experiment:
     """The run's own experiment with what was typed over it. UserError: that may not change, or nothing is to do."""
     config = RunDir(folder, "train").config()
-    before = from_dict(Experiment, config)
-    if "recipe" in given:
-        raise UserError(f"recipe= does not go with resume=: the run in {folder} has its own values")
-    if "out" in given:
-        raise UserError(f"out= does not go with resume=: the run stays in {folder}")
-    check_kept(values, [key for key in given if key not in ("resume", *FREE, *FREE_TRAINING)], config)
-    own = {key: values[key] for key in given if key in FREE}
-    if own.get("data") is not None:
-        own["data"] = str(Path(own["data"]).resolve())
-    training = {key: values[key] for key in given if key in FREE_TRAINING}
-    after = from_dict(Experiment, {**config, **own, "training": {**config["training"], **training}})
+    before = Experiment.parse(config)
+    after = Experiment.parse(resumed_values(TrainOptions, config, typed_values(options, typed), str(folder)))
     assert after.identity == before.identity
     check_unfinished(folder, after)
     return after
 
 
-def check_kept(values: Mapping[str, Any], keys: Iterable[str], config: Mapping[str, Any]) -> None:
-    """A key that a resume may not change may be typed with the value that the run has; else UserError."""
-    model = config["model"]
-    for key in sorted(keys):
-        group, _, part = key.partition(".")
-        if group == "model":
-            wanted = values["model"] if not part else {part: values["model"][part]}
-            pairs = [(f"model.{name}", value, model[name]) for name, value in wanted.items()]
-        elif key in KNOBS:
-            pairs = [(key, values[key], model[name]) for name in KNOBS[key]]
-        else:
-            value = placed(values[key]) if key == "weights" else values[key]
-            pairs = [(key, value, config[key] if key in config else config["training"][key])]
-        for name, value, there in pairs:
-            if value is not None and value != there:
-                raise UserError(
-                    f"{name}={value} does not go with resume=: the run has {name}={there}; "
-                    f"what may change: {', '.join((*FREE_TRAINING, *FREE))}"
-                )
+def typed_values(options: TrainOptions, typed: Collection[str]) -> dict[str, Any]:
+    """Key -> value of what was typed, as an experiment names and writes it."""
+    values = flat(options.to_dict())
+    values["weights"] = placed(options.weights)
+    values["data"] = options.data and str(Path(options.data).resolve())
+    pairs: dict[str, Any] = {}
+    for key in set(typed) - {"resume"}:
+        if key == "model":
+            pairs |= {name: value for name, value in values.items() if name.startswith("model.")}
+        elif not (key == "data" and options.data is None):
+            pairs |= dict.fromkeys(KNOBS.get(key, (key,)), values[key])
+    return pairs
 
 
 class Finished(UserError):
@@ -168,7 +151,7 @@ class Finished(UserError):
 
 def check_unfinished(folder: Path, experiment: Experiment) -> None:
     """Finished where the run is and its limits are not raised."""
-    summary, limits = RunDir(folder, "train").summary(), experiment.training
+    summary, limits = RunDir(folder, "train").summary(), experiment
     if summary is None:
         return
     step, seconds = number(summary, "step"), number(summary, "seconds")
@@ -223,8 +206,7 @@ def show(summary: Mapping[str, Any], folder: Path) -> None:
 
 def cli() -> NoReturn:
     """`python -m eqr_ray.train`, `eqr-train`."""
-    typed = {argument.partition("=")[0] for argument in sys.argv[1:]}
-    run_door("train", partial(main, given=typed))
+    run_command("train", TrainOptions, main)
 
 
 if __name__ == "__main__":

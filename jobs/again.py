@@ -39,12 +39,12 @@ def command(door: str, arguments: Sequence[str]) -> list[str]:
 def is_finished(words: Sequence[str], run: Path) -> bool:
     """Whether these arguments of `train` ask for nothing more than there is. What is wrong with them, the door says."""
     # lazy: the doors import torch, and most commands need no second look
-    from eqr_ray.config.door import door_config  # noqa: PLC0415
+    from eqr_ray.config.cli import parse_arguments  # noqa: PLC0415
     from eqr_ray.train import Finished, resumed  # noqa: PLC0415
+    from eqr_ray.training.experiment import TrainOptions  # noqa: PLC0415
 
     try:
-        typed = [word.partition("=")[0] for word in words]
-        resumed(door_config("train", words), typed, run, check_only=True)
+        resumed(*parse_arguments(TrainOptions, words), run, check_only=True)
     except Finished:
         return True
     except UserError:

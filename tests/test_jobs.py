@@ -15,13 +15,12 @@ from types import SimpleNamespace
 import pytest
 from ray.job_submission import JobStatus
 
-from eqr_ray.config.door import door_config
+from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import to_dict
 from eqr_ray.distributed.job_server import job_server
 from eqr_ray.storage.run_dir import RunDir
 from eqr_ray.tasks import task_named
-from eqr_ray.training.experiment import experiment_of
+from eqr_ray.training.experiment import TrainOptions, experiment_of
 from jobs import again, pipeline, submission
 from jobs.submission import pack, placed, run_job
 from tests.support.commands import call_script
@@ -85,7 +84,7 @@ def test_a_package_is_named_by_its_content(tree: Path, tmp_path: Path) -> None:
 def test_our_own_package_is_small_and_runs(tmp_path: Path) -> None:
     package = pack(ROOT, tmp_path / "store")
     assert sum(package.sizes.values()) < 5e6
-    assert "eqr_ray/config/conf/train.yaml" in package.sizes
+    assert "eqr_ray/config/presets/model/eqr.yaml" in package.sizes
     assert not [name for name in package.sizes if name.startswith(("tests/", "data/", "runs/", ".git"))]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, "-m", "jobs.again", "train", "--help"]
@@ -124,9 +123,8 @@ def test_a_training_that_is_there_is_resumed(tmp_path: Path) -> None:
     own = ["task=sudoku4", "model=eqr_small", "steps=10", "batch=4"]
     typed = [*own, f"out={tmp_path}", "max_failures=2"]
     assert again.command("train", typed) == typed
-    keys = {key: value for key, value in door_config("train", own).items() if key not in ("out", "resume")}
-    experiment = experiment_of(keys, task_named("sudoku4"), tmp_path, "")
-    RunDir(tmp_path, "train").create({}, to_dict(experiment))
+    experiment = experiment_of(parse_arguments(TrainOptions, own)[0], task_named("sudoku4"), tmp_path, "")
+    RunDir(tmp_path, "train").create({}, experiment.to_dict())
     resumed = [*own, "max_failures=2", f"resume={tmp_path}"]
     assert again.command("train", typed) == resumed
     assert again.command("infer", typed) == typed

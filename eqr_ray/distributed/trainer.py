@@ -26,7 +26,6 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from eqr_ray.config.errors import Failure, UserError
-from eqr_ray.config.strict import to_dict
 from eqr_ray.distributed.attempts import Patience, could_grow, place
 from eqr_ray.distributed.cluster import is_joined, nodes, request_nodes, start_ray, wait_for_nodes
 from eqr_ray.distributed.metrics import RayMetrics
@@ -215,7 +214,7 @@ class _Trainer(WithoutHelperProcesses, TorchTrainer):
 def ray_trainer(experiment: Experiment, folder: Path, ray_files: Path, request: ResourceRequest) -> TorchTrainer:
     """Ray Train for one attempt."""
     task = {
-        "experiment": to_dict(experiment),
+        "experiment": experiment.to_dict(),
         "folder": str(folder.resolve()),
         "threads": 0 if request.gpus_each else request.threads,
     }

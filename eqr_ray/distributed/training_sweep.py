@@ -9,9 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from eqr_ray.config.door import as_typed, door_config, flat
+from eqr_ray.config.cli import as_typed, parse_arguments
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import to_dict
 from eqr_ray.distributed.cluster import nodes, start_ray
 from eqr_ray.distributed.resources import this_machine
 from eqr_ray.search.early_stopping import EarlyStopping
@@ -26,13 +25,13 @@ from eqr_ray.search.finals import (
 )
 from eqr_ray.search.proposals import Queue, propose
 from eqr_ray.search.space import Values
-from eqr_ray.search.study import SearchConfig, check_names
+from eqr_ray.search.study import SearchConfig, check_names, keys_of
 from eqr_ray.search.sweep_config import SweepConfig
 from eqr_ray.search.trial import Trial, ranked
 from eqr_ray.search.trial_dirs import FINALS, TRIALS, Plan, Trials, write_recipe
 from eqr_ray.storage.run_log import GROUP_FILE
 from eqr_ray.tasks import Task
-from eqr_ray.training.experiment import KNOBS, Experiment, describe_data, experiment_of
+from eqr_ray.training.experiment import KNOBS, Experiment, TrainOptions, describe_data, experiment_of
 
 Runner = Callable[[Queue, EarlyStopping], None]  # runs all trials of a queue
 # Keys of the sweep that its trials take over, and that a resume may change.
@@ -53,9 +52,7 @@ class TrainingSweep:
     def of(search: SearchConfig, config: SweepConfig, stack: ExitStack) -> TrainingSweep:
         """UserError: a key that train does not have, a value that it refuses, no data, no place for a trial. A Ray
         that is started ends with `stack`."""
-        model = search.keys.get("model", "eqr")
-        known = {**flat(door_config("train", [f"model={model}"])), "model": model}
-        check_names(search, known, {knob: tuple(f"model.{part}" for part in parts) for knob, parts in KNOBS.items()})
+        check_names(search, keys_of(TrainOptions), KNOBS)
         check_finals(config.finalists, config.seeds)
         task, data_hash = describe_data(config.data_folder, None)
         sweep = TrainingSweep(search, config, task, data_hash)
@@ -83,9 +80,8 @@ class TrainingSweep:
         }
         if every % own["log_every"]:
             raise UserError(f"log_every={own['log_every']} must divide report_every={every}")
-        typed = [f"{key}={as_typed(value)}" for key, value in own.items()]
-        keys = {key: value for key, value in door_config("train", typed).items() if key not in ("out", "resume")}
-        return experiment_of(keys, self.task, self.config.data_folder, self.data_hash)
+        options, _ = parse_arguments(TrainOptions, [f"{key}={as_typed(value)}" for key, value in own.items()])
+        return experiment_of(options, self.task, self.config.data_folder, self.data_hash)
 
     def run(self, count: int) -> dict[int, Trial]:
         """All trials of the search, whatever of them is left to do."""
@@ -134,7 +130,7 @@ class TrainingSweep:
         finalists = compared(chosen, finals, config.seeds, self.search.goal)
         if config.test_split is None:
             return finalists
-        depth = self.experiment(chosen[0].values, config.seed).training.validate_depth
+        depth = self.experiment(chosen[0].values, config.seed).validate_depth
         return [tested(one, finals, config.seeds, config.test_split, depth, config.device) for one in finalists]
 
     def _plan(self, trials: Trials, number: int, values: Values, seed: int) -> Plan:
@@ -142,7 +138,7 @@ class TrainingSweep:
             folder = trials.folder(number)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / GROUP_FILE).write_text(self.config.folder.name)
-        return Plan(number, values, to_dict(self.experiment(values, seed)))
+        return Plan(number, values, self.experiment(values, seed).to_dict())
 
 
 def ray_runner(config: SweepConfig, stack: ExitStack) -> Runner:

@@ -16,7 +16,6 @@ import ray.train.torch
 import torch
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import from_dict, to_dict
 from eqr_ray.distributed.deepspeed_backend import DeepSpeedBackend
 from eqr_ray.distributed.metrics import RayMetrics
 from eqr_ray.distributed.ray_internals import node_is_leaving
@@ -33,18 +32,18 @@ def work(task: dict[str, Any]) -> dict[str, Any] | None:
     of a stop request}, or {"mistake" or "diverged": words}."""
     if task["threads"]:
         torch.set_num_threads(task["threads"])
-    experiment, folder = from_dict(Experiment, task["experiment"]), Path(task["folder"])
+    experiment, folder = Experiment.parse(task["experiment"]), Path(task["folder"])
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # nccl and DeepSpeed take the current one
-    backend = DeepSpeedBackend(build_model(experiment), experiment.training, experiment.zero, device)
+    backend = DeepSpeedBackend(build_model(experiment), experiment, experiment.zero, device)
     first = backend.rank == 0
     stop_poll = StopPoll(backend, folder, node_is_leaving)
     try:
         collective_call(backend, lambda: check_shared(folder))
         sinks = [RayMetrics(folder.name).show] if first else []
         own = folder if first else None
-        with RunLog(own, wandb=experiment.wandb, config=to_dict(experiment), sinks=sinks) as log:
+        with RunLog(own, wandb=experiment.wandb, config=experiment.to_dict(), sinks=sinks) as log:
             job = collective_call(backend, lambda: training_job(experiment, folder, log, ray.train.report))
             if first:
                 begin(experiment, folder)

@@ -1,68 +1,57 @@
 """The hyper-parameters of a network, validated where they are made.
 
-EqR, TRM, the plain weight-tied and the feed-forward network are values of this one configuration; the presets that the
-doors offer lie in `conf/model/*.yaml`. Defaults are those of the EqR paper (arXiv 2605.21488).
+EqR, TRM, the plain weight-tied and the feed-forward network are values of this one configuration; the presets that
+`model=` offers lie in config/presets/model. Defaults are those of the EqR paper (arXiv 2605.21488).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import model_validator
+
 from eqr_ray.config.errors import UserError
+from eqr_ray.config.schema import Options, option
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """Shape and dynamics of one network.
+class ModelOptions(Options):
+    """What a network has of its own, whatever its task."""
 
-    `length`, `vocab_size` and `grid` (rows, columns) belong to the task; the rest is the model's own.
-    """
+    mixing: Literal["mlp", "attention"] | None = option(None, "null: mlp for sudoku, attention for mazes")
+    positions: Literal["none", "rope", "rope2d"] | None = option(None, "of attention; null: rope")
+    width: int = option(512, "channels", ge=1)
+    layers: int = option(2, "blocks of a cell", ge=1)
+    expansion: float = option(4.0, "of the SwiGLUs", gt=0)
+    hidden_multiple: int = option(256, "SwiGLU widths are rounded up to a multiple of this", ge=1)
+    heads: int = option(8, "of attention")
+    states: Literal["dual", "single"] = option("dual", "dual: z_H and z_L; single: one state")
+    weights: Literal["tied", "distinct"] = option(
+        "tied", "tied: one cell for all calls; distinct: blocks of its own for each (feed-forward)"
+    )
+    h_cycles: int = option(3, "recursions of a segment", ge=1)
+    l_cycles: int = option(6, "fast cell calls of a recursion", ge=1)
+    grad_cycles: int = option(1, "how many of the last recursions carry the gradient")
+    start: Literal["random", "fixed"] = option("random", "random starts, or one fixed vector per state")
+    damping: float = option(0.05, "share of the old state that a cell keeps (lambda)", ge=0, lt=1)
+    noise_scale: float = option(0.01, "noise of every cell call (beta)", ge=0)
+    init_std_H: float = option(1.0, "standard deviation of random starts (sigma0)", ge=0)
+    init_std_L: float = option(1.0, "the same of z_L", ge=0)
+    puzzle_tokens: int = option(0, "learned tokens in front of the sequence")
+    puzzle_width: int = option(0, "numbers that they are made of")
 
-    vocab_size: int
-    length: int
-    grid: tuple[int, int]
-    width: int = 512
-    layers: int = 2
-    expansion: float = 4.0
-    hidden_multiple: int = 256  # SwiGLU widths are rounded up to a multiple of this
-    mixing: Literal["mlp", "attention"] = "mlp"
-    heads: int = 8  # attention only
-    positions: Literal["none", "rope", "rope2d"] = "none"  # attention only
-    states: Literal["dual", "single"] = "dual"  # dual: z_H and z_L; single: one state
-    weights: Literal["tied", "distinct"] = "tied"  # distinct: every cell call has its own blocks (feed-forward)
-    h_cycles: int = 3
-    l_cycles: int = 6
-    grad_cycles: int = 1  # how many of the last recursions carry the gradient
-    start: Literal["random", "fixed"] = "random"  # random: RI of the paper; fixed: one vector per state, as in TRM
-    damping: float = 0.05  # lambda of the paper: the share of the old state that a cell keeps
-    noise_scale: float = 0.01  # beta of the paper, at every cell call
-    init_std_H: float = 1.0  # sigma0 of the paper, per state
-    init_std_L: float = 1.0
-    puzzle_tokens: int = 0  # learned tokens in front of the sequence
-    puzzle_ids: int = 1  # rows of the table that puzzle tokens come from
-    puzzle_width: int = 0  # numbers stored per puzzle id; zero-padded to puzzle_tokens * width
 
-    def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "length",
-            "width",
-            "layers",
-            "h_cycles",
-            "l_cycles",
-            "hidden_multiple",
-            "puzzle_ids",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name}={getattr(self, name)} is not allowed: at least 1")
-        if not 0.0 <= self.damping < 1.0:
-            raise UserError(f"model.damping={self.damping} is not allowed: 0 <= damping < 1 (0.05 in the paper)")
-        for name in ("noise_scale", "init_std_H", "init_std_L"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise UserError(f"model.{name}={getattr(self, name)} is not allowed: a finite number, 0 or more")
-        if self.expansion <= 0:
-            raise UserError(f"model.expansion={self.expansion} is not allowed: more than 0")
+class ModelConfig(ModelOptions):
+    """Shape and dynamics of one network. `length`, `vocab_size` and `grid` (rows, columns) belong to the task."""
+
+    vocab_size: int = option(..., "tokens", ge=1)
+    length: int = option(..., "cells of a puzzle", ge=1)
+    grid: tuple[int, int] = option(..., "rows and columns of a puzzle")
+    mixing: Literal["mlp", "attention"] = option("mlp", "how cells see each other")
+    positions: Literal["none", "rope", "rope2d"] = option("none", "of attention")
+    puzzle_ids: int = option(1, "rows of the table that puzzle tokens come from", ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
         if not 1 <= self.grad_cycles <= self.h_cycles:
             raise UserError(f"model.grad_cycles={self.grad_cycles} is not allowed: 1..h_cycles={self.h_cycles}")
         if self.mixing == "attention":
@@ -71,6 +60,7 @@ class ModelConfig:
             raise UserError(f"model.grid={self.grid} is not allowed: rows * columns must be length={self.length}")
         if not 0 <= self.puzzle_width <= self.puzzle_tokens * self.width:
             raise UserError(f"model.puzzle_width={self.puzzle_width} is not allowed: 0..puzzle_tokens * width")
+        return self
 
     def _check_heads(self) -> None:
         if self.heads < 1 or self.width % self.heads:

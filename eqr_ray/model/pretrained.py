@@ -5,11 +5,9 @@ Nothing read here executes pickled code: safetensors, JSON, and the reference's 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from safetensors.torch import save as bytes_of_tensors
 from torch import Tensor
 
 from eqr_ray.config.errors import UserError, nearest
-from eqr_ray.config.strict import from_dict, to_dict
+from eqr_ray.config.schema import Options, option
 from eqr_ray.model.config import ModelConfig
 from eqr_ray.model.reasoner import Reasoner
 from eqr_ray.model.reference import read_reference
@@ -30,27 +28,26 @@ PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
 REFERENCE_TASKS = {(11, 81): "sudoku9", (6, 900): "maze30"}  # (vocabulary, length) of the published checkpoints
 
 
-@dataclass(frozen=True)
-class ModelCard:
-    """What a file of weights is: its task, its shape, how it was made. `hash` is the sha256 of the weights file.
-
-    `settle_below`: the logit residual at which this network's right answers settle, where that has been measured."""
+class ModelCard(Options):
+    """What a file of weights is: its task, its shape, how it was made."""
 
     task: str
     config: ModelConfig
     step: int
-    hash: str
-    recipe: dict[str, Any] = field(default_factory=dict)
-    settle_below: float | None = None
+    hash: str = option("", "sha256 of the weights file")
+    recipe: dict[str, Any] = option({}, "what it was trained with")
+    settle_below: float | None = option(
+        None, "the logit residual at which this network's right answers settle, where that has been measured", inf=True
+    )
 
 
 def save_model(folder: Path, weights: Mapping[str, Tensor], card: ModelCard) -> ModelCard:
     """Write the two files of a network, each atomically, and return the card with its hash."""
     folder.mkdir(parents=True, exist_ok=True)
     content = bytes_of_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
-    card = dataclasses.replace(card, hash=hashlib.sha256(content).hexdigest())
+    card = card.replace(hash=hashlib.sha256(content).hexdigest())
     write_bytes(folder / WEIGHTS, content)
-    write_json(folder / CARD, to_dict(card))
+    write_json(folder / CARD, card.to_dict())
     return card
 
 
@@ -89,7 +86,7 @@ def _load_folder(folder: Path) -> tuple[Reasoner, ModelCard]:
         if not (folder / name).is_file():
             raise UserError(f"checkpoint {folder} has no {name}")
     try:
-        card = from_dict(ModelCard, json.loads((folder / CARD).read_text()))
+        card = ModelCard.parse(json.loads((folder / CARD).read_text()))
     except (ValueError, OSError) as error:
         raise UserError(f"{folder / CARD} is damaged: {error}") from error
     content = (folder / WEIGHTS).read_bytes()
@@ -111,8 +108,8 @@ def _load_reference(path: Path) -> tuple[Reasoner, ModelCard]:
     if task is None:
         raise UserError(f"{path}: vocabulary {c.vocab_size} and length {c.length} belong to no known task")
     model = _build(c, checkpoint.weights, path)
-    card = ModelCard(task, c, checkpoint.step, hashlib.sha256(path.read_bytes()).hexdigest(), {"source": path.name})
-    return model, card
+    content_hash = hashlib.sha256(path.read_bytes()).hexdigest()
+    return model, ModelCard(task=task, config=c, step=checkpoint.step, hash=content_hash, recipe={"source": path.name})
 
 
 def _build(config: ModelConfig, weights: Mapping[str, Tensor], source: Path) -> Reasoner:

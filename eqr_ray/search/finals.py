@@ -121,7 +121,7 @@ def _test(folder: Path, split: Path, depth: int, device: str) -> dict[str, Any]:
         if {name: before.get(name) for name in what} == what:
             return before
     model, card = load_model(str(folder))
-    dtype = dtype_named(card.recipe["training"]["dtype"])
+    dtype = dtype_named(card.recipe["dtype"])
     network = Network(model.to(device_named(device)), dtype=dtype, compile=False)
     sums = validate(network, puzzles, range(len(puzzles)), depth)
     counts = {"right": int(sums.exact), "total": int(sums.puzzles), **what}

@@ -7,21 +7,17 @@ given checkpoint).
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from eqr_ray.config.errors import UserError, nearest
+from eqr_ray.config.schema import Options, about, leaves
 from eqr_ray.config.strict import from_dict, to_dict
 from eqr_ray.search.early_stopping import SuccessiveHalving
 from eqr_ray.search.space import Space, Values, space_of
 from eqr_ray.search.trial import AnswerGoal, Goal, goal_of
 
-# Keys of train that belong to the sweep itself, to its own keys or to the finals.
-SWEEPS_OWN = (
-    *("out", "resume", "recipe", "task", "data", "seed", "minutes", "workers", "device", "address", "wandb"),
-    *("checkpoint_every", "validate_every", "keep_checkpoints"),
-)
 # What trainings report.
 METRICS = (
     *("loss", "token_loss", "halt_loss", "exact_accuracy", "token_accuracy", "halted_share", "halted_exact"),
@@ -162,16 +158,21 @@ def written(config: SearchConfig) -> dict[str, Any]:
     return {"command": values.pop("command"), "space": values.pop("space_"), **values}
 
 
-def check_names(config: SearchConfig, known: Collection[str], groups: Mapping[str, tuple[str, ...]]) -> None:
+def keys_of(options: type[Options]) -> dict[str, bool]:
+    """The keys of a command, and whether a search may name them."""
+    return {key: about(field)["sweep"] for key, field in (*leaves(options), *options.model_fields.items())}
+
+
+def check_names(config: SearchConfig, known: Mapping[str, bool], groups: Mapping[str, tuple[str, ...]]) -> None:
     """UserError: a key that no trial has, that the sweep sets itself, that is fixed and varied, or that sets another
-    one. `known`: the keys of trials; `groups`: knob -> the keys that it sets too."""
+    one. `known`: the keys of trials, and whether a search may name them; `groups`: knob -> what it sets."""
     space = config.space.names
     for where, names in (("space", space), ("keys", config.keys)):
         for name in names:
-            if name in SWEEPS_OWN:
-                raise UserError(f"{where}.{name} belongs to the sweep and not to its trials")
             if name not in known:
                 raise UserError(f"{where}: trials of {config.command} have no key '{name}'{nearest(name, known)}")
+            if not known[name]:
+                raise UserError(f"{where}.{name} belongs to the sweep and not to its trials")
     both = [name for name in space if name in config.keys]
     if both:
         raise UserError(f"keys.{both[0]} is fixed, and space.{both[0]} varies")

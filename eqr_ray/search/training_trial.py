@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import from_dict
 from eqr_ray.search.trial import Status
 from eqr_ray.search.trial_dirs import END, Trials, reports_of
 from eqr_ray.storage.run_dir import CHECKPOINTS, LOCK, locked
@@ -60,7 +59,7 @@ def run_trial(
     """
     folder, plan = trials.folder(number), trials.plan(number)
     assert plan.experiment is not None
-    experiment = from_dict(Experiment, {**plan.experiment, **free})
+    experiment = Experiment.parse({**plan.experiment, **free})
     with _locked_soon(folder):
         reporter = Reporter(trials, number, report)
         reporter.look()

@@ -2,62 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
-from eqr_ray.config.errors import UserError
+from eqr_ray.config.schema import Options, option
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Everything of a training but its data, its network and its workers."""
+class TrainingOptions(Options):
+    """How it learns:"""
 
-    steps: int = 50_000  # optimizer steps
-    minutes: float = 0.0  # stop after this many minutes of training; 0: no limit
-    batch: int = 768  # rows of all workers together
-    accumulation: int = 1  # micro-batches per worker and update
-    schedule: Literal["sot", "vanilla", "trajectory"] = "sot"
-    halting: Literal["learned", "oracle", "fixed"] = "learned"
-    max_segments: int = 16  # a row is replaced after this many segments
-    exploration: float = 0.1  # share of trajectories that must reach a random minimum length
-    supervise_every: int = 4  # trajectory supervision: a loss after every so many segments
-    learning_rate: float = 1e-4
-    warmup: int = 2_000  # steps of linear warm-up, constant after it
-    cooldown: float = 0.0  # share of `steps` at their end in which the rate falls to zero; `minutes` does not move it
-    weight_decay: float = 1.0
-    beta1: float = 0.9
-    beta2: float = 0.95
-    ema: float = 0.999
-    gradient_clipping: float = 0.0  # 0: none
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    compile: bool = True
-    augment: bool = True  # a random symmetry for every puzzle drawn
-    seed: int = 0
-    log_every: int = 20  # steps
-    validate_every: int = 1_000  # steps; 0: only at the end
-    validate_puzzles: int = 256
-    validate_depth: int = 16  # segments
-    checkpoint_every: int = 1_000  # steps
-    keep_checkpoints: int = 2
+    weights: str | None = option(
+        None, "start from these: a run's folder, a folder with model.safetensors, FILE.pth, zoo:NAME; null: random"
+    )
+    steps: int = option(50_000, "optimizer steps", ge=1, resume=True)
+    minutes: float = option(0.0, "stop after so many minutes of training; 0: no limit", ge=0, resume=True, sweep=False)
+    batch: int = option(768, "rows of all workers together", ge=1)
+    accumulation: int = option(1, "micro-batches per worker and update", ge=1, resume=True)
+    schedule: Literal["sot", "vanilla", "trajectory"] = option(
+        "sot", "sot; vanilla: loss after the last segment; trajectory: losses along it, one update"
+    )
+    supervise_every: int = option(4, "trajectory: a loss every so many segments", ge=1)
+    halting: Literal["learned", "oracle", "fixed"] = option(
+        "learned", "learned; oracle: halt when right; fixed: always max_segments"
+    )
+    max_segments: int | None = option(
+        None, "a row is replaced after so many; null: 16, and 1 for a feed-forward network", ge=1
+    )
+    exploration: float = option(0.1, "share of rows with a random minimum length", ge=0, le=1)
+    learning_rate: float = option(1e-4, "constant after warmup", gt=0)
+    warmup: int = option(2_000, "steps of linear warm-up", ge=0)
+    cooldown: float = option(0.0, "share of steps= at their end in which the rate falls to zero", ge=0, le=1)
+    weight_decay: float = option(1.0, "of AdamATan2", ge=0)
+    beta1: float = option(0.9, "of AdamATan2", ge=0, lt=1)
+    beta2: float = option(0.95, "of AdamATan2", ge=0, lt=1)
+    ema: float = option(0.999, "of the weights; what is validated and saved", ge=0, lt=1)
+    gradient_clipping: float = option(0.0, "0: none", ge=0)
+    dtype: Literal["bfloat16", "float32"] = option("bfloat16", "of the states: bfloat16, float32")
+    compile: bool = option(True, "torch.compile", resume=True)
+    augment: bool = option(True, "a random symmetry of the grid for every puzzle drawn")
+    seed: int = option(0, "of weights, starts, noise, order of puzzles", ge=0, lt=2**63, sweep=False)
+    log_every: int = option(20, "steps", ge=1, resume=True)
+    validate_every: int = option(1_000, "steps; 0: only at the end", ge=0, resume=True, sweep=False)
+    validate_puzzles: int = option(256, "at most", ge=1, resume=True)
+    validate_depth: int | None = option(None, "segments; null: max_segments", ge=1, resume=True)
+    checkpoint_every: int = option(1_000, "steps", ge=1, resume=True, sweep=False)
+    keep_checkpoints: int = option(2, "the newest", ge=1, resume=True, sweep=False)
 
-    def __post_init__(self) -> None:
-        at_least_one = ("steps", "batch", "accumulation", "max_segments", "supervise_every", "log_every")
-        for name in (*at_least_one, "validate_puzzles", "validate_depth", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} is not allowed: at least 1")
-        for name in ("minutes", "warmup", "validate_every", "weight_decay", "gradient_clipping", "seed"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(f"{name}={getattr(self, name)} is not allowed: a finite number, 0 or more")
-        if self.seed >= 2**63:
-            raise UserError(f"seed={self.seed} is not allowed: less than 2**63")
-        if not 0 < self.learning_rate < float("inf"):
-            raise UserError(f"learning_rate={self.learning_rate} is not allowed: more than 0")
-        for name in ("exploration", "cooldown"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}={getattr(self, name)} is not allowed: 0..1")
-        for name in ("beta1", "beta2", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} is not allowed: 0 <= {name} < 1")
+
+class TrainingConfig(TrainingOptions):
+    """The same with what follows from the network."""
+
+    max_segments: int = option(16, "a row is replaced after so many", ge=1)
+    validate_depth: int = option(16, "segments", ge=1, resume=True)
 
     @property
     def supervised(self) -> tuple[bool, ...]:

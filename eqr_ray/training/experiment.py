@@ -1,99 +1,130 @@
-"""The one tree of configurations: what a training run is, wherever it runs.
+"""What a training run is, wherever it runs.
 
-`Experiment` is what `config.json` holds, what a worker receives and what Tune varies; the doors make it from their flat
-keys with `experiment_of`. What its parts become (network, job, saved model) is here too, so that the process of a
-laptop and the workers of a cluster build the same things.
+`TrainOptions` are the keys of `train`; an `Experiment` is what they mean for a dataset: the content of config.json,
+what a worker receives and what Tune varies. What its parts become (network, job, saved model) is here too, so that the
+process of a laptop and the workers of a cluster build the same things.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import model_validator
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import content_hash, from_dict, to_dict
+from eqr_ray.config.schema import Options, about, content_hash, option
 from eqr_ray.data.arrow_store import Split
 from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import ModelConfig, Reasoner
+from eqr_ray.model.config import ModelOptions
 from eqr_ray.model.pretrained import ModelCard, load_model, save_model
 from eqr_ray.model.runtime import device_named
 from eqr_ray.storage.run_dir import CHECKPOINTS, RunDir
 from eqr_ray.storage.run_log import RunLog, WandbMode
 from eqr_ray.tasks import Task, task_named
 from eqr_ray.training.backend import LocalBackend
-from eqr_ray.training.config import TrainingConfig
+from eqr_ray.training.config import TrainingConfig, TrainingOptions
 from eqr_ray.training.loop import TrainingJob, rows_of, train
 
-TRAINING_KEYS = tuple(field.name for field in dataclasses.fields(TrainingConfig))
-# The method's own knobs stand at the top level of a door, where sweeps and studies turn them.
-KNOBS = {"damping": ("damping",), "noise_scale": ("noise_scale",), "init_std": ("init_std_H", "init_std_L")}
-BY_TASK = ("mixing", "positions")  # of a model preset: null leaves them to the task
-DEFAULTS = TrainingConfig()
-# What a resume may change: how long, on what and how closely watched, never what is computed.
-FREE_TRAINING = (
-    *("steps", "minutes", "accumulation", "compile", "log_every", "checkpoint_every", "keep_checkpoints"),
-    *("validate_every", "validate_puzzles", "validate_depth"),
-)
-FREE = (
-    "mirror",
-    "data",
-    "workers",
-    "workers_min",
-    "wait_minutes",
-    "zero",
-    "device",
-    "wandb",
-    "address",
-    "max_failures",
-)
+# The method's own knobs stand at the top level of the command, where sweeps and studies turn them.
+KNOBS = {
+    "damping": ("model.damping",),
+    "noise_scale": ("model.noise_scale",),
+    "init_std": ("model.init_std_H", "model.init_std_L"),
+}
 
 
-@dataclass(frozen=True)
-class Experiment:
+class WorkerOptions(Options):
+    """Where it runs:"""
+
+    workers: int = option(
+        0,
+        "Ray workers, a GPU or an equal share of the CPUs each; 0: this process, without Ray",
+        ge=0,
+        resume=True,
+        sweep=False,
+    )
+    workers_min: int | None = option(None, "go on with so few while there are no more; null: all", resume=True)
+    wait_minutes: float = option(
+        0.0, "for nodes that a cluster's autoscaler brings; a run that has begun waits 10 at least", ge=0, resume=True
+    )
+    zero: Literal[0, 1, 2, 3] = option(0, "stage of DeepSpeed's ZeRO on the workers: 0, 1, 2, 3", resume=True)
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto, cpu, cuda", resume=True, sweep=False)
+    address: str | None = option(
+        None, "a Ray cluster to join; null: RAY_ADDRESS, or one is started here", resume=True, sweep=False
+    )
+    max_failures: int = option(
+        3, "new starts in a row without a new checkpoint, after a worker died", ge=0, resume=True
+    )
+    wandb: WandbMode = option("disabled", "Weights & Biases: disabled, offline, online", resume=True, sweep=False)
+    mirror: str | None = option(
+        None, "s3://bucket/path, gs://...: holds a copy of the run's folder, for other machines", resume=True
+    )
+
+
+class TrainOptions(TrainingOptions, WorkerOptions):
+    """Trains a network by segmented online training: every segment ends in a loss and an update, halted rows are
+    replaced. Without data= puzzles are generated. An interrupted or killed run goes on with resume=RUN, on any number
+    of workers.
+
+    Example: python -m eqr_ray.train task=sudoku6 model=eqr_small batch=128 learning_rate=2e-3 minutes=5
+             python -m eqr_ray.train data=data/sudoku9 workers=2 zero=2 out=runs/sudoku9
+             python -m eqr_ray.train resume=runs/sudoku9 steps=100000
+    """
+
+    task: str | None = option(
+        None,
+        "sudoku4, sudoku6, sudoku9, sudoku16, maze15, maze30, any mazeN; null: that of data=, else sudoku9",
+        sweep=False,
+    )
+    data: str | None = option(
+        None,
+        "a folder that prepare made; null: 1,000 generated puzzles in the run's own data/",
+        resume=True,
+        sweep=False,
+    )
+    out: str | None = option(None, "the run's folder; null: runs/TASK-TIME", sweep=False)
+    resume: str | None = option(
+        None, "a run's folder: go on there. Limits, workers, logging, where the data is may change", sweep=False
+    )
+    recipe: str | None = option(
+        None, "FILE.yaml of keys (best.yaml of a sweep); what is typed counts more", sweep=False
+    )
+    model: ModelOptions = option(ModelOptions(), "the network", preset=True)
+    damping: float | None = option(None, "share of the old state that a cell keeps; null: the model's", ge=0, lt=1)
+    noise_scale: float | None = option(None, "noise of every cell call; null: the model's", ge=0)
+    init_std: float | None = option(None, "standard deviation of random starts; null: the model's", ge=0)
+
+
+class Experiment(TrainingConfig, WorkerOptions):
     """A training run, completely resolved."""
 
-    task: str
-    data: str  # a folder with train.arrow and validation.arrow
-    data_hash: str  # of the content of both
-    model: ModelConfig
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    workers: int = 0  # Ray Train workers; 0: this process, no Ray
-    workers_min: int | None = None  # go on with so few where there are no more; None: all of them or none
-    wait_minutes: float = 0.0  # for nodes of a cluster that was joined; once begun, at least 10
-    weights: str | None = None  # a trained network to start from (`load_model`); None: random weights
-    zero: Literal[0, 1, 2, 3] = 0  # stage of DeepSpeed's ZeRO
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    wandb: WandbMode = "disabled"
-    address: str | None = None  # of a Ray cluster
-    mirror: str | None = None  # an object store that has a copy of the run's folder
-    max_failures: int = 3  # new starts in a row without a new checkpoint
+    task: str = option(..., "what is solved")
+    data: str = option(..., "a folder with train.arrow and validation.arrow", resume=True)
+    data_hash: str = option(..., "of the content of both")
+    model: ModelConfig = option(..., "the network")
 
-    def __post_init__(self) -> None:
-        for name in ("workers", "max_failures"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name}={getattr(self, name)} is not allowed: 0 or more")
+    @model_validator(mode="after")
+    def _check(self) -> Experiment:
         if self.zero and not self.workers:
             raise UserError(f"zero={self.zero} divides the training state among Ray workers: workers=1 or more")
-        if not 0 <= self.wait_minutes < float("inf"):
-            raise UserError(f"wait_minutes={self.wait_minutes} is not allowed: 0 or more")
         if self.workers_min is not None and not 1 <= self.workers_min <= self.workers:
             allowed = f"1 to workers={self.workers}" if self.workers else "it goes with workers=1 or more"
             raise UserError(f"workers_min={self.workers_min} is not allowed: {allowed}")
         for workers in {max(self.workers, 1), max(self.least_workers, 1)}:
-            rows = len(rows_of(0, workers, self.training.batch))
-            if rows % self.training.accumulation:
-                words = f"accumulation={self.training.accumulation} does not divide the {rows} rows of a worker"
-                raise UserError(words)
+            rows = len(rows_of(0, workers, self.batch))
+            if rows % self.accumulation:
+                raise UserError(f"accumulation={self.accumulation} does not divide the {rows} rows of a worker")
         if self.model.weights == "distinct" and self.model.grad_cycles != self.model.h_cycles:
             raise UserError(
                 f"model.grad_cycles={self.model.grad_cycles} is not allowed with model.weights=distinct: "
                 f"h_cycles={self.model.h_cycles}, or some weights would never learn"
             )
+        return self
 
     @property
     def least_workers(self) -> int:
@@ -102,18 +133,18 @@ class Experiment:
 
     def can_use(self, workers: int) -> bool:
         """Whether the batch can be dealt out to so many."""
-        return self.training.batch % (workers * self.training.accumulation) == 0
+        return self.batch % (workers * self.accumulation) == 0
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The part of its dict that a resume must find again."""
+        names = {name for name, field in type(self).model_fields.items() if not about(field)["resume"]}
+        return {name: value for name, value in self.to_dict().items() if name in names}
 
     @property
     def identity(self) -> str:
         """Hash of what a resume may not change."""
-        return content_hash(kept(to_dict(self)))
-
-
-def kept(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of an experiment's dict that a resume must find again."""
-    training = {key: value for key, value in values["training"].items() if key not in FREE_TRAINING}
-    return {**{key: value for key, value in values.items() if key not in FREE}, "training": training}
+        return content_hash(self.fixed)
 
 
 def placed(weights: str | None) -> str | None:
@@ -121,27 +152,25 @@ def placed(weights: str | None) -> str | None:
     return weights if weights is None or weights.startswith("zoo:") else str(Path(weights).resolve())
 
 
-def experiment_of(values: Mapping[str, Any], task: Task, data: Path, data_hash: str) -> Experiment:
-    """From the flat keys of a door (`steps`, `damping`, `model.width`, ...) and what `describe_data` says of `data`.
-
-    UserError for unknown keys and for values that are not allowed, alone or together.
-    """
-    model = model_of(task, values)
-    training = {key: values[key] for key in TRAINING_KEYS if key in values}
-    if training.get("max_segments") is None:  # a feed-forward network is not iterated
-        training["max_segments"] = 1 if model.weights == "distinct" else DEFAULTS.max_segments
-    if training.get("validate_depth") is None:
-        training["validate_depth"] = training["max_segments"]
-    rest = {key: value for key, value in values.items() if key not in (*TRAINING_KEYS, *KNOBS, "task", "data", "model")}
-    rest["weights"] = placed(rest.get("weights"))
-    fixed = {
-        "task": task.name,
-        "data": str(data.resolve()),
-        "data_hash": data_hash,
-        "model": to_dict(model),
-        "training": to_dict(from_dict(TrainingConfig, training)),
-    }
-    return from_dict(Experiment, {**rest, **fixed})
+def experiment_of(options: TrainOptions, task: Task, data: Path, data_hash: str) -> Experiment:
+    """What the options mean for `data`, of which `describe_data` told the rest. UserError: they do not go together."""
+    values = {name: getattr(options, name) for name in Experiment.model_fields if name in TrainOptions.model_fields}
+    model = model_of(task, options)
+    segments = options.max_segments
+    if segments is None:  # a feed-forward network is not iterated
+        segments = 1 if model.weights == "distinct" else TrainingConfig.model_fields["max_segments"].default
+    return Experiment(
+        **{
+            **values,
+            "task": task.name,
+            "data": str(data.resolve()),
+            "data_hash": data_hash,
+            "model": model,
+            "weights": placed(options.weights),
+            "max_segments": segments,
+            "validate_depth": segments if options.validate_depth is None else options.validate_depth,
+        }
+    )
 
 
 def describe_data(data: Path, task: str | None) -> tuple[Task, str]:
@@ -160,26 +189,25 @@ def open_splits(data: Path) -> tuple[Split, Split]:
     return Split.open(data / "train.arrow", verify=True), Split.open(data / "validation.arrow", verify=True)
 
 
-def model_of(task: Task, values: Mapping[str, Any]) -> ModelConfig:
-    """The network of `values["model"]` for a task, with the knobs of `values` set over it; null leaves them be."""
-    parts = {key: value for key, value in values["model"].items() if value is not None or key not in BY_TASK}
+def model_of(task: Task, options: TrainOptions) -> ModelConfig:
+    """The network of `options.model` for a task, with the knobs set over it; null leaves them be."""
+    parts = {name: value for name, value in options.model if value is not None}
     for knob, names in KNOBS.items():
-        if values.get(knob) is not None:
-            parts |= dict.fromkeys(names, values[knob])
+        if (value := getattr(options, knob)) is not None:
+            parts |= dict.fromkeys((name.removeprefix("model.") for name in names), value)
     # A maze is a graph of cells: attention with rotary positions. A sudoku's 81 places are mixed by an MLP (method.md).
     parts.setdefault("mixing", "attention" if task.name.startswith("maze") else "mlp")
     parts.setdefault("positions", "rope" if parts["mixing"] == "attention" else "none")
-    given = {"vocab_size": task.vocab_size, "length": task.length, "grid": list(task.grid)}
-    if clash := given.keys() & parts.keys():
-        raise UserError(f"model.{min(clash)} belongs to the task and cannot be set")
-    return from_dict(ModelConfig, {**parts, **given}, "model")
+    return ModelConfig.parse(
+        {**parts, "vocab_size": task.vocab_size, "length": task.length, "grid": task.grid}, "model"
+    )
 
 
 def build_model(experiment: Experiment) -> Reasoner:
     """The network at its keyed random start, or with the weights of another one; the process's own generator is left
     alone. UserError: weights of another shape."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(experiment.training.seed)
+        torch.manual_seed(experiment.seed)
         model = Reasoner(experiment.model)
     if experiment.weights is not None:
         trained, _ = load_model(experiment.weights)
@@ -202,10 +230,9 @@ def training_job(
 ) -> TrainingJob:
     """What one worker needs besides its backend. UserError where the data is not what the experiment was made with."""
     check_data(experiment)
-    config = experiment.training
     train, validation = open_splits(Path(experiment.data))
-    sampler = Sampler(train, task_named(experiment.task), config.batch, config.seed, config.augment)
-    return TrainingJob(config, sampler, validation, folder / CHECKPOINTS, experiment.identity, log, report)
+    sampler = Sampler(train, task_named(experiment.task), experiment.batch, experiment.seed, experiment.augment)
+    return TrainingJob(experiment, sampler, validation, folder / CHECKPOINTS, experiment.identity, log, report)
 
 
 def train_here(
@@ -216,8 +243,8 @@ def train_here(
 ) -> dict[str, Any]:
     """Train in this process, without Ray, and return the summary. `report` hears the figures of every checkpoint;
     `interrupted`: a wish to end with a checkpoint after this step."""
-    backend = LocalBackend(build_model(experiment), experiment.training, device_named(experiment.device))
-    with RunLog(folder, wandb=experiment.wandb, config=to_dict(experiment)) as log:
+    backend = LocalBackend(build_model(experiment), experiment, device_named(experiment.device))
+    with RunLog(folder, wandb=experiment.wandb, config=experiment.to_dict()) as log:
         job = training_job(experiment, folder, log, report)
         begin(experiment, folder)
         return finish(experiment, folder, train(backend, dataclasses.replace(job, interrupted=interrupted)))
@@ -226,8 +253,8 @@ def train_here(
 def begin(experiment: Experiment, folder: Path) -> None:
     """Say in the folder what the run is. Not before training begins: a run that was finished stays so when Ray does
     not start."""
-    values = to_dict(experiment)
-    RunDir(folder, "train").create(kept(values), values)
+    values = experiment.to_dict()
+    RunDir(folder, "train").create(experiment.fixed, values)
 
 
 def finish(experiment: Experiment, folder: Path, result: dict[str, Any]) -> dict[str, Any]:
@@ -237,14 +264,15 @@ def finish(experiment: Experiment, folder: Path, result: dict[str, Any]) -> dict
     """
     weights = result.pop("ema")
     private = ("model", "data", "address", "wandb")  # in the card already, or nobody else's business
-    recipe = {key: value for key, value in to_dict(experiment).items() if key not in private}
-    card = save_model(folder, weights, ModelCard(experiment.task, experiment.model, result["step"], "", recipe))
+    recipe = {key: value for key, value in experiment.to_dict().items() if key not in private}
+    card = ModelCard(task=experiment.task, config=experiment.model, step=result["step"], recipe=recipe)
+    card = save_model(folder, weights, card)
     summary = {
         "task": experiment.task,
         **result,
         "workers": experiment.workers,
         "zero": experiment.zero,
-        "seed": experiment.training.seed,
+        "seed": experiment.seed,
         "model_hash": card.hash,
         "data_hash": experiment.data_hash,
     }

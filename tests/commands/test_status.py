@@ -17,12 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eqr_ray import infer
+from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.distributed import answering
 from eqr_ray.status import printable, report
 from eqr_ray.storage.run_dir import LOCK, locked
 from eqr_ray.train import main as train_main
+from eqr_ray.training.experiment import TrainOptions
 from tests.inference.tiny import save_tiny, sudokus, write_csv
 from tests.support.commands import call
 
@@ -40,7 +42,7 @@ def told(path: Path) -> dict[str, list[str]]:
 
 
 def train(*typed: str) -> int:
-    return train_main(door_config("train", typed), {key.partition("=")[0] for key in typed})
+    return train_main(*parse_arguments(TrainOptions, typed))
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from eqr_ray import sweep, train
+from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import write_split
@@ -25,7 +26,7 @@ from eqr_ray.search.training_trial import Reporter, run_trial
 from eqr_ray.search.trial import Report
 from eqr_ray.status import report
 from eqr_ray.tasks import task_named
-from eqr_ray.training.experiment import Experiment, train_here
+from eqr_ray.training.experiment import Experiment, TrainOptions, train_here
 from eqr_ray.training.loop import TrainingDiverged
 from tests.inference.tiny import save_tiny
 
@@ -149,17 +150,15 @@ def test_a_sweep_leaves_what_the_docs_say(command: Callable[..., Any], data: Pat
         assert len(one["scores"]) == 2
         assert one["test_total"] == 2 * 16
         assert one["test_low"] <= one["test_exact"] <= one["test_high"]
-    seeds = [
-        json.loads((final / "config.json").read_text())["training"]["seed"] for final in (out / "finals").iterdir()
-    ]
+    seeds = [json.loads((final / "config.json").read_text())["seed"] for final in (out / "finals").iterdir()]
     assert sorted(set(seeds)) == [1, 2]
     best = yaml.safe_load((out / "best.yaml").read_text())
     assert best["damping"] == summary["winner"]["damping"]
     recipe = [f"recipe={out / 'best.yaml'}", f"data={data}", f"out={tmp_path / 'again'}"]
-    assert train.main(door_config("train", recipe), {"recipe", "data", "out"}) == 0
+    assert train.main(*parse_arguments(TrainOptions, recipe)) == 0
     config = json.loads((tmp_path / "again" / "config.json").read_text())
     assert config["model"]["damping"] == summary["winner"]["damping"]
-    assert config["training"]["learning_rate"] == summary["winner"]["learning_rate"]
+    assert config["learning_rate"] == summary["winner"]["learning_rate"]
 
 
 def trials_of(out: Path) -> dict[str, Any]:

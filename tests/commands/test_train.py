@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eqr_ray.config.door import door_config
+from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import write_split
 from eqr_ray.model.pretrained import load_model
@@ -25,6 +25,7 @@ from eqr_ray.storage.progress import Progress
 from eqr_ray.storage.run_dir import LOCK, locked
 from eqr_ray.tasks import task_named
 from eqr_ray.train import main
+from eqr_ray.training.experiment import TrainOptions
 from eqr_ray.training.status import show_entry
 from tests.support.commands import call
 
@@ -35,7 +36,7 @@ TINY += ["checkpoint_every=3", "validate_puzzles=4", "validate_depth=2"]
 
 
 def train(*typed: str) -> int:
-    return main(door_config("train", typed), {key.partition("=")[0] for key in typed})
+    return main(*parse_arguments(TrainOptions, typed))
 
 
 def refused(*typed: str) -> str:
@@ -53,7 +54,7 @@ def run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
 
 def test_a_run_leaves_what_the_interface_says(run: Path) -> None:
     config = json.loads((run / "config.json").read_text())
-    assert config["training"]["steps"] == 6
+    assert config["steps"] == 6
     assert config["model"]["width"] == 8
     summary = json.loads((run / "summary.json").read_text())
     assert summary["step"] == 6
@@ -65,7 +66,7 @@ def test_a_run_leaves_what_the_interface_says(run: Path) -> None:
     model, card = load_model(str(run))
     assert card.task == "sudoku4"
     assert card.hash == summary["model_hash"]
-    assert card.recipe["training"]["learning_rate"] == 1e-3
+    assert card.recipe["learning_rate"] == 1e-3
     assert str(run.parent) not in (run / "model.json").read_text()
     ema = load_file(run / "checkpoints" / "00000006" / "ema.safetensors")
     assert all(torch.equal(parameter, ema[name]) for name, parameter in model.named_parameters())
@@ -175,7 +176,7 @@ def test_resume_needs_a_run_that_is_not_finished(run: Path, tmp_path: Path) -> N
 def test_resume_takes_the_runs_own_configuration(run: Path, data: Path, tmp_path: Path) -> None:
     assert train(f"resume={run}", "steps=12") == 0
     config = json.loads((run / "config.json").read_text())
-    assert (config["training"]["steps"], config["training"]["batch"]) == (12, 4)
+    assert (config["steps"], config["batch"]) == (12, 4)
     assert json.loads((run / "summary.json").read_text())["step"] == 12
     at_once = tmp_path / "at_once"
     keys = [key for key in TINY if not key.startswith("steps=")]
@@ -206,7 +207,7 @@ def test_a_recipe_is_for_a_new_run(run: Path, data: Path, tmp_path: Path) -> Non
     recipe.write_text("model: eqr_small\n" + "\n".join(key.replace("=", ": ", 1) for key in TINY[1:]) + "\n")
     assert train(f"recipe={recipe}", f"data={data}", "steps=2", f"out={tmp_path / 'new'}") == 0
     config = json.loads((tmp_path / "new" / "config.json").read_text())
-    assert (config["training"]["steps"], config["training"]["batch"], config["model"]["width"]) == (2, 4, 8)
+    assert (config["steps"], config["batch"], config["model"]["width"]) == (2, 4, 8)
     assert "has its own values" in refused(f"resume={run}", "steps=9", f"recipe={recipe}")
 
 

@@ -10,19 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.distributed.attempts import Patience, could_grow, place
 from eqr_ray.distributed.resources import NotEnoughResources
 from eqr_ray.distributed.stop_request import FILE, POLL_EVERY_S, RESTART, STOP, StopPoll, StopRequest
 from eqr_ray.tasks import task_named
-from eqr_ray.training.experiment import Experiment, experiment_of
-
-KEYS = {key: value for key, value in door_config("train", ["batch=24"]).items() if key not in ("out", "resume")}
+from eqr_ray.training.experiment import Experiment, TrainOptions, experiment_of
 
 
 def experiment(**changes: Any) -> Experiment:
-    return experiment_of({**KEYS, "device": "cpu", **changes}, task_named("sudoku4"), Path("data"), "hash")
+    return experiment_of(
+        TrainOptions(**{"batch": 24, "device": "cpu", **changes}), task_named("sudoku4"), Path("data"), "hash"
+    )
 
 
 def cpus(*counts: float) -> list[dict[str, float]]:

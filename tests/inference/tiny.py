@@ -28,7 +28,7 @@ def save_tiny(folder: Path, seed: int = 0) -> Path:
         with torch.no_grad():
             model.q_head.weight.normal_()
             model.q_head.bias.zero_()
-    save_model(folder, model.state_dict(), ModelCard("sudoku4", config(), 0, ""))
+    save_model(folder, model.state_dict(), ModelCard(task="sudoku4", config=config(), step=0))
     return folder
 
 
@@ -40,7 +40,7 @@ def save_echo(folder: Path) -> Path:
             parameter.zero_()
         model.embed.copy_(torch.eye(6, 16))
         model.lm_head.copy_(torch.eye(6, 16))
-    save_model(folder, model.state_dict(), ModelCard("sudoku4", config(), 0, ""))
+    save_model(folder, model.state_dict(), ModelCard(task="sudoku4", config=config(), step=0))
     return folder
 
 

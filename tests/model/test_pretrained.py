@@ -35,7 +35,9 @@ ARCH = {
 @pytest.fixture
 def saved(tmp_path):
     model = Reasoner(CONFIG)
-    card = save_model(tmp_path / "run", model.state_dict(), ModelCard("sudoku4", CONFIG, 7, "", {"lr": 1e-3}))
+    card = save_model(
+        tmp_path / "run", model.state_dict(), ModelCard(task="sudoku4", config=CONFIG, step=7, recipe={"lr": 1e-3})
+    )
     return tmp_path / "run", model, card
 
 

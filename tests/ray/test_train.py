@@ -22,12 +22,12 @@ import torch
 from ray.runtime_context import get_runtime_context
 from safetensors.torch import load_file
 
-from eqr_ray.config.door import door_config
+from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
 from eqr_ray.distributed.attempts import place
 from eqr_ray.distributed.ray_internals import remove_orphaned_placement_groups, unused_resources
 from eqr_ray.distributed.trainer import scaling, train_on_ray, worker_environment
-from eqr_ray.training.experiment import Experiment, describe_data, experiment_of
+from eqr_ray.training.experiment import Experiment, TrainOptions, describe_data, experiment_of
 from tests.support.commands import Started, call, succeed
 
 STEPS, EVERY = 100, 5
@@ -210,9 +210,9 @@ def test_workers_are_placed_node_by_node(data: Path) -> None:
 
 
 def experiment(data: Path, **changes: Any) -> Experiment:
-    values = {key: value for key, value in door_config("train", KEYS).items() if key not in ("out", "resume")}
+    options, _ = parse_arguments(TrainOptions, KEYS)
     task, data_hash = describe_data(data, None)
-    return experiment_of({**values, "workers": 2, **changes}, task, data, data_hash)
+    return experiment_of(options.replace(**{"workers": 2, **changes}), task, data, data_hash)
 
 
 def test_workers_that_cannot_be_placed_do_not_hang(

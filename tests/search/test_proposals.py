@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.search.proposals import importances, most_trials, propose
-from eqr_ray.search.study import SearchConfig, check_names, search_of, written
+from eqr_ray.search.study import SearchConfig, check_names, keys_of, search_of, written
 from eqr_ray.search.trial import Goal, Report, Trial
+from eqr_ray.training.experiment import KNOBS, TrainOptions
 
 SPACE = {
     "damping": {"uniform": [0.0, 0.5], "points": 2},
@@ -171,7 +172,6 @@ def test_mistakes_in_a_file_are_named(changes: dict, words: str) -> None:
     ],
 )
 def test_keys_are_those_of_the_command(changes: dict, words: str) -> None:
-    known = dict.fromkeys(("damping", "model.damping", "noise_scale", "halting", "steps", "batch", "seed"))
     with pytest.raises(UserError) as error:
-        check_names(config(**changes), known, {"damping": ("model.damping",)})
+        check_names(config(**changes), keys_of(TrainOptions), KNOBS)
     assert words in str(error.value)

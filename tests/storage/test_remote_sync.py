@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 import eqr_ray.storage.remote_sync
-from eqr_ray.config.door import door_config
+from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import Failure, UserError
 from eqr_ray.storage.remote_sync import RemoteCopy, fetch, mirror_of, mirrored, store_of
 from eqr_ray.storage.run_dir import RunDir
 from eqr_ray.train import Finished, main
 from eqr_ray.training.checkpoint import complete_checkpoints
+from eqr_ray.training.experiment import TrainOptions
 from tests.support.object_store import S3
 
 TINY = ["model=eqr_small", "model.width=8", "model.hidden_multiple=8", "model.h_cycles=2", "model.l_cycles=1"]
@@ -26,7 +27,7 @@ TINY += ["batch=4", "learning_rate=1e-3", "compile=false", "dtype=float32", "log
 
 
 def train(*typed: str) -> int:
-    return main(door_config("train", typed), {key.partition("=")[0] for key in typed})
+    return main(*parse_arguments(TrainOptions, typed))
 
 
 def run_folder(path: Path, *steps: int) -> Path:

@@ -58,7 +58,7 @@ class Bench:
         return replace(job, **changes)
 
     def train(self, folder: Path, **changes: Any) -> tuple[LocalBackend, dict[str, Any]]:
-        config = replace(self.config, **changes)
+        config = self.config.replace(**changes)
         backend = self.backend(config)
         return backend, train(backend, self.job(folder, config))
 

@@ -47,7 +47,7 @@ def test_a_start_is_keyed_by_row_and_draw(bench) -> None:
     ("halting", "expected"), [("learned", [1, 0, 0, 1]), ("oracle", [0, 1, 0, 1]), ("fixed", [0, 0, 0, 1])]
 )
 def test_halting_rules(bench, halting: str, expected: list[int]) -> None:
-    config = replace(bench.config, halting=halting, max_segments=4)
+    config = bench.config.replace(halting=halting, max_segments=4)
     carry = start(bench, range(4))
     carry = replace(carry, age=torch.tensor([0, 0, 0, 3]), minimum=torch.zeros(4, dtype=torch.int64))
     halt_logit, exact = torch.tensor([1.0, -1.0, -1.0, -1.0]), torch.tensor([False, True, False, False])
@@ -71,7 +71,7 @@ def test_exploration_has_the_share_and_the_lengths_of_the_paper() -> None:
     counts = torch.bincount(explored)[2:].double()
     assert float((counts / counts.mean() - 1).abs().max()) < 0.25
     assert not exploration_minimum(
-        torch.arange(99), torch.zeros(99, dtype=torch.int64), replace(config, exploration=0.0)
+        torch.arange(99), torch.zeros(99, dtype=torch.int64), config.replace(exploration=0.0)
     ).any()
 
 

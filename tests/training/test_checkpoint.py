@@ -6,7 +6,6 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -194,7 +193,7 @@ def test_the_one_just_written_is_never_pruned(bench, tmp_path: Path) -> None:
     def steps_later(figures: dict[str, Any]) -> None:  # another's folder with a larger number, while the run goes on
         shutil.copytree(tmp_path / f"{figures['step']:08d}", tmp_path / "00000099", dirs_exist_ok=True)
 
-    config = replace(bench.config, steps=14, checkpoint_every=1, keep_checkpoints=1)
+    config = bench.config.replace(steps=14, checkpoint_every=1, keep_checkpoints=1)
     train(bench.backend(config), bench.job(tmp_path, config, report=steps_later))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000014", "00000099"]
 

@@ -4,44 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from eqr_ray.config.door import door_config
+from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import from_dict, to_dict
+from eqr_ray.config.schema import about
 from eqr_ray.tasks import task_named
 from eqr_ray.training.config import TrainingConfig
-from eqr_ray.training.experiment import FREE, FREE_TRAINING, TRAINING_KEYS, Experiment, build_model, experiment_of
-
-BY_MODEL = {"max_segments", "validate_depth"}  # null in the door: they follow the network
-
-
-def values(*typed: str) -> dict[str, Any]:
-    return {key: value for key, value in door_config("train", typed).items() if key not in ("out", "resume")}
+from eqr_ray.training.experiment import Experiment, TrainOptions, build_model, experiment_of
 
 
 def made(*typed: str, task: str = "sudoku6") -> Experiment:
-    return experiment_of(values(*typed), task_named(task), Path("data"), "hash")
+    return experiment_of(parse_arguments(TrainOptions, typed)[0], task_named(task), Path("data"), "hash")
 
 
-def test_the_door_offers_every_training_key_with_its_default() -> None:
-    offered = values()
-    for field in fields(TrainingConfig):
-        assert offered[field.name] == (None if field.name in BY_MODEL else field.default), field.name
-    assert set(offered) == {*TRAINING_KEYS, *{f.name for f in fields(Experiment)} - {"training", "data_hash"}} | {
-        "damping",
-        "noise_scale",
-        "init_std",
-    }
+def test_what_a_resume_may_change_is_the_same_for_the_keys_and_for_what_they_mean() -> None:
+    for name in TrainOptions.model_fields.keys() & Experiment.model_fields.keys():
+        assert about(TrainOptions.model_fields[name])["resume"] == about(Experiment.model_fields[name])["resume"], name
 
 
 def test_defaults_are_the_papers() -> None:
-    assert made().training == TrainingConfig()
+    assert {name: value for name, value in made() if name in TrainingConfig.model_fields} == dict(TrainingConfig())
     model = made(task="sudoku9").model
     assert (model.width, model.layers, model.mixing, model.damping, model.noise_scale) == (512, 2, "mlp", 0.05, 0.01)
     assert (model.vocab_size, model.length, model.grid) == (11, 81, (9, 9))
@@ -69,9 +56,9 @@ def test_presets(preset: str, expected: dict[str, Any]) -> None:
 
 
 def test_a_feed_forward_network_is_run_once() -> None:
-    training = made("model=feed_forward").training
+    training = made("model=feed_forward")
     assert (training.max_segments, training.validate_depth) == (1, 1)
-    assert made("model=feed_forward", "max_segments=3").training.max_segments == 3
+    assert made("model=feed_forward", "max_segments=3").max_segments == 3
 
 
 def test_knobs_are_the_models() -> None:
@@ -110,16 +97,16 @@ def test_mistakes_name_the_value_and_what_is_allowed(typed: list[str], words: st
 
 def test_an_experiment_is_its_json() -> None:
     experiment = made("workers=2", "zero=2", "model=trm", "minutes=1.5")
-    assert from_dict(Experiment, json.loads(json.dumps(to_dict(experiment)))) == experiment
+    assert Experiment.parse(json.loads(json.dumps(experiment.to_dict()))) == experiment
 
 
 CHANGES: dict[str, Callable[[Experiment], Experiment]] = {
-    "seed": lambda e: replace(e, training=replace(e.training, seed=1)),
-    "batch": lambda e: replace(e, training=replace(e.training, batch=4)),
-    "schedule": lambda e: replace(e, training=replace(e.training, schedule="vanilla")),
-    "model": lambda e: replace(e, model=replace(e.model, damping=0.1)),
-    "data_hash": lambda e: replace(e, data_hash="other"),
-    "task": lambda e: replace(e, task="sudoku4"),
+    "seed": lambda e: e.replace(seed=1),
+    "batch": lambda e: e.replace(batch=4),
+    "schedule": lambda e: e.replace(schedule="vanilla"),
+    "model": lambda e: e.replace(model=e.model.replace(damping=0.1)),
+    "data_hash": lambda e: e.replace(data_hash="other"),
+    "task": lambda e: e.replace(task="sudoku4"),
 }
 
 
@@ -133,8 +120,6 @@ def test_how_long_and_on_what_is_not() -> None:
         "steps=7", "minutes=3", "workers=2", "zero=3", "accumulation=2", "log_every=1", "compile=false", "wandb=offline"
     )
     assert free.identity == made().identity
-    assert set(FREE_TRAINING) <= set(TRAINING_KEYS)
-    assert set(FREE) <= {field.name for field in fields(Experiment)}
 
 
 def test_weights_are_keyed_by_the_seed_and_leave_the_generator_alone() -> None:

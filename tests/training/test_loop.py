@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,4 +118,4 @@ def test_training_starts_from_what_the_config_says(bench) -> None:
         ({"exploration": 2.0}, "exploration=2.0"),
     ]:
         with pytest.raises(UserError, match=words):
-            replace(bench.config, **change)
+            bench.config.replace(**change)

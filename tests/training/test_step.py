@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -13,7 +11,7 @@ from eqr_ray.training.step import training_step
 
 
 def steps(bench, count: int, **changes):
-    config = replace(bench.config, **changes)
+    config = bench.config.replace(**changes)
     backend = bench.backend(config)
     backend.set_learning_rate(1e-3)
     carry = empty_carry(backend.model, range(config.batch), torch.float32, backend.device)
