@@ -116,7 +116,7 @@ MISTAKES: dict[str, list[tuple[tuple[str, ...], str]]] = {
         (SWITCH, "hard unique skip_bad"),
         (NO_FOLDER, "out"),
     ],
-    "parity": [(ABSENT, "folder"), ((*SIZE, "0"), "tolerance")],
+    "parity": [(ABSENT, "folder"), ((*SIZE, "0"), "tolerance"), (SWITCH, "strict")],
     "status": [(ABSENT, "run")],
 }
 OPTIONS: dict[str, type[Options]] = {

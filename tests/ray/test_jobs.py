@@ -110,25 +110,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
                 process.kill()
 
 
-def test_the_page_on_jobs_does_what_it_says(server: Server) -> None:
-    """Data, a job, its log, its end, and its going on, as they are typed there."""
-    run, lines = server.folder / "runs" / "cluster4", lines_of_the_page()[1]
-    assert [line.split()[:3] for line in lines if "ray" in line.split()[:1]] == [
-        ["ray", "job", "submit"],
-        ["ray", "job", "logs"],
-        ["ray", "job", "stop"],
-        ["ray", "job", "submit"],
-        ["ray", "stop"],
-    ]
-    for line in lines[:-1]:
-        if "--no-wait" in line:
-            server.type(f"{line} compile=false")
-            until(lambda: bool(checkpoints(run)))
-        else:
-            server.type(line)
-    assert json.loads((run / "summary.json").read_text())["step"] >= 60
-
-
 def start(script: str, *arguments: str, server: Server | None = None, cwd: Path = ROOT) -> subprocess.Popen[str]:
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"PYTHONPATH": str(ROOT)}
     if server is not None:
@@ -145,14 +126,14 @@ def run(script: str, *arguments: str, server: Server | None = None, cwd: Path = 
     return process.returncode, said
 
 
-def until(ready: Callable[[], object], seconds: float = 240) -> None:
+def until(ready: Callable[[], object], seconds: float = 480) -> None:
     end_s = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < end_s
         time.sleep(0.2)
 
 
-def wait(until: Callable[[], object], process: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait(until: Callable[[], object], process: subprocess.Popen[str], seconds: float = 300) -> None:
     end_s = time.monotonic() + seconds
     while not until():
         assert process.poll() is None, process.communicate()[0]
@@ -173,6 +154,25 @@ def test_answers_without_a_cluster_and_relative_paths(tmp_path: Path) -> None:
     assert status == 0, said
     assert "no cluster is named" in said
     assert json.loads((tmp_path / "answers" / "summary.json").read_text())["actors"] == 1
+
+
+def test_the_page_on_jobs_does_what_it_says(server: Server) -> None:
+    """Data, a job, its log, its end, and its going on, as they are typed there."""
+    run, lines = server.folder / "runs" / "cluster4", lines_of_the_page()[1]
+    assert [line.split()[:3] for line in lines if "ray" in line.split()[:1]] == [
+        ["ray", "job", "submit"],
+        ["ray", "job", "logs"],
+        ["ray", "job", "stop"],
+        ["ray", "job", "submit"],
+        ["ray", "stop"],
+    ]
+    for line in lines[:-1]:
+        if "--no-wait" in line:
+            server.type(f"{line} compile=false")
+            until(lambda: bool(checkpoints(run)))
+        else:
+            server.type(line)
+    assert json.loads((run / "summary.json").read_text())["step"] >= 60
 
 
 def test_a_mistake_in_a_job_is_status_2(server: Server, tmp_path: Path) -> None:
