@@ -1,4 +1,4 @@
-"""The door `train`: a dataset in, a trained network out.
+"""The command `train`: a dataset in, a trained network out.
 
     python -m eqr_ray.train task=sudoku6 model=eqr_small batch=128 learning_rate=2e-3 minutes=5 out=runs/sudoku6
     python -m eqr_ray.train data=data/sudoku9 workers=2 zero=2 out=runs/sudoku9
@@ -78,7 +78,7 @@ def main(options: TrainOptions, typed: frozenset[str] = frozenset()) -> int:
             print(f"eqr-train: {error}; try a smaller learning_rate=", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(what_is_kept(folder)) from None
+            raise KeyboardInterrupt(how_to_resume(folder)) from None
     show(summary, folder)
     return 0
 
@@ -90,12 +90,12 @@ def task_of(options: TrainOptions) -> str:
     return options.task or DEFAULT_TASK
 
 
-def what_is_kept(folder: Path) -> str:
-    """For one who stops a run."""
-    kept = complete_checkpoints(folder / CHECKPOINTS)
-    if not kept:
+def how_to_resume(folder: Path) -> str:
+    """The words for a run that is stopped."""
+    checkpoints = complete_checkpoints(folder / CHECKPOINTS)
+    if not checkpoints:
         return f"there was no checkpoint yet in {folder}"
-    return f"{kept[-1]} is kept, resume={folder} goes on from it"
+    return f"{checkpoints[-1]} is kept, resume={folder} goes on from it"
 
 
 def begun(options: TrainOptions, folder: Path, check_only: bool) -> Experiment:
@@ -169,7 +169,7 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """Train in this process or on Ray's workers."""
     with interrupt_between_steps() as interrupted:
         if experiment.workers == 0:
-            return train_here(experiment, folder, lambda figures: None, interrupted)
+            return train_here(experiment, folder, lambda metrics: None, interrupted)
         print(f"starting Ray and {experiment.workers} workers, some 20 s", file=sys.stderr)
         # lazy: Ray and DeepSpeed take seconds to import, and a run in this process needs neither
         from eqr_ray.distributed.trainer import train_on_ray  # noqa: PLC0415
@@ -179,19 +179,19 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C or SIGTERM is a wish, which the loop grants with a checkpoint after the step; a second one ends
-    at once."""
-    wishes: list[int] = []
+    """Yields whether to stop: the first Ctrl-C or SIGTERM asks the loop for a checkpoint after the step and an end; a
+    second one ends at once."""
+    signals: list[int] = []
 
-    def wish(number: int, frame: FrameType | None) -> None:
-        if wishes:
+    def handle(number: int, frame: FrameType | None) -> None:
+        if signals:
             raise KeyboardInterrupt
-        wishes.append(number)
+        signals.append(number)
         os.write(2, b"\nending with a checkpoint after this step; once more: at once\n")  # print may be busy
 
-    before = {number: signal.signal(number, wish) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(wishes)
+        yield lambda: bool(signals)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -241,8 +241,8 @@ def train_here(
     report: Callable[[dict[str, Any]], None],
     interrupted: Callable[[], bool] = bool,
 ) -> dict[str, Any]:
-    """Train in this process, without Ray, and return the summary. `report` hears the figures of every checkpoint;
-    `interrupted`: a wish to end with a checkpoint after this step."""
+    """Train in this process, without Ray, and return the summary. `report` gets the metrics of every checkpoint;
+    `interrupted`: whether to end with a checkpoint after this step."""
     backend = LocalBackend(build_model(experiment), experiment, device_named(experiment.device))
     with RunLog(folder, wandb=experiment.wandb, config=experiment.to_dict()) as log:
         job = training_job(experiment, folder, log, report)
