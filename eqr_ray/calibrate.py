@@ -1,10 +1,10 @@
-"""The door `calibrate`: validation puzzles in, a threshold that keeps a promise out.
+"""The command `calibrate`: validation puzzles in, a threshold of known risk out.
 
     python -m eqr_ray.calibrate checkpoint=runs/sudoku6 data=data/sudoku6 risk=0.02 depth=32 breadth=8
     python -m eqr_ray.calibrate records=runs/sudoku6/calibration/run depth=16 breadth=4
 
 Leaves calibration.json, risk_coverage.png, config.json, summary.json in `out`, and the recorded run in its folder run/.
-Where no threshold keeps the promise, calibration.json says so (exit status 0), and infer refuses it.
+Where no threshold keeps it, calibration.json says so (exit status 0), and infer refuses it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HANDED_ON = ("checkpoint", "data", "select", "depth", "breadth", *RECORDING)
 
 
 def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
-    """`values` are the door's keys, `given` those that were typed."""
+    """`values` are the command's keys, `given` those that were typed."""
     config = from_dict(CalibrateConfig, values)
     config = replace(config, data=config.data and str(puzzles_in(Path(config.data))))
     run, out = recorded_now(config) if config.records is None else recorded_before(config, given)
@@ -96,13 +96,13 @@ def check_free(out: Path) -> None:
 
 
 def show(found: Mapping[str, Any], out: Path) -> None:
-    """The figures, and where the file is."""
+    """The metrics, and where the file is."""
     console = Console()
-    promise = f"risk={found['risk']:g} with confidence {found['confidence']:g}"
+    goal = f"risk={found['risk']:g} with confidence {found['confidence']:g}"
     tried = found["tests"][-1]["settle_below"] if found["settle_below"] is None else found["settle_below"]
     right = (_percent(found[name]) for name in ("settled_accuracy", "unsettled_accuracy", "exact_accuracy"))
     facts = {
-        "settle_below": f"{tried:g} for {found['settle_for']} segments in a row keeps {promise}",
+        "settle_below": f"{tried:g} for {found['settle_for']} segments in a row keeps {goal}",
         "settled": f"{found['coverage']:.1%} of {found['tested']:,} puzzles that tested it",
         "wrong of these": f"{found['wrong']:,} of {found['settled']:,}, at most {found['wrong_high']:.2%}",
         "right": "{} of the settled, {} of the others, {} of all".format(*right),
@@ -110,7 +110,7 @@ def show(found: Mapping[str, Any], out: Path) -> None:
         "with policy=full": f"{found['full_accuracy']:.2%} right, {found['full_segments_mean']:.0f} segments a puzzle",
     }
     if found["settle_below"] is None:
-        facts["settle_below"] = f"none keeps {promise}; the first that was tested is {tried:g}"
+        facts["settle_below"] = f"none keeps {goal}; the first that was tested is {tried:g}"
         facts["needed"] = _needed(found)
     for name, value in facts.items():
         console.print(f"{name:<18} {value}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The door `frontier`: accuracy against cost for every policy, from one recorded run.
+"""The command `frontier`: accuracy against cost for every policy, from one recorded run.
 
     python -m eqr_ray.frontier checkpoint=zoo:sudoku6 data=data/sudoku6 depth=32 breadth=16 cost.puzzles=422786
     python -m eqr_ray.frontier records=[runs/quiet/run,runs/noisy/run] policies=[full,sequential,race]
@@ -37,7 +37,7 @@ TABLE = "frontier.parquet"
 
 
 def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
-    """`values` are the door's keys, `given` those that were typed."""
+    """`values` are the command's keys, `given` those that were typed."""
     config = from_dict(FrontierConfig, values)
     out = Path(config.out or f"runs/frontier-{content_hash(config)[:12]}")
     check_free(out)

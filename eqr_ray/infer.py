@@ -22,13 +22,13 @@ from eqr_ray.inference.scores import TOP
 
 
 def run(values: dict[str, Any]) -> None:
-    """The door: answer and print the figures."""
+    """Answer and print the metrics."""
     summary, folder = answer(from_dict(InferConfig, values))
     show(summary, str(folder))
 
 
 def show(summary: dict[str, Any], out: str) -> None:
-    """The figures as tables, and where the files are."""
+    """The metrics as tables, and where the files are."""
     console = Console()
     grid = Table(
         "depth", "breadth", "exact", "95 % interval (%)", "residual", "settled", "segments", title=summary["task"]

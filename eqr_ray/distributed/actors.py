@@ -1,12 +1,11 @@
 """Breadth over devices: one engine per Ray actor, units handed out as they are asked for.
 
-Why here: an actor holds one network on its GPU (or its share of the CPUs) and a queue of units; a call adds units and
-runs until one is finished or a moment has passed, so that slots never drain at the border of a unit. The driver keeps
-just enough units ahead of each actor, and writes what comes back; `inference/dispatch.py` decides who gets which unit.
-An actor that dies is replaced and its unfinished units are run again: records are a function of the unit alone, so a
-repetition gives the same rows, and a unit is saved once because only the driver saves. A replacement is given no unit
-before it is there, and one for which the cluster has no place any more is given up: the others go on. An elastic team
-also starts an actor wherever a place appears, and waits for none of them.
+An actor holds one network on its GPU (or its share of the CPUs) and a queue of units; a call adds units and runs until
+one is finished or a moment has passed, so that slots never drain at the border of a unit. The driver keeps just enough
+units ahead of each actor, and writes what comes back; `inference/dispatch.py` decides who gets which unit. An actor
+that dies is replaced and its unfinished units are run again: records are a function of the unit alone, and a unit is
+saved once because only the driver saves. A replacement that finds no place in time is given up. An elastic run also
+starts an actor wherever a place appears, and waits for none of them.
 
 Only arrays travel: a unit's tokens out, its records back. The network is sent once, through the object store.
 """
@@ -129,9 +128,9 @@ class Actors:
         settings: Settings,
         slots: int,
         elastic: bool = False,
-        figures: RayMetrics | None = None,
+        metrics: RayMetrics | None = None,
     ) -> None:
-        self._figures = figures
+        self._metrics = metrics
         self._team, self._settings, self._slots, self._elastic = team, settings, slots, elastic
         self._factory = ray.put(factory)
         self._handles: list[Handle] = []
@@ -229,8 +228,8 @@ class Actors:
         self._deaths += 1
         again = self._dispatcher.leave(handle)
         log.warning("%s died: replacing it, %d units again (%s)", handle, len(again), _first_line(error))
-        if self._figures is not None:
-            self._figures.count("retries", len(again))
+        if self._metrics is not None:
+            self._metrics.count("retries", len(again))
         if self._deaths > max(DEATHS_IN_A_ROW, len(self._handles)):
             raise error
         self._handles[self._handles.index(handle)] = self._start()

@@ -1,7 +1,6 @@
-"""Running the network once, with every segment recorded, for doors that replay.
+"""Running the network once, with every segment recorded, for the commands that replay.
 
-Why here: such a door takes the keys of `infer` that shape a recording, and hands them on as they are: a default and its
-check have their home in `infer`.
+They take the keys of `infer` that shape a recording, and hand them on: a default and its check have their home there.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def _share(part: int, whole: int) -> float | None:
 
 @dataclass(frozen=True)
 class CalibrateConfig:
-    """The keys of the door; each is described in conf/calibrate.yaml."""
+    """The keys of `calibrate`; each is described in conf/calibrate.yaml."""
 
     checkpoint: str | None
     records: str | None
@@ -296,5 +296,5 @@ def calibration_of(run: RecordedRun, settings: Settings, config: CalibrateConfig
         settings, task=run.puzzle_set.task.name, select=config.select, **{name: manifest[name] for name in network}
     )
     counts = {"puzzles": len(labels), "pilot": len(pilot), "data_hash": run.puzzle_set.data_hash, "seed": settings.seed}
-    promise = {"settle_for": settings.settle_for, **asdict(goal)}
-    return {"settle_below": None, **promise, **made_for, **counts, **report(tests, outcomes, full, goal)}
+    goals = {"settle_for": settings.settle_for, **asdict(goal)}
+    return {"settle_below": None, **goals, **made_for, **counts, **report(tests, outcomes, full, goal)}

@@ -238,7 +238,7 @@ class CostConfig:
 
 @dataclass(frozen=True)
 class FrontierConfig:
-    """The keys of the door; each is described in conf/frontier.yaml."""
+    """The keys of `frontier`; each is described in conf/frontier.yaml."""
 
     records: str | tuple[str, ...] | None
     checkpoint: str | None

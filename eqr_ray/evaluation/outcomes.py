@@ -1,7 +1,6 @@
 """Outcomes: of every puzzle, whether its answer has settled, whether it is right, and what it cost.
 
-Why here: calibration judges answers, one per puzzle, and asks for them at many thresholds. They come from a replay of
-recorded puzzles, so from the very code of the policy and of the selection.
+They come from a replay of recorded puzzles, so from the very code of the policy and of the selection.
 
     P puzzles, R restarts, K segments, L tokens
 """

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.inference.records import Records, concatenate, read_part, write_part
-from eqr_ray.inference.units import Unit
+from eqr_ray.inference.records import ACCEPTED, SETTLED, Records, concatenate, read_part, write_part
+from eqr_ray.inference.units import Unit, later_units
 from eqr_ray.storage.run_dir import LOG, RunDir
 from eqr_ray.storage.run_log import number, read_log
 
 DAMAGED = ".damaged"
 
 log = logging.getLogger(__name__)
+
+Inputs = npt.NDArray[np.uint8]
 
 
 class RecordDir:
@@ -70,6 +72,24 @@ class RecordDir:
         """Units known so far whose records are not there yet, in order."""
         there = {path.name for path in (self.path / "records").glob("*.parquet")}
         return [unit for unit in self.units if self.part(unit).name not in there]
+
+    def rounds(self, inputs_NL: Inputs, whole: bool) -> Iterator[tuple[list[Unit], Inputs]]:
+        """(units, inputs) of every round of a run that was widened: the first, and the restarts that were added to it.
+        Later units go to `units`. `whole`: puzzles with a settled or accepted answer get no further restarts, and
+        padding for inputs. The units of a round must all be here before the next one is asked for, so that an
+        interrupted run finds its place again."""
+        first = units = list(self.units)
+        unanswered_N = np.ones(len(inputs_NL), dtype=np.bool_)
+        yield first, inputs_NL
+        for start, end in pairwise(self.widths):
+            for unit in units if whole else ():
+                rows = self.read(unit)
+                unanswered_N[rows.puzzle[np.isin(rows.status, (SETTLED, ACCEPTED))]] = False
+            if not unanswered_N.any():
+                return
+            units = later_units(first, start, end)
+            self.units += units
+            yield units, inputs_NL if unanswered_N.all() else np.where(unanswered_N[:, None], inputs_NL, np.uint8(0))
 
     def save(self, unit: Unit, rows: Records, labels_NL: npt.NDArray[np.uint8] | None) -> None:
         """Keep the records of a unit; `labels_NL` is indexed by row number of the data."""

@@ -1,8 +1,7 @@
 """Records: what is kept of every trajectory, in memory and in Parquet.
 
-Why here: scores, answers, frontier and reports are read from these columns alone; a run is never needed twice. One part
-file per work unit, rows in the order (puzzle, restart, segments), so that equal runs give equal files. With
-`answers.py` the only place of the package's answering that knows Arrow.
+One part file per work unit, rows in the order (puzzle, restart, segments), so that equal runs give equal files. The
+only place of the package's answering that knows Arrow.
 
     N rows, L tokens
 """

@@ -1,7 +1,7 @@
 """One inference run from configuration to tables, whoever does the work.
 
-Why here: the door reads like this file. `prepare` checks everything before anything runs, `carry_out` turns reports of
-an engine (in this process or on actors) into parts, `finish` reads the parts into answers and figures.
+`prepare` checks everything before anything runs, `carry_out` turns reports of an engine (in this process or on actors)
+into parts, `finish` reads the parts into answers and metrics.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import content_hash
 from eqr_ray.data.puzzle_set import PuzzleSet, check_fit, open_puzzle_set
 from eqr_ray.inference.answers import write_answers
-from eqr_ray.inference.breadth_rounds import Inputs, breadth_rounds
 from eqr_ray.inference.engine import Report
 from eqr_ray.inference.policies import make_policy, policy_named
 from eqr_ray.inference.progress import LiveScores
-from eqr_ray.inference.record_dir import RecordDir
+from eqr_ray.inference.record_dir import Inputs, RecordDir
 from eqr_ray.inference.scores import Scores
 from eqr_ray.inference.selection import check_selection
 from eqr_ray.inference.settings import Settings, calibrated, conditions, settling
@@ -35,7 +34,7 @@ from eqr_ray.storage.run_log import RunLog
 
 @dataclass(frozen=True)
 class InferConfig:
-    """The keys of the door `infer`; each is described in conf/infer.yaml."""
+    """The keys of `infer`; each is described in conf/infer.yaml."""
 
     checkpoint: str
     data: str
@@ -107,7 +106,7 @@ class Run:
 
     def rounds(self) -> Iterator[tuple[list[Unit], Inputs]]:
         """What is to be run, (units, inputs) after (units, inputs)."""
-        return breadth_rounds(self.folder, self.puzzle_set.inputs, policy_named(self.settings.policy).whole)
+        return self.folder.rounds(self.puzzle_set.inputs, policy_named(self.settings.policy).whole)
 
 
 def prepare(config: InferConfig, device_type: str) -> Run:
@@ -240,6 +239,6 @@ def finish(run: Run, actors: int, log: RunLog) -> dict[str, Any]:
 
 
 def _cell(scores: Scores, flops: float) -> dict[str, Any]:
-    figures = scores.summary(flops)
+    metrics = scores.summary(flops)
     kept = ("exact_accuracy", "exact_low", "exact_high", "mean_residual", "segments_mean", "settled_share")
-    return {"depth": scores.depth, "breadth": scores.breadth, **{name: figures[name] for name in kept}}
+    return {"depth": scores.depth, "breadth": scores.breadth, **{name: metrics[name] for name in kept}}

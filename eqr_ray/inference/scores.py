@@ -173,7 +173,7 @@ class Scores:
         return right / self.answered, *wilson(right, self.answered)
 
     def summary(self, flops_per_segment: float) -> dict[str, Any]:
-        """All figures that records give, by the names of `summary.json`. Ratios of nothing are None."""
+        """All metrics that records give, by the names of `summary.json`. Ratios of nothing are None."""
         accuracy = self.accuracy()
         n = self.answered
         complete = n > 0 and self._all_restarts

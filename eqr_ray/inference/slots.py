@@ -1,9 +1,9 @@
 """Slots: a fixed number of trajectories on a device, advanced together.
 
-Why here: the tensor half of the engine. All shapes are fixed, so that the network can be compiled; of a trajectory it
-keeps the state, the last logits and a few numbers, never its past. It knows neither policies nor units.
+All shapes are fixed, so that the network can be compiled; of a trajectory the slots keep the state, the last logits and
+a few numbers, never its past. They know neither policies nor units.
 
-    S slots, F slots being filled or read, L tokens, V vocabulary, D channels
+    S slots, F slots being filled, L tokens, V vocabulary, D channels
 """
 
 from __future__ import annotations

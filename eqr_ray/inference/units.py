@@ -1,6 +1,6 @@
 """Work units: which trajectories belong together, in one place and one file.
 
-Why here: a unit is what is handed out, repeated after a loss and written as one atomic part. The division depends on
+A unit is what is handed out, repeated after a loss and written as one atomic part. The division depends on
 the run alone, never on who works on it, so that a run can be continued by any number of actors.
 
 A unit is a block of puzzles times all restarts; where there are fewer puzzles than make enough units, the restarts of
@@ -79,3 +79,14 @@ def enough_ahead(units: Sequence[Unit], slots: int, in_turn: bool) -> bool:
     """Whether these unfinished units keep `slots` slots busy until more can be fetched: at least two units, and two
     trajectories per slot."""
     return len(units) >= 2 and offered(units, in_turn) >= 2 * slots
+
+
+def later_units(first: Sequence[Unit], start: int, end: int) -> list[Unit]:
+    """The blocks of puzzles of the `first` round, and as many restarts at a time, for restarts `start` .. `end`-1."""
+    blocks = dict.fromkeys((unit.first, unit.last) for unit in first)
+    chunk = max(unit.restart_last - unit.restart_first for unit in first)
+    if len(blocks) == len(first):  # all restarts of a puzzle were in one unit
+        chunk = max(chunk, end - start)
+    return [
+        Unit(*block, restart, min(restart + chunk, end)) for block in blocks for restart in range(start, end, chunk)
+    ]

@@ -1,4 +1,4 @@
-"""The picture of a calibration: what answering the surest puzzles only buys, and which thresholds keep the promise.
+"""The picture of a calibration: what answering the surest puzzles only buys, and which thresholds keep the risk.
 
 Left, the share of wrong answers against the share of puzzles that are answered, with 95 % Wilson intervals; marked,
 what the chosen threshold answers. Right, every threshold that was tested: the share of wrong answers among the settled

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.inference.breadth_rounds import breadth_rounds
 from eqr_ray.inference.engine import BreadthEngine, run_units
 from eqr_ray.inference.policies import policy_named
 from eqr_ray.inference.record_dir import RecordDir
@@ -29,7 +28,7 @@ def run(path: Path, settings: Settings, parts: int = 1000) -> Records | None:
     folder.units += plan(len(INPUTS), folder.widths[0], settings.depth, whole=kind.whole)
     folder.make({})
     engine = BreadthEngine(FakeNetwork(), settings, 8)
-    for _, inputs in breadth_rounds(folder, INPUTS, kind.whole):
+    for _, inputs in folder.rounds(INPUTS, kind.whole):
         for report in run_units(engine, folder.missing(), inputs):
             for unit, rows in report.finished:
                 if parts == 0:
