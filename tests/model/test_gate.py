@@ -15,7 +15,7 @@ TOLERANCE = 2.0**-8 + 3e-4  # relative: half the distance of two neighbours in b
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     if not gates.build():
-        pytest.skip("needs a C++ compiler and a CPU with AVX-512 BF16")
+        pytest.skip("needs a C++ compiler and a CPU with AMX")
     monkeypatch.setattr(gates, "_ready", True)
 
 
@@ -88,7 +88,7 @@ def test_what_it_cannot_do_torch_does(x: Tensor) -> None:
 
 def test_without_a_compiler_or_with_one_that_fails_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gates, "_ready", False)
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
     for compiler in (None, "false", "/nowhere/g++"):
         monkeypatch.setattr(gates, "cxx", lambda compiler=compiler: compiler)
         assert not gates.build.__wrapped__()

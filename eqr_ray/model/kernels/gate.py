@@ -1,9 +1,9 @@
-"""silu(a) * b of a SwiGLU: a kernel of our own for bfloat16 on CPUs that have the instructions, torch elsewhere.
+"""silu(a) * b of a SwiGLU: a kernel of our own for bfloat16 on CPUs with AMX, torch elsewhere.
 
-Why here: torch.compile takes two to three times as long for it, which is an eighth of all inference and training on
-such CPUs (docs/results/speed.md). The kernel is built with the first compiled cell of a process (`build`, called by
-compiling.py), which needs a C++ compiler anyway. Where it cannot be built, and in an eager cell, `gate` is the plain
-expression, whose last bits differ: what a cell computes does not depend on what else its process has done.
+Only with AMX: it was an eighth faster on an Intel that has it and not faster on an AMD that has not. It is built with
+the first compiled cell of a process (`build`, called by compiling.py), which needs a C++ compiler anyway. Where it is
+not built, and in an eager cell, `gate` is the plain expression, whose last bits differ: what a cell computes does not
+depend on what else its process has done.
 
     R rows, F hidden width
 """
@@ -59,7 +59,7 @@ def build() -> bool:
     """Compile the kernel and let `gate` use it, where that is possible; a second or two, once a process."""
     global _ready
     compiler = cxx()
-    if compiler is None or not torch.cpu._is_avx512_bf16_supported():
+    if compiler is None or not torch.cpu._is_amx_tile_supported():
         return False
     try:
         with tempfile.TemporaryDirectory() as folder:
