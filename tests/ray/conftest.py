@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -25,4 +27,7 @@ def cluster() -> Iterator[dict[str, float]]:
                 ray.shutdown()
                 if not left or "timed out during startup" not in str(error):
                     raise
+            with warnings.catch_warnings():  # the processes of that start end without us
+                warnings.simplefilter("ignore", ResourceWarning)
+                gc.collect()
         yield resources
