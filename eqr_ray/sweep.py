@@ -33,8 +33,10 @@ from eqr_ray.search.study import SearchConfig, search_of
 from eqr_ray.search.sweep_config import FREE, SweepConfig, identity, trials_of
 from eqr_ray.search.trial import LOST, Trial, ranked
 from eqr_ray.search.trial_dirs import BEST, TABLE, stored_search, write_trials
+from eqr_ray.storage.progress import print_warning
 from eqr_ray.storage.remote_sync import fetch, mirror_of, mirrored
 from eqr_ray.storage.run_dir import RunDir, locked
+from eqr_ray.storage.run_log import RunLog
 
 
 def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
@@ -56,11 +58,14 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
         written = {**to_dict(config), "out": str(run.path), "resume": None}
         run.create(what, written, trials=max(count, before))
         stack.enter_context(mirrored(run.path, url))
+        log = stack.enter_context(RunLog(run.path, sinks=[print_warning]))
+        log.log("start", trials=count)
         try:
-            trials = sweep.run(count)
-            summary = {**sweep.content, **summarized(search, trials, run.path), **sweep.conclude(trials)}
+            trials = sweep.run(count, log)
+            summary = {**sweep.content, **summarized(search, trials, run.path), **sweep.conclude(trials, log)}
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"resume={run.path} goes on from the trials that are there") from None
+        log.log("end", winner=summary["winner"])
         run.write_summary(summary)
     show(search, summary, run.path)
 

@@ -29,6 +29,7 @@ from eqr_ray.search.study import SearchConfig
 from eqr_ray.search.sweep_config import SweepConfig
 from eqr_ray.search.trial import Trial, ranked
 from eqr_ray.search.trial_dirs import TRIALS, Plan, Trials, write_recipe
+from eqr_ray.storage.run_log import RunLog
 
 RECORDS, TEST = "records", "test"  # folders of recorded runs, in `out`
 TESTED = ("puzzles", "exact_accuracy", "exact_low", "exact_high", "segments_mean", "flops_mean")
@@ -62,14 +63,14 @@ class AnsweringSweep:
         """What a resume must find again, besides the search."""
         return {"task": self.task, "data_hash": self.data_hash, "checkpoint_hash": self.checkpoint_hash}
 
-    def run(self, count: int) -> dict[int, Trial]:
+    def run(self, count: int, log: RunLog) -> dict[int, Trial]:
         """All trials, one after the other."""
         trials = Trials(self.config.folder / TRIALS)
 
         def plan(number: int, history: Mapping[int, Trial]) -> Plan:
             return Plan(number, propose(self.search, self.config.seed, number, history))
 
-        queue = Queue(trials, range(count), plan)
+        queue = Queue(trials, range(count), plan, log)
         while (number := queue.next()) is not None:
             values = queue.history[number].values
             keys = recording_keys(self.search, values)
@@ -84,7 +85,7 @@ class AnsweringSweep:
             print(f"trial {number} of {count}: {words}", file=sys.stderr, flush=True)
         return trials.all()
 
-    def conclude(self, trials: Mapping[int, Trial]) -> dict[str, Any]:
+    def conclude(self, trials: Mapping[int, Trial], log: RunLog) -> dict[str, Any]:
         """The best way to answer, also as a recipe, and what it does on the test puzzles."""
         goal = self.search.answer_goal
         best = ranked(list(trials.values()), self.search.goal)

@@ -29,7 +29,7 @@ from eqr_ray.search.study import SearchConfig, check_names, keys_of
 from eqr_ray.search.sweep_config import SweepConfig
 from eqr_ray.search.trial import Trial, ranked
 from eqr_ray.search.trial_dirs import FINALS, TRIALS, Plan, Trials, write_recipe
-from eqr_ray.storage.run_log import GROUP_FILE
+from eqr_ray.storage.run_log import GROUP_FILE, RunLog
 from eqr_ray.tasks import Task
 from eqr_ray.training.experiment import KNOBS, Experiment, TrainOptions, describe_data, experiment_of
 
@@ -83,7 +83,7 @@ class TrainingSweep:
         options, _ = parse_arguments(TrainOptions, [f"{key}={as_typed(value)}" for key, value in own.items()])
         return experiment_of(options, self.task, self.config.data_folder, self.data_hash)
 
-    def run(self, count: int) -> dict[int, Trial]:
+    def run(self, count: int, log: RunLog) -> dict[int, Trial]:
         """All trials of the search, whatever of them is left to do."""
         trials = Trials(self.config.folder / TRIALS)
 
@@ -91,19 +91,19 @@ class TrainingSweep:
             values = propose(self.search, self.config.seed, number, history)
             return self._plan(trials, number, values, self.config.seed)
 
-        queue = Queue(trials, range(count), plan)
+        queue = Queue(trials, range(count), plan, log)
         halving = self.search.halving()
         if halving is not None:
             halving.recall(queue.history.values())
         self.runner(queue, EarlyStopping(halving, self.search.collapse))
         return trials.all()
 
-    def conclude(self, trials: Mapping[int, Trial]) -> dict[str, Any]:
+    def conclude(self, trials: Mapping[int, Trial], log: RunLog) -> dict[str, Any]:
         """The winner of the finals, or where there were none the best of the search, also as a recipe."""
         best = ranked(list(trials.values()), self.search.goal)
         if not best:
             return {"winner": None, "finalists": []}
-        finalists = self._finals(trials)
+        finalists = self._finals(trials, log)
         values = finalists[0].values if finalists else best[0].values
         comment = [f"Found by a sweep of {len(trials)} configurations on {self.task.name}."]
         if finalists:
@@ -114,7 +114,7 @@ class TrainingSweep:
         write_recipe(self.config.folder, {**self.search.keys, **values}, comment)
         return {"winner": values, "seeds": self.config.seeds, "finalists": [one.summary() for one in finalists]}
 
-    def _finals(self, trials: Mapping[int, Trial]) -> list[Finalist]:
+    def _finals(self, trials: Mapping[int, Trial], log: RunLog) -> list[Finalist]:
         """The finalists, best first, with what the test puzzles say of their networks."""
         config = self.config
         chosen = finalists_of(self.search, list(trials.values()), config.finalists)
@@ -126,7 +126,8 @@ class TrainingSweep:
             trial, k = of_trial(number)
             return self._plan(finals, number, trials[trial].values, config.seed + k)
 
-        self.runner(Queue(finals, final_numbers(chosen, config.seeds), plan), EarlyStopping(None, self.search.collapse))
+        queue = Queue(finals, final_numbers(chosen, config.seeds), plan, log)
+        self.runner(queue, EarlyStopping(None, self.search.collapse))
         finalists = compared(chosen, finals, config.seeds, self.search.goal)
         if config.test_split is None:
             return finalists

@@ -23,6 +23,7 @@ from eqr_ray.search.space import Parameter, Space, Value, Values
 from eqr_ray.search.study import SearchConfig
 from eqr_ray.search.trial import Goal, Trial, score
 from eqr_ray.search.trial_dirs import Plan, Trials
+from eqr_ray.storage.run_log import RunLog
 
 FEWEST = 4  # finished trials with a parameter, before its importance is estimated
 BEST = 0.3  # of the trials: a tenth of some dozens, Optuna's default, is too few to tell
@@ -59,9 +60,14 @@ class Queue:
     `plan(number, history)`. `history`: the trials so far, by number."""
 
     def __init__(
-        self, trials: Trials, numbers: Iterable[int], plan: Callable[[int, Mapping[int, Trial]], Plan]
+        self,
+        trials: Trials,
+        numbers: Iterable[int],
+        plan: Callable[[int, Mapping[int, Trial]], Plan],
+        log: RunLog | None = None,
     ) -> None:
         self.trials, self.history, self._plan = trials, trials.all(), plan
+        self._log = RunLog(None) if log is None else log
         self._left = [n for n in numbers if n not in self.history or not self.history[n].is_over]
 
     @property
@@ -76,7 +82,11 @@ class Queue:
         if number not in self.history:
             self.trials.write_plan(self._plan(number, self.history))
             self.history[number] = self.trials.read(number)
+        self._log.log("trial_begun", trial=self._name(number), values=self.history[number].values)
         return self._left.pop(0)
+
+    def _name(self, number: int) -> str:
+        return f"{self.trials.path.name}/{self.trials.folder(number).name}"
 
     def again(self, number: int) -> None:
         """A trial did not come to its end: it is the next."""
@@ -84,8 +94,11 @@ class Queue:
 
     def over(self, number: int) -> Trial:
         """Look again at a trial that has ended."""
-        self.history[number] = self.trials.read(number)
-        return self.history[number]
+        trial = self.history[number] = self.trials.read(number)
+        step, metrics = (trial.reports[-1].step, trial.reports[-1].metrics) if trial.reports else (None, {})
+        about = {"trial": self._name(number), "status": trial.status, "reason": trial.reason}
+        self._log.log("trial_over", step, **about, metrics=metrics)
+        return trial
 
 
 def suggest(space: Space, goal: Goal, seed: int, number: int, history: Sequence[Trial]) -> Values:

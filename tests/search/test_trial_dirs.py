@@ -13,6 +13,7 @@ from eqr_ray.search.proposals import Queue
 from eqr_ray.search.space import space_of
 from eqr_ray.search.trial import Report, Trial
 from eqr_ray.search.trial_dirs import Plan, Trials, write_recipe, write_trials
+from eqr_ray.storage.run_log import RunLog, read_log
 
 
 def line(event: str, step: int, time: float, **metrics: float) -> str:
@@ -125,3 +126,16 @@ def test_a_recipe_is_yaml_with_its_story(tmp_path: Path) -> None:
     write_recipe(tmp_path, keys, ["Found."])
     text = '# Found.\nmodel: "eqr_small"\nlearning_rate: 1e-05\ncompile: false\nlimit: null\n'
     assert (tmp_path / "best.yaml").read_text() == text
+
+
+def test_the_log_of_a_sweep_has_every_trial(tmp_path: Path) -> None:
+    trials = Trials(tmp_path / "trials")
+    with RunLog(tmp_path) as log:
+        queue = Queue(trials, range(1), lambda number, history: Plan(number, {"damping": 0.3}), log)
+        assert queue.next() == 0
+        trials.write_result(0, Report(4, 1.0, {"score": 0.5}))
+        queue.over(0)
+    begun, over = read_log(tmp_path / "log.jsonl").entries
+    assert (begun["event"], begun["trial"], begun["values"]) == ("trial_begun", "trials/00000", {"damping": 0.3})
+    assert (over["event"], over["trial"], over["status"], over["step"]) == ("trial_over", "trials/00000", "finished", 4)
+    assert over["metrics"] == {"score": 0.5}
