@@ -14,16 +14,15 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from eqr_ray.config.door import run_door
-from eqr_ray.config.strict import from_dict
+from eqr_ray.config.cli import run_command
 from eqr_ray.distributed.answering import answer
-from eqr_ray.inference.run import InferConfig
+from eqr_ray.inference.options import InferConfig
 from eqr_ray.inference.scores import TOP
 
 
-def run(values: dict[str, Any]) -> None:
+def run(config: InferConfig, typed: frozenset[str] = frozenset()) -> None:
     """Answer and print the metrics."""
-    summary, folder = answer(from_dict(InferConfig, values))
+    summary, folder = answer(config)
     show(summary, str(folder))
 
 
@@ -79,7 +78,7 @@ def _percent(share_of_one: float | None) -> str:
 
 def cli() -> NoReturn:
     """`python -m eqr_ray.infer`, `eqr-infer`."""
-    run_door("infer", run)
+    run_command("infer", InferConfig, run)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from eqr_ray.config.cli import run_command
-from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.schema import Options, option
-from eqr_ray.config.strict import from_dict, to_dict
-from eqr_ray.inference.run import InferConfig
+from eqr_ray.inference.options import InferConfig
 from eqr_ray.inference.status import status_of_inference
 from eqr_ray.search.trial_dirs import status_of_search
 from eqr_ray.storage.progress import duration
@@ -101,7 +99,7 @@ def _object(file: Path) -> dict[str, Any]:
 
 def _configuration(kind: Any, path: Path) -> Any:
     try:
-        return from_dict(kind, _object(path / CONFIG))
+        return kind.parse(_object(path / CONFIG))
     except UserError as error:
         if str(error).startswith(str(path)):
             raise
@@ -145,9 +143,9 @@ def _needs(path: Path, status: RunStatus, command: str) -> list[str]:
 
 def _same_command(config: InferConfig, path: Path) -> str:
     """What began the run, with the keys that are not at their defaults; the folder may have been moved since."""
-    given = {**to_dict(config), "out": str(path.resolve())}
+    given = {**config.to_dict(), "out": str(path.resolve())}
     needed = {key: given[key] for key in ("checkpoint", "data", "out")}
-    defaults = door_config("infer", ["checkpoint=x", "data=x"])
+    defaults = InferConfig(checkpoint="x", data="x").to_dict()
     changed = {key: value for key, value in given.items() if key not in needed and value != defaults[key]}
     return _command("infer", **needed, **changed)
 

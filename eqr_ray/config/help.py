@@ -29,14 +29,11 @@ def help_text(name: str, options_class: type[Options], presets: Path) -> str:
 
 
 def _sections(options_class: type[Options]) -> Iterator[tuple[type[Options], list[str]]]:
-    """(class, the keys that it is the first to declare), the command's own first."""
-    own = [owner for owner in options_class.__mro__ if issubclass(owner, Options) and owner is not Options]
-    left = dict.fromkeys(options_class.model_fields)
-    found = {owner: [key for key in owner.__annotations__ if key in left] for owner in reversed(own)}
-    for owner in own:
-        keys = [
-            key for key in found[owner] if not any(key in found[base] for base in owner.__mro__[1:] if base in found)
-        ]
+    """(class, the keys that it declares), the command's own first."""
+    seen: set[str] = set()
+    for owner in options_class.__mro__:
+        keys = [key for key in inspect.get_annotations(owner) if key in options_class.model_fields and key not in seen]
+        seen.update(keys)
         if keys:
             yield owner, keys
 

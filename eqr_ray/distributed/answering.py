@@ -29,7 +29,8 @@ from eqr_ray.distributed.resources import (
     uses_gpus,
 )
 from eqr_ray.inference.engine import BreadthEngine, Report, run_units
-from eqr_ray.inference.run import InferConfig, Run, begin, carry_out, finish, prepare, started
+from eqr_ray.inference.options import InferConfig
+from eqr_ray.inference.run import Run, begin, carry_out, finish, prepare, started
 from eqr_ray.inference.units import Unit
 from eqr_ray.model.runtime import device_named
 from eqr_ray.storage.progress import Progress

@@ -6,32 +6,26 @@ They take the keys of `infer` that shape a recording, and hand them on: a defaul
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import from_dict
 from eqr_ray.distributed.answering import answer
+from eqr_ray.inference.options import InferConfig, NetworkRunOptions
 from eqr_ray.inference.replay import RecordedRun, every_segment, open_recorded
-from eqr_ray.inference.run import InferConfig, Run
+from eqr_ray.inference.run import Run
 
 # The keys that make no sense for records that are there already.
-RECORDING = (
-    *("noise_scale", "init_std", "seed", "limit", "slots"),
-    *("actors", "gpus_each", "address", "device", "dtype", "compile"),
-)
+RECORDING = tuple(NetworkRunOptions.model_fields)
 
 
 def recorded(keys: Mapping[str, Any], folder: Path, check: Callable[[Run], None]) -> RecordedRun:
     """Run what an interrupted run has left to do, or all of it, in `folder`. `keys` of infer, `checkpoint` and `data`
     among them; None: as in infer. `check` may refuse the run before anything is made."""
     own = {name: value for name, value in keys.items() if value is not None}
-    defaults = door_config("infer", [f"{name}={own[name]}" for name in ("checkpoint", "data")])
-    config = from_dict(InferConfig, {**defaults, **own, "out": str(folder)})
+    config = InferConfig.parse({**own, "out": str(folder)})
     whole = every_segment(config.settings())
-    answer(replace(config, policy=whole.policy, snapshots=whole.snapshots), check)
+    answer(config.replace(policy=whole.policy, snapshots=whole.snapshots), check)
     return open_recorded(folder, config.data)
 
 

@@ -12,84 +12,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import content_hash
+from eqr_ray.config.schema import content_hash
 from eqr_ray.data.puzzle_set import PuzzleSet, check_fit, open_puzzle_set
 from eqr_ray.inference.answers import write_answers
 from eqr_ray.inference.engine import Report
+from eqr_ray.inference.options import InferConfig
 from eqr_ray.inference.policies import make_policy, policy_named
 from eqr_ray.inference.progress import LiveScores
 from eqr_ray.inference.record_dir import Inputs, RecordDir
 from eqr_ray.inference.scores import Scores
-from eqr_ray.inference.selection import check_selection
-from eqr_ray.inference.settings import Settings, calibrated, conditions, settling
+from eqr_ray.inference.settings import Settings, calibrated, conditions
 from eqr_ray.inference.units import Unit, plan
 from eqr_ray.model.network import flops_per_segment
-from eqr_ray.model.pretrained import ModelCard, load_model
-from eqr_ray.model.runtime import NetworkFactory, dtype_named, slots_for, worth_compiling
+from eqr_ray.model.pretrained import load_model
+from eqr_ray.model.runtime import NetworkFactory, slots_for, worth_compiling
 from eqr_ray.storage.progress import Progress
 from eqr_ray.storage.run_dir import RunDir
 from eqr_ray.storage.run_log import RunLog
-
-
-@dataclass(frozen=True)
-class InferConfig:
-    """The keys of `infer`; each is described in conf/infer.yaml."""
-
-    checkpoint: str
-    data: str
-    out: str | None
-    depth: int
-    breadth: int
-    noise_scale: float | None
-    init_std: float | None
-    policy: str
-    select: str
-    settle_below: float | None
-    settle_for: int | None
-    calibration: str | None
-    snapshots: tuple[int, ...]
-    budget: int | None
-    seed: int
-    limit: int | None
-    slots: int | None
-    actors: int | None
-    gpus_each: float
-    address: str | None
-    device: str
-    dtype: str
-    compile: bool | None
-    wait_minutes: float = 0.0
-    mirror: str | None = None
-
-    def __post_init__(self) -> None:
-        policy_named(self.policy)
-        check_selection(self.select)
-        if self.mirror is not None and self.out is None:
-            raise UserError("mirror= needs out=: the folder that is copied")
-        dtype_named(self.dtype)
-        if not 0 <= self.wait_minutes < float("inf"):
-            raise UserError(f"wait_minutes={self.wait_minutes} is not allowed: 0 or more")
-        for name in ("noise_scale", "init_std"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise UserError(f"{name}={value} is not allowed: a finite number, 0 or more; null: as in training")
-        for name in ("settle_below", "settle_for"):
-            if self.calibration is not None and getattr(self, name) is not None:
-                raise UserError(f"{name}={getattr(self, name)} does not go with calibration=, which gives it")
-
-    def settings(self, card: ModelCard | None = None) -> Settings:
-        """What is asked for, with what the model's card knows better than a default."""
-        return Settings(
-            depth=self.depth,
-            breadth=self.breadth,
-            seed=self.seed,
-            policy=self.policy,
-            settle_below=settling(self.settle_below, card),
-            settle_for=Settings.settle_for if self.settle_for is None else self.settle_for,
-            snapshots=tuple(sorted(set(self.snapshots))),
-            budget=self.budget,
-        )
 
 
 @dataclass(frozen=True)
@@ -166,7 +105,7 @@ def _means(
 
 def begin(run: Run) -> None:
     """Make or continue the folder; for one process at a time. UserError: another run has begun there since."""
-    run.folder.make({**asdict(run.config), **_absolute(run)})
+    run.folder.make({**run.config.to_dict(), **_absolute(run)})
 
 
 def _absolute(run: Run) -> dict[str, Any]:

@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from eqr_ray import calibrate, infer
+from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import from_dict
 from eqr_ray.data.arrow_store import write_split
-from eqr_ray.distributed.recording import RECORDING
 from eqr_ray.evaluation.calibration import CalibrateConfig, pilot_of, puzzles_needed
+from eqr_ray.inference.options import InferConfig
 from eqr_ray.tasks.puzzles import Puzzles
 from tests.inference.tiny import TASK, save_echo, save_tiny, sudokus, write_csv
 
@@ -89,7 +90,7 @@ def test_the_figures_are_those_of_a_run(made: Path, tmp_path: Path) -> None:
     found = calibration(made)
     options = {"checkpoint": made / "net", "data": made / "data" / "validation.arrow", "out": tmp_path / "out", **SHAPE}
     typed = {**options, "policy": "sequential", "calibration": made / "net" / "calibration"}
-    infer.run(door_config("infer", [f"{key}={value}" for key, value in typed.items()]))
+    infer.run(*parse_arguments(InferConfig, [f"{key}={value}" for key, value in typed.items()]))
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["settle_below"], summary["settle_for"]) == (found["settle_below"], 2)
     rows = pq.read_table(tmp_path / "out" / "answers.parquet").to_pylist()
@@ -146,7 +147,7 @@ def test_no_threshold_is_an_answer_too(made: Path, tmp_path: Path, capsys: pytes
 def answer(made: Path, tmp_path: Path, **options: object) -> None:
     keys = {"checkpoint": made / "net", "data": made / "data" / "test.arrow", "out": tmp_path / "out", **SHAPE}
     typed = {**keys, "policy": "sequential", "calibration": made / "net" / "calibration", **options}
-    infer.run(door_config("infer", [f"{key}={value}" for key, value in typed.items()]))
+    infer.run(*parse_arguments(InferConfig, [f"{key}={value}" for key, value in typed.items()]))
 
 
 @pytest.mark.parametrize(
@@ -264,12 +265,6 @@ def test_the_folder_is_next_to_the_checkpoint(made: Path, checkpoint: str, folde
     assert calibrate.beside(checkpoint.format(net=net)) == Path(folder.format(net=net))
 
 
-def test_every_key_is_the_doors() -> None:
+def test_so_many_puzzles_are_needed_by_default() -> None:
     config = from_dict(CalibrateConfig, door_config("calibrate", ["checkpoint=c", "data=d"]))
-    shared = {
-        key: value for key, value in door_config("infer", ["checkpoint=c", "data=d"]).items() if hasattr(config, key)
-    }
-    assert set(RECORDING) <= set(shared)
-    for key in (*RECORDING, "select"):
-        assert getattr(config, key) == shared[key], f"{key}= has another default in infer"
     assert puzzles_needed(config.goal) == 747

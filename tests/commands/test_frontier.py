@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from eqr_ray import frontier, infer
+from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.inference import replay as recorded
+from eqr_ray.inference.options import InferConfig
 from eqr_ray.inference.records import concatenate
 from tests.inference.same import assert_same
 from tests.inference.tiny import save_tiny, sudokus, write_csv
@@ -128,7 +130,9 @@ def test_an_interrupted_recording_is_continued(files: dict[str, Path], tmp_path:
 
 def test_records_of_less_than_everything_are_refused(files: dict[str, Path], tmp_path: Path) -> None:
     keys = {"checkpoint": files["checkpoint"], "data": files["data"], "out": tmp_path / "run", "actors": 0}
-    infer.run(door_config("infer", [f"{key}={value}" for key, value in {**keys, "depth": 4, "breadth": 2}.items()]))
+    infer.run(
+        *parse_arguments(InferConfig, [f"{key}={value}" for key, value in {**keys, "depth": 4, "breadth": 2}.items()])
+    )
     with pytest.raises(UserError, match="policy=full with 0 snapshots of 4 segments; a replay needs policy=full with"):
         door(records=tmp_path / "run", out=tmp_path / "out")
 

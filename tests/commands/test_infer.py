@@ -18,14 +18,13 @@ import pytest
 import torch
 
 from eqr_ray import infer
-from eqr_ray.config.door import door_config
+from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import from_dict
 from eqr_ray.data.arrow_store import write_split
 from eqr_ray.distributed import answering
 from eqr_ray.distributed.resources import Node, ResourceRequest
+from eqr_ray.inference.options import InferConfig
 from eqr_ray.inference.records import Records, concatenate, read_part
-from eqr_ray.inference.run import InferConfig
 from eqr_ray.storage.run_dir import locked
 from tests.inference.same import assert_same
 from tests.inference.tiny import TASK, save_echo, save_tiny, sudokus, write_csv
@@ -62,7 +61,7 @@ def run(files: dict[str, Path], **options: object) -> dict:
         **{key: files[key] for key in ("checkpoint", "data", "out")},
         **options,
     }
-    infer.run(door_config("infer", [f"{key}={value}" for key, value in keys.items()]))
+    infer.run(*parse_arguments(InferConfig, [f"{key}={value}" for key, value in keys.items()]))
     return json.loads((Path(str(keys["out"])) / "summary.json").read_text())
 
 
@@ -209,7 +208,7 @@ def test_who_works(
     files: dict[str, Path], there: list[Node], options: dict, joined: bool, team: ResourceRequest | None
 ) -> None:
     keys = {"checkpoint": "c", "data": "d", **options}
-    config = from_dict(InferConfig, door_config("infer", [f"{key}={value}" for key, value in keys.items()]))
+    config = parse_arguments(InferConfig, [f"{key}={value}" for key, value in keys.items()])[0]
     assert answering.team_of(config, there, joined) == team
 
 
@@ -236,24 +235,20 @@ def test_the_same_command_continues_and_another_one_is_refused(files: dict[str, 
 def test_a_folder_of_its_own_by_default(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(files["out"].parent)
     for seed in (0, 0, 1):
-        infer.run(
-            door_config(
-                "infer",
-                [f"checkpoint={files['checkpoint']}", f"data={files['data']}", "depth=1", "actors=0", f"seed={seed}"],
-            )
-        )
+        typed = [f"checkpoint={files['checkpoint']}", f"data={files['data']}", "depth=1", "actors=0", f"seed={seed}"]
+        infer.run(*parse_arguments(InferConfig, typed))
     assert len(list(Path("runs").iterdir())) == 2
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"policy": "setle"}, "policy=setle is not allowed: .*did you mean 'settle'"),
+        ({"policy": "setle"}, "policy=.setle.: expected one of .*did you mean 'settle'"),
         ({"policy": "halving"}, "policy=halving was removed: it lost to full and sequential in every measurement"),
         ({"select": "vote"}, "select=vote was removed: summary.json has the majority vote"),
-        ({"select": "luck"}, "select=luck is not allowed: logit_residual"),
+        ({"select": "luck"}, "select=.luck.: expected one of .logit_residual"),
         ({"depth": "many"}, 'depth="many": expected a whole number'),
-        ({"noise_scale": -1}, "noise_scale=-1.0 is not allowed"),
+        ({"noise_scale": -1}, "noise_scale=-1 is not allowed: 0 or more"),
         ({"snapshots": "[9]"}, "snapshots=9 is not allowed: 1 .. depth=4"),
         ({"limit": 0}, "limit=0 is not allowed"),
         ({"actors": 99}, "actors=99 needs 99 CPUs; there are 0 GPUs, "),

@@ -22,6 +22,7 @@ from eqr_ray.config.door import CONF
 from eqr_ray.config.door_help import documented_keys
 from eqr_ray.config.schema import Options, leaves
 from eqr_ray.data.dataset import PrepareConfig
+from eqr_ray.inference.options import InferConfig
 from eqr_ray.parity import ParityOptions
 from eqr_ray.status import StatusOptions
 from eqr_ray.training.experiment import TrainOptions
@@ -121,6 +122,7 @@ MISTAKES: dict[str, list[tuple[tuple[str, ...], str]]] = {
 }
 OPTIONS: dict[str, type[Options]] = {
     "train": TrainOptions,
+    "infer": InferConfig,
     "prepare": PrepareConfig,
     "parity": ParityOptions,
     "status": StatusOptions,

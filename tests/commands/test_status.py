@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from eqr_ray import infer
 from eqr_ray.config.cli import parse_arguments
-from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.distributed import answering
+from eqr_ray.inference.options import InferConfig
 from eqr_ray.status import printable, report
 from eqr_ray.storage.run_dir import LOCK, locked
 from eqr_ray.train import main as train_main
@@ -171,7 +171,7 @@ def inferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint, data = save_tiny(folder / "tiny"), write_csv(folder / "puzzles.csv", sudokus(20))
     typed = {"checkpoint": checkpoint, "data": data, "out": folder / "out", "depth": 4, "breadth": 3, "actors": 0}
     typed["snapshots"] = "[1,2]"
-    infer.run(door_config("infer", [f"{key}={value}" for key, value in typed.items()]))
+    infer.run(*parse_arguments(InferConfig, [f"{key}={value}" for key, value in typed.items()]))
     return folder / "out"
 
 
@@ -207,7 +207,7 @@ def test_an_interrupted_inference_goes_on_by_the_command_it_names(
     assert not [word for word in words if word.startswith(("seed=", "policy="))]  # defaults
     (answered / "answers.csv").unlink()
     monkeypatch.chdir("/")  # the command names its paths in full
-    infer.run(door_config("infer", words[3:]))
+    infer.run(*parse_arguments(InferConfig, words[3:]))
     assert (answered / "answers.csv").read_text() == whole
     assert told(answered)["lost"] == ["continued 1 times"]
 
@@ -220,7 +220,7 @@ def test_dead_actors_and_damaged_records_are_told(answered: Path) -> None:
     again = f"damaged records: {part}, which will be set aside and run again"
     assert lines["lost"] == [again, "warned: actor 2 died: replacing it, 3 units again"]
     (command,) = lines["needs"]
-    infer.run(door_config("infer", shlex.split(command)[3:]))
+    infer.run(*parse_arguments(InferConfig, shlex.split(command)[3:]))
     lost = told(answered)["lost"]
     assert lost[:2] == ["continued 1 times", f"damaged records, set aside: {part.name}.damaged"]
     assert lost[3].startswith(f"warned: {part} is not a part of this program's records")

@@ -115,7 +115,7 @@ def test_what_a_trial_does_after_its_end_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool, status: str, step: int
 ) -> None:
     """Its workers go on for a moment, and may diverge."""
-    monkeypatch.setattr(trial, "from_dict", lambda kind, values: None)
+    monkeypatch.setattr(trial, "Experiment", SimpleNamespace(parse=lambda values: None))
     trials = Trials(tmp_path)
     trials.write_plan(Plan(0, {}, experiment={}))
 

@@ -1,0 +1,151 @@
+"""The options that the commands which answer have in common, and those of `infer`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import model_validator
+
+from eqr_ray.config.errors import UserError
+from eqr_ray.config.schema import Options, option
+from eqr_ray.inference.settings import Settings, settling
+from eqr_ray.model.pretrained import ModelCard
+
+PolicyName = Literal["full", "halt", "settle", "sequential", "race", "verify"]
+REMOVED_POLICIES = {"halving": "it lost to full and sequential in every measurement (docs/log.md)"}
+Selection = Literal["logit_residual", "latent_residual", "halt"]
+REMOVED_SELECTIONS = {"vote": "summary.json has the majority vote of every run (docs/log.md)"}
+
+
+class ActorOptions(Options):
+    """Which puzzles, and where it runs:"""
+
+    seed: int = option(0, "of all draws", ge=0, lt=2**63)
+    limit: int | None = option(None, "the first so many puzzles; null: all", ge=1)
+    actors: int | None = option(
+        None,
+        "Ray actors, a GPU or an equal share of the CPUs each; 0: this process, no Ray; null: a cluster or several "
+        "GPUs are used, else 0",
+        ge=0,
+        resume=True,
+    )
+    gpus_each: float = option(1.0, "GPUs of an actor; 0.5 puts two on each GPU", gt=0, resume=True)
+    address: str | None = option(None, "a Ray cluster to join; null: RAY_ADDRESS, or none", resume=True)
+    device: str = option("auto", "auto, cpu, cuda, mps", resume=True)
+
+
+class NetworkRunOptions(ActorOptions):
+    """How the network is run:"""
+
+    noise_scale: float | None = option(None, "noise of every cell call; null: as in training", ge=0)
+    init_std: float | None = option(None, "standard deviation of random starts; null: as in training", ge=0)
+    slots: int | None = option(None, "trajectories side by side on a device; null: what suits it", ge=1)
+    dtype: Literal["bfloat16", "float32", "float16"] = option("bfloat16", "of the states: bfloat16, float32, float16")
+    compile: bool | None = option(None, "torch.compile; null: for long jobs")
+
+
+class AnsweringOptions(NetworkRunOptions):
+    """What is answered, and how:"""
+
+    checkpoint: str | None = option(
+        None, "a run's folder, a folder with model.safetensors, FILE.pth of the reference, or zoo:NAME"
+    )
+    data: str | None = option(None, "puzzles with answers: FILE.csv, FILE.arrow or a folder; null: those of records=")
+    depth: int | None = option(None, "segments per trajectory at most; null: as in infer, or as recorded", ge=1)
+    breadth: int | None = option(
+        None, "trajectories (restarts) per puzzle at most; null: as in infer, or as recorded", ge=1
+    )
+    select: Selection = option(
+        "logit_residual",
+        "the answer among restarts: logit_residual, latent_residual or halt",
+        removed=REMOVED_SELECTIONS,
+    )
+
+
+class ReplayOptions(AnsweringOptions):
+    """What is answered, and how:"""
+
+    out: str | None = option(None, "folder of results; null: beside what it is about")
+
+    @model_validator(mode="after")
+    def _check_source(self) -> ReplayOptions:
+        records = getattr(self, "records", None)
+        if (self.checkpoint is None) == (records is None):
+            raise UserError("either checkpoint= or records= must be given (--help shows an example)")
+        if self.checkpoint is not None and self.data is None:
+            raise UserError("data= must be given with checkpoint= (--help shows an example)")
+        return self
+
+
+class InferConfig(AnsweringOptions):
+    """Answers puzzles: depth x breadth trajectories each, the one of least residual wins. A folder that exists is
+    continued when model, data and settings are the same, and refused otherwise.
+
+    Example: python -m eqr_ray.infer checkpoint=zoo:sudoku9 data=mine.csv depth=64 breadth=16
+    """
+
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "budget_total": "budget= is per puzzle",
+        "halving_from": f"so was policy=halving: {REMOVED_POLICIES['halving']}",
+    }
+
+    checkpoint: str = option(
+        ..., "a run's folder, a folder with model.safetensors, FILE.pth of the reference, or zoo:NAME"
+    )
+    data: str = option(
+        ...,
+        "FILE.csv or text (a puzzle a line, answer optional), FILE.arrow, or a folder (its test split, or npy arrays)",
+    )
+    out: str | None = option(None, "folder of results; null: runs/infer-HASH, named by model, data and settings")
+    mirror: str | None = option(None, "s3://bucket/path, gs://...: holds a copy of out=, for other machines")
+    recipe: str | None = option(None, "FILE.yaml of keys (best.yaml of a sweep); what is typed counts more")
+    depth: int = option(16, "segments per trajectory at most", ge=1)
+    breadth: int = option(8, "trajectories (restarts) per puzzle at most", ge=1)
+    policy: PolicyName = option(
+        "full",
+        "full: all of depth x breadth; halt: stop at a positive halting logit; settle: stop when settled; sequential: "
+        "... and restart only while none has settled; race: restarts side by side until one settles; verify: until the "
+        "task's rules accept an answer",
+        removed=REMOVED_POLICIES,
+    )
+    budget: int | None = option(None, "sequential, verify: segments per puzzle at most", ge=1)
+    settle_below: float | None = option(
+        None,
+        "a trajectory has settled when its logit residual is at most this ...; null: as the model's card says "
+        "(pretrained), else 1.0",
+        ge=0,
+        inf=True,
+    )
+    settle_for: int | None = option(None, "... after so many segments in a row; null: 2", ge=1)
+    calibration: str | None = option(
+        None,
+        "calibration.json that eqr_ray.calibrate made: gives settle_below and settle_for; refused for another model, "
+        "task, noise or policy",
+    )
+    snapshots: tuple[int, ...] = option(
+        (), "record every trajectory at these segments too, e.g. [1,4,16]: one run gives a table of depths"
+    )
+    wait_minutes: float = option(0.0, "for nodes that a cluster's autoscaler brings", ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> InferConfig:
+        if self.mirror is not None and self.out is None:
+            raise UserError("mirror= needs out=: the folder that is copied")
+        for name in ("settle_below", "settle_for"):
+            if self.calibration is not None and getattr(self, name) is not None:
+                raise UserError(f"{name}={getattr(self, name)} does not go with calibration=, which gives it")
+        return self
+
+    def settings(self, card: ModelCard | None = None) -> Settings:
+        """What is asked for, with what the model's card knows better than a default."""
+        return Settings(
+            depth=self.depth,
+            breadth=self.breadth,
+            seed=self.seed,
+            policy=self.policy,
+            settle_below=settling(self.settle_below, card),
+            settle_for=Settings.settle_for if self.settle_for is None else self.settle_for,
+            snapshots=tuple(sorted(set(self.snapshots))),
+            budget=self.budget,
+        )
