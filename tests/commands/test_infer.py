@@ -225,7 +225,7 @@ def test_the_same_command_continues_and_another_one_is_refused(files: dict[str, 
     assert again["exact_accuracy"] == first["selected"]["halt"]
     for change in ({"seed": 1}, {"noise_scale": 0.2}, {"depth": 5}, {"slots": 8}, {"dtype": "float32"}, {"limit": 3}):
         key = "puzzles" if "limit" in change else next(iter(change))
-        with pytest.raises(UserError, match=f"holds another run: {key} is "):
+        with pytest.raises(UserError, match=f"holds another inference run: {key} is "):
             run(files, **change)
     save_tiny(files["checkpoint"], seed=1)
     with pytest.raises(UserError, match="checkpoint_hash is"):
