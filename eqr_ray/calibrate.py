@@ -28,6 +28,9 @@ from eqr_ray.inference.replay import RecordedRun, open_recorded
 from eqr_ray.inference.settings import CALIBRATION
 from eqr_ray.plots.calibration import draw_calibration
 from eqr_ray.storage.atomic import write_json
+from eqr_ray.storage.progress import print_warning
+from eqr_ray.storage.run_dir import RunDir, locked
+from eqr_ray.storage.run_log import RunLog
 
 RUN = "run"  # the recorded run, in `out`
 # Keys that are handed on to the run.
@@ -38,37 +41,51 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
     """`values` are the command's keys, `given` those that were typed."""
     config = from_dict(CalibrateConfig, values)
     config = replace(config, data=config.data and str(puzzles_in(Path(config.data))))
-    run, out = recorded_now(config) if config.records is None else recorded_before(config, given)
+    before = None if config.records is None else recorded_before(config, given)
+    out = Path(config.out or (beside(str(config.checkpoint)) if before is None else beside_records(before, config)))
+    run_dir = RunDir(out, "calibrate")
+    run_dir.check()
+    run = before or recorded_now(config, out)
     settings = config.settings(run.settings)
     config = replace(config, out=str(out), depth=settings.depth, breadth=settings.breadth)
-    print(f"testing thresholds on the records of {len(run.puzzle_set):,} puzzles", file=sys.stderr)
-    found = calibration_of(run, settings, config)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "config.json", asdict(config))
-    title = f"{found['task']}: wrong answers among the settled, {found['puzzles']:,} calibration puzzles"
-    draw_calibration(found, title, out / "risk_coverage.png")
-    write_json(out / CALIBRATION, found)
-    write_json(out / "summary.json", {name: value for name, value in found.items() if name not in ("tests", "curve")})
+    identity = {name: run.manifest[name] for name in ("checkpoint_hash", "data_hash")}
+    run_dir.check(identity)
+    with locked(out), RunLog(out, sinks=[print_warning]) as log:
+        run_dir.create(identity, asdict(config))
+        log.log("start", records=str(run.path), puzzles=len(run.puzzle_set))
+        print(f"testing thresholds on the records of {len(run.puzzle_set):,} puzzles", file=sys.stderr)
+        found = calibration_of(run, settings, config)
+        write_results(found, out)
+        log.log("end", settle_below=found["settle_below"], coverage=found["coverage"])
+        run_dir.write_summary({name: value for name, value in found.items() if name not in ("tests", "curve")})
     show(found, out)
 
 
-def recorded_now(config: CalibrateConfig) -> tuple[RecordedRun, Path]:
+def write_results(found: Mapping[str, Any], out: Path) -> None:
+    """The artifact and its picture."""
+    title = f"{found['task']}: wrong answers among the settled, {found['puzzles']:,} calibration puzzles"
+    draw_calibration(found, title, out / "risk_coverage.png")
+    write_json(out / CALIBRATION, found)
+
+
+def recorded_now(config: CalibrateConfig, out: Path) -> RecordedRun:
     """Run the network, in the folder of results."""
-    out = Path(config.out or beside(str(config.checkpoint)))
-    check_free(out)
     keys = {name: getattr(config, name) for name in HANDED_ON}
-    return recorded(keys, out / RUN, lambda new: config.check(new.puzzle_set, new.settings)), out
+    return recorded(keys, out / RUN, lambda new: config.check(new.puzzle_set, new.settings))
 
 
-def recorded_before(config: CalibrateConfig, given: Collection[str]) -> tuple[RecordedRun, Path]:
-    """The records that are there already, and the folder of results."""
+def recorded_before(config: CalibrateConfig, given: Collection[str]) -> RecordedRun:
+    """The records that are there already."""
     check_not_recording(given)
     run = open_recorded(Path(str(config.records)), config.data)
     config.check(run.puzzle_set, run.settings)
+    return run
+
+
+def beside_records(run: RecordedRun, config: CalibrateConfig) -> Path:
+    """Where the calibration of records goes."""
     settings = config.settings(run.settings)
-    out = Path(config.out or run.path / f"calibration-{config.policy}-{settings.depth}x{settings.breadth}")
-    check_free(out)
-    return run, out
+    return run.path / f"calibration-{config.policy}-{settings.depth}x{settings.breadth}"
 
 
 def puzzles_in(data: Path) -> Path:
@@ -85,14 +102,6 @@ def beside(checkpoint: str) -> Path:
     if checkpoint.startswith("zoo:"):
         return Path(f"runs/calibrate-{checkpoint.removeprefix('zoo:')}")
     return (Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent) / "calibration"
-
-
-def check_free(out: Path) -> None:
-    """UserError where `out` holds something else than a calibration that has been made or begun."""
-    if out.exists() and not (out / CALIBRATION).exists():
-        foreign = [entry.name for entry in out.iterdir() if entry.name != RUN and entry.name[0] != "."]
-        if foreign:
-            raise UserError(f"out={out} is not empty and holds no calibration; choose another folder")
 
 
 def show(found: Mapping[str, Any], out: Path) -> None:

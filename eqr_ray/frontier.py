@@ -20,17 +20,17 @@ from rich.console import Console
 from rich.table import Table
 
 from eqr_ray.config.door import run_door
-from eqr_ray.config.errors import UserError
 from eqr_ray.config.strict import content_hash, from_dict, to_dict
 from eqr_ray.distributed.recording import RECORDING, check_not_recording, recorded
 from eqr_ray.evaluation.cost import START_UP_S, Cost, predictions
-from eqr_ray.evaluation.frontier import FrontierConfig, Point, points_of, recommended
+from eqr_ray.evaluation.frontier import FrontierConfig, Point, check_same_puzzles, points_of, recommended
 from eqr_ray.inference.policies import policy_named
 from eqr_ray.inference.records import TableWriter
 from eqr_ray.inference.replay import RecordedRun, check_answers, open_recorded
 from eqr_ray.plots.frontier import draw_frontier
-from eqr_ray.storage.atomic import write_json
-from eqr_ray.storage.progress import ProgressLine
+from eqr_ray.storage.progress import Progress, print_warning
+from eqr_ray.storage.run_dir import RunDir, locked
+from eqr_ray.storage.run_log import RunLog
 
 RUN = "run"  # the recorded run, in `out`
 TABLE = "frontier.parquet"
@@ -40,18 +40,30 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
     """`values` are the command's keys, `given` those that were typed."""
     config = from_dict(FrontierConfig, values)
     out = Path(config.out or f"runs/frontier-{content_hash(config)[:12]}")
-    check_free(out)
+    run_dir = RunDir(out, "frontier")
+    run_dir.check()
     runs = open_runs(config, out, given)
-    line = ProgressLine()
-    try:
-        points = points_of(runs, config, line)
-    finally:
-        line.close()
+    check_same_puzzles(runs)
+    names = ("checkpoint_hash", "data_hash")
+    identity = {name: list(dict.fromkeys(run.manifest[name] for run in runs)) for name in names}
+    run_dir.check(identity)
+    with locked(out), RunLog(out, sinks=[print_warning]) as log:
+        run_dir.create(identity, {**to_dict(config), "out": str(out)})
+        log.log("start", records=[str(run.path) for run in runs], puzzles=len(runs[0].puzzle_set))
+        with Progress(sum(len(run.puzzle_set) for run in runs), "puzzles") as display:
+            points = points_of(runs, config, display.update)
+        summary = write_results(points, runs, config, out)
+        log.log("end", points=len(points))
+        run_dir.write_summary(summary)
+
+
+def write_results(
+    points: Sequence[Point], runs: Sequence[RecordedRun], config: FrontierConfig, out: Path
+) -> dict[str, Any]:
+    """Table and picture, also on the screen. Returns the summary."""
     best = [one for run in dict.fromkeys(p.run for p in points) for one in recommended(points, run)]
     costs = predictions(best, config.cost)
-    out.mkdir(parents=True, exist_ok=True)
     write_points(out / TABLE, points)
-    write_json(out / "config.json", {**to_dict(config), "out": str(out)})
     puzzle_set = runs[0].puzzle_set
     title = f"{puzzle_set.task.name}, {len(puzzle_set):,} puzzles: what accuracy costs"
     draw_frontier(points, title, out / "frontier.png")
@@ -66,20 +78,12 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
         "front": [asdict(point) for point in points if point.on_front],
         "cost": [asdict(cost) for cost in costs],
     }
-    write_json(out / "summary.json", summary)
     console = Console()
     console.print(table_of(best, title))
     if costs:
         console.print(table_of_costs(costs, f"hours for {config.cost.puzzles:,} puzzles like these"))
     console.print(f"picture in {out / 'frontier.png'}", highlight=False, soft_wrap=True)
-
-
-def check_free(out: Path) -> None:
-    """UserError where `out` holds something else than a frontier that has been made or begun."""
-    if out.is_file():
-        raise UserError(f"out={out} is a file, not a folder")
-    if out.is_dir() and not (out / TABLE).exists() and any(e.name != RUN and e.name[0] != "." for e in out.iterdir()):
-        raise UserError(f"out={out} is not empty and holds no frontier; choose another folder")
+    return summary
 
 
 def open_runs(config: FrontierConfig, out: Path, given: Collection[str]) -> list[RecordedRun]:

@@ -21,8 +21,9 @@ from eqr_ray.inference.options import InferConfig
 from eqr_ray.inference.status import status_of_inference
 from eqr_ray.search.trial_dirs import status_of_search
 from eqr_ray.storage.progress import duration
-from eqr_ray.storage.run_dir import CONFIG, LOCK, LOG, MANIFEST, SUMMARY, RunDir, driver_of, how_to_tell
-from eqr_ray.storage.status import RunStatus
+from eqr_ray.storage.run_dir import CONFIG, KINDS, LOCK, LOG, MANIFEST, SUMMARY, RunDir, driver_of, how_to_tell
+from eqr_ray.storage.run_log import read_log
+from eqr_ray.storage.status import RunStatus, warned
 from eqr_ray.training.experiment import Experiment
 from eqr_ray.training.status import status_of_training
 
@@ -66,6 +67,9 @@ def report(path: Path) -> list[tuple[str, str]]:
     elif manifest.get("kind") == "sweep":
         what, status = status_of_search(path, summary)
         command = _command("sweep", resume=str(path))
+    elif manifest.get("kind") in ("calibrate", "frontier"):
+        what = f"{KINDS[manifest['kind']]} of records"
+        status, command = RunStatus({}, warned(read_log(path / LOG).entries), goes_on=False), ""
     else:
         what, status, command = "a run that has not begun: it makes its data, or starts Ray", RunStatus({}), ""
     lines = [("run", str(path.resolve())), ("is", what), ("does", _does(path, summary is not None))]

@@ -300,17 +300,19 @@ class FrontierConfig:
         return grid(most, self.policies, self.thresholds or around, self.budgets, run.puzzle_set.task.name)
 
 
-def points_of(runs: Sequence[RecordedRun], config: FrontierConfig, show: Callable[[str], None]) -> list[Point]:
-    """The points of all runs with their common front; `show` is given a line of progress now and then."""
+def points_of(runs: Sequence[RecordedRun], config: FrontierConfig, show: Callable[[int], None]) -> list[Point]:
+    """The points of all runs with their common front; `show` is given the number of puzzles that have been replayed."""
     check_same_puzzles(runs)
     points: list[Point] = []
+    done = 0  # puzzles of earlier runs
     for run, label in zip(runs, labels_of(runs), strict=True):
         candidates, puzzle_set = config.candidates(run), run.puzzle_set
         assert puzzle_set.labels is not None
         replays = Replays(candidates, puzzle_set.inputs, puzzle_set.labels, config.select)
         for block in run.blocks():
             replays.add(block)
-            show(f"{run.path}: {int(block.puzzle[-1]) + 1:,}/{len(puzzle_set):,} puzzles, {len(candidates)} settings")
+            show(done + int(block.puzzle[-1]) + 1)
+        done += len(puzzle_set)
         points += replays.points(label, run.flops_per_segment, run.row_segments_per_s)
     return with_front(points)
 

@@ -142,32 +142,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-# ---- goes when the commands are moved
-
-SHOW_EVERY_S = 0.5
-SHOW_EVERY_ELSEWHERE_S = 30.0
-
-
-class ProgressLine:
-    """Rewrites one line of stderr on a terminal; prints a line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._every_s = SHOW_EVERY_S if self._terminal else SHOW_EVERY_ELSEWHERE_S
-        self._shown_s = time.monotonic()
-
-    def __call__(self, line: str) -> None:
-        if time.monotonic() - self._shown_s >= self._every_s:
-            self._shown_s = time.monotonic()
-            print(f"\r{line}\x1b[K" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr)
-            sys.stderr.flush()
-
-    def warn(self, words: str) -> None:
-        """A line that stays."""
-        print(f"\r\x1b[Kwarning: {words}" if self._terminal else f"warning: {words}", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self._terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

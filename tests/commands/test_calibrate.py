@@ -63,8 +63,9 @@ def calibration(made: Path) -> dict:
 
 def test_what_a_calibration_leaves(made: Path) -> None:
     out = made / "net" / "calibration"
-    assert {path.name for path in out.iterdir()} == {
-        *("calibration.json", "risk_coverage.png", "config.json", "summary.json", "run")
+    assert {path.name for path in out.iterdir() if path.name[0] != "."} == {
+        *("manifest.json", "log.jsonl"),
+        *("calibration.json", "risk_coverage.png", "config.json", "summary.json", "run"),
     }
     found = calibration(made)
     card = json.loads((made / "net" / "model.json").read_text())
@@ -113,7 +114,7 @@ def test_another_goal_reuses_the_records(made: Path, tmp_path: Path) -> None:
     assert [part.stat().st_mtime_ns for part in parts][:-1] == before[:-1]
     again = run(**options, **EASY)
     assert again == calibration(made)
-    with pytest.raises(UserError, match="holds another run: depth is 6 there and 7 here"):
+    with pytest.raises(UserError, match="holds another inference run: depth is 6 there and 7 here"):
         run(**{**options, **EASY, "depth": 7})
 
 

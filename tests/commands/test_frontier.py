@@ -50,7 +50,8 @@ def rows_of(out: Path) -> list[dict]:
 
 def test_what_it_leaves(files: dict[str, Path]) -> None:
     out = files["out"]
-    assert {path.name for path in out.iterdir()} == {
+    assert {path.name for path in out.iterdir() if path.name[0] != "."} == {
+        *("manifest.json", "log.jsonl"),
         *("frontier.parquet", "frontier.png", "config.json", "summary.json", "run"),
     }
     summary, rows = json.loads((out / "summary.json").read_text()), rows_of(out)

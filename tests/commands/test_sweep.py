@@ -136,7 +136,9 @@ def test_a_sweep_leaves_what_the_docs_say(command: Callable[..., Any], data: Pat
     summary = command("finalists=2", "seeds=2", drawn=True)
     out = tmp_path / "out"
     names = {"trials.parquet", "best.yaml", "best.png", "parameters.png", "pairs.png", "config.json", "manifest.json"}
-    assert names | {"summary.json", "trials", "finals"} == {path.name for path in out.iterdir() if path.name[0] != "."}
+    assert names | {"summary.json", "log.jsonl", "trials", "finals"} == {
+        path.name for path in out.iterdir() if path.name[0] != "."
+    }
     assert summary["configurations_tried"] == 5
     assert sum(summary["ends"].values()) == 5
     assert summary["ends"].keys() <= {"finished", "stopped"}
