@@ -232,10 +232,8 @@ def test_two_drivers_of_one_run(run: Path) -> None:
         pass
     (run / LOCK).write_text(json.dumps({**stale, "host": "elsewhere"}))
     said = refused(f"resume={run}", "steps=12")
-    assert (
-        f"on elsewhere is at work in {run}, which cannot be seen from {socket.gethostname()}; its log.jsonl was written "
-        in said
-    )
+    words = f"on elsewhere is at work in {run}, which cannot be seen from {socket.gethostname()}; its log.jsonl was "
+    assert words in said
     assert said.endswith(f"If it is dead (a pod that was replaced): rm {run / LOCK}")
 
 
