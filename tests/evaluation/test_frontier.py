@@ -70,7 +70,7 @@ def test_points_are_what_the_engine_would_have_done() -> None:
     for first, last in ((0, 4), (4, 9)):
         replays.add(recorded.take((recorded.puzzle >= first) & (recorded.puzzle < last)))
     points = list(replays.points("", 10.0, 50.0))
-    assert len(points) == len(candidates) == 12 + 3 + 6 + 2 * (3 + 3 + 1) + 6 + 6 + 6
+    assert len(points) == len(candidates) == 12 + 3 + 6 + 2 * (3 + 3 + 1) + 6 + 6
     for own, settings in zip(points, candidates, strict=True):
         rows = run(settings)
         chosen = rows.take(choose("logit_residual", rows))
