@@ -19,11 +19,17 @@ from torch import Tensor, nn
 from eqr_ray.model.block import Block, BlockWeights, Mixing
 from eqr_ray.model.cell import Noise, cell
 from eqr_ray.model.config import ModelConfig
-from eqr_ray.model.latent import Latent
 from eqr_ray.model.layers import Rotary, linear_weight, rotary_table, wide
 
 Q_BIAS = -5.0  # halting starts almost surely off
 CellFn = Callable[..., Tensor]
+
+
+class Latent(NamedTuple):
+    """`z_H` (B, T, D) is read out; `z_L` (B, T, D) is the fast state, with T = 0 where the network has one state."""
+
+    z_H: Tensor
+    z_L: Tensor
 
 
 class Readout(NamedTuple):

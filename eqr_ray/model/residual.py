@@ -1,6 +1,6 @@
 """Residuals: how far a trajectory still moves, the quantity that the method selects by.
 
-Why here: two quantities go under this name and are kept apart.
+Two quantities go under this name and are kept apart.
 
 - **logit residual** (the reference code's): mean over positions of the L2 norm, over the vocabulary, of the difference
   between the logits of consecutive segments. Unit: logits. Undefined, here `inf`, before the second segment.

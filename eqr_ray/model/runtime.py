@@ -1,7 +1,4 @@
-"""Where and how a network runs: device, number type and number of slots, from the words of a user.
-
-Why here: the library, the door and the actors resolve `auto` in one way.
-"""
+"""Where and how a network runs: device, number type and number of slots, from the words of a user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door `prepare` as a plain function, from every source, and what a failure leaves behind: nothing."""
+"""The command prepare as a plain function, from every source, and what a failure leaves behind: nothing."""
 
 from __future__ import annotations
 
@@ -204,15 +204,15 @@ def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
     server.server_close()
 
 
-def door(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "eqr_ray.prepare", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+def command(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "eqr_ray.prepare", *arguments]
+    return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
 
 
-def test_the_door_reads_the_hub(tmp_path: Path, hub: dict[str, str]) -> None:
+def test_the_command_reads_the_hub(tmp_path: Path, hub: dict[str, str]) -> None:
     out = tmp_path / "out"
     words = ["task=sudoku4", "train=null", "validation=10", "test=null", f"out={out}"]
-    done = door(hub, "source=hub:people/puzzles", *words)
+    done = command(hub, "source=hub:people/puzzles", *words)
     assert done.returncode == 0, done.stderr
     assert "dataset in" in done.stdout
     about = json.loads((out / "dataset.json").read_text())
@@ -224,7 +224,7 @@ def test_the_door_reads_the_hub(tmp_path: Path, hub: dict[str, str]) -> None:
     fetched = {file.name for file in (tmp_path / "hf").rglob("*") if file.is_file()}
     assert "train.csv" in fetched
     assert "weights.pkl" not in fetched
-    absent = door(hub, "source=hub:people/nothing", f"out={tmp_path / 'b'}")
+    absent = command(hub, "source=hub:people/nothing", f"out={tmp_path / 'b'}")
     assert absent.returncode == 2
     assert "hub:people/nothing: no such dataset" in absent.stderr
     assert not (tmp_path / "b").exists()

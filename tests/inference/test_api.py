@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -64,7 +63,7 @@ def test_policies_and_selections_reach_the_engine(model: Model) -> None:
     assert spent == {policy: [segments] * 6 for policy, segments in each.items()}
     within = solve(model, inputs, depth=6, breadth=3, policy="sequential", settle_below=0, budget=8)
     assert [one.segments for one in within] == [8] * 6
-    known = model._replace(card=dataclasses.replace(model.card, settle_below=1e9))
+    known = model._replace(card=model.card.replace(settle_below=1e9))
     assert [one.segments for one in solve(known, inputs, depth=6, breadth=3, policy="settle")] == [9] * 6
     halted = solve(model, inputs, depth=6, breadth=3, policy="halt")
     assert "halted" in {one.status for one in halted}

@@ -1,7 +1,5 @@
 """The network as a map: variants are configurations, the gradient reaches what it should, rows do not meet."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -15,16 +13,16 @@ TINY = ModelConfig(
 )
 VARIANTS = {
     "eqr": TINY,
-    "attention": replace(TINY, mixing="attention", positions="rope"),
-    "attention_2d": replace(TINY, mixing="attention", positions="rope2d"),
-    "puzzle_tokens": replace(TINY, puzzle_tokens=3, puzzle_ids=2, puzzle_width=40),
-    "puzzle_tokens_2d": replace(
-        TINY, mixing="attention", positions="rope2d", puzzle_tokens=3, puzzle_ids=2, puzzle_width=40
+    "attention": TINY.replace(mixing="attention", positions="rope"),
+    "attention_2d": TINY.replace(mixing="attention", positions="rope2d"),
+    "puzzle_tokens": TINY.replace(puzzle_tokens=3, puzzle_ids=2, puzzle_width=40),
+    "puzzle_tokens_2d": TINY.replace(
+        mixing="attention", positions="rope2d", puzzle_tokens=3, puzzle_ids=2, puzzle_width=40
     ),
-    "trm": replace(TINY, start="fixed", damping=0.0, noise_scale=0.0),
-    "weight_tied": replace(TINY, states="single", start="fixed", damping=0.0, noise_scale=0.0),
-    "feed_forward": replace(
-        TINY, states="single", weights="distinct", start="fixed", grad_cycles=2, damping=0.0, noise_scale=0.0
+    "trm": TINY.replace(start="fixed", damping=0.0, noise_scale=0.0),
+    "weight_tied": TINY.replace(states="single", start="fixed", damping=0.0, noise_scale=0.0),
+    "feed_forward": TINY.replace(
+        states="single", weights="distinct", start="fixed", grad_cycles=2, damping=0.0, noise_scale=0.0
     ),
 }
 
@@ -61,8 +59,8 @@ def test_rows_do_not_meet():
 
 def test_damping_mixes_the_old_state_in():
     torch.manual_seed(0)
-    quiet = replace(TINY, noise_scale=0.0, h_cycles=1, l_cycles=1)
-    models = [Reasoner(replace(quiet, damping=damping)) for damping in (0.0, 0.25)]
+    quiet = TINY.replace(noise_scale=0.0, h_cycles=1, l_cycles=1)
+    models = [Reasoner(quiet.replace(damping=damping)) for damping in (0.0, 0.25)]
     models[1].load_state_dict(models[0].state_dict())
     z, e = Latent(torch.randn(2, 16, 16), torch.randn(2, 16, 16)), torch.randn(2, 16, 16)
     plain, damped = (model.segment(z, e) for model in models)
@@ -71,7 +69,7 @@ def test_damping_mixes_the_old_state_in():
 
 def test_noise_has_the_configured_scale():
     torch.manual_seed(0)
-    model = Reasoner(replace(TINY, h_cycles=1, l_cycles=1))
+    model = Reasoner(TINY.replace(h_cycles=1, l_cycles=1))
     z, e = Latent(torch.randn(64, 16, 16), torch.randn(64, 16, 16)), torch.randn(64, 16, 16)
     keys = torch.arange(64, dtype=torch.int64)
     noisy, quiet = model.segment(z, e, keyed_noise(keys, 0.2)), model.segment(z, e, None)
@@ -79,7 +77,7 @@ def test_noise_has_the_configured_scale():
 
 
 def test_only_the_last_recursions_carry_a_gradient():
-    model = Reasoner(replace(TINY, h_cycles=3, grad_cycles=1, noise_scale=0.0))
+    model = Reasoner(TINY.replace(h_cycles=3, grad_cycles=1, noise_scale=0.0))
     z = Latent(torch.randn(1, 16, 16, requires_grad=True), torch.randn(1, 16, 16, requires_grad=True))
     model.segment(z, torch.randn(1, 16, 16)).z_H.sum().backward()
     assert z.z_H.grad is None
@@ -101,7 +99,7 @@ def test_flops_of_the_paper_sudoku_model():
     paper = ModelConfig(vocab_size=11, length=97, grid=(1, 97), width=512, layers=2)
     assert flops_per_segment(paper) == pytest.approx(25.6e9, rel=0.05)
     torch.manual_seed(0)
-    parameters = sum(p.numel() for p in Reasoner(replace(paper, length=81, grid=(9, 9))).parameters())
+    parameters = sum(p.numel() for p in Reasoner(paper.replace(length=81, grid=(9, 9))).parameters())
     assert parameters == pytest.approx(4.86e6, rel=0.01)
 
 
@@ -119,4 +117,4 @@ def test_flops_of_the_paper_sudoku_model():
 )
 def test_impossible_shapes_are_refused_by_name(change, words):
     with pytest.raises(UserError, match=words):
-        replace(TINY, **change)
+        TINY.replace(**change)
