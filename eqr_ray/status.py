@@ -82,11 +82,11 @@ def _check(path: Path) -> None:
     """UserError where no run is."""
     if not path.is_dir():
         raise UserError(f"run={path} is {'a file, not a folder' if path.exists() else 'not there'}")
-    if any((path / name).is_file() for name in (MANIFEST, CONFIG, LOCK)):
+    if any((path / name).is_file() for name in (MANIFEST, LOCK)):
         return
-    runs = sorted(inner.name for inner in path.iterdir() if (inner / CONFIG).is_file())
+    runs = sorted(inner.name for inner in path.iterdir() if (inner / MANIFEST).is_file())
     hint = f"; it holds {len(runs)} folders that do: {', '.join(runs[:5])}{', ...' if runs[5:] else ''}" if runs else ""
-    raise UserError(f"run={path} holds no run of train, infer or sweep (no {CONFIG}){hint}")
+    raise UserError(f"run={path} holds no run (no {MANIFEST}){hint}")
 
 
 def _object(file: Path) -> dict[str, Any]:

@@ -238,7 +238,7 @@ def test_warnings_of_a_run_are_kept_in_its_folder(
         carry_out(*arguments)
 
     monkeypatch.setattr(answering, "carry_out", warned)
-    infer.run(config)
+    infer.run(InferConfig.parse(config))
     assert "warned: an actor died" in told(answered)["lost"]
     assert "warning: an actor died\n" in capsys.readouterr().err
 
@@ -251,7 +251,7 @@ def test_warnings_of_a_run_are_kept_in_its_folder(
     [
         ("none", "is not there"),
         ("file", "is a file, not a folder"),
-        ("empty", "holds no run of train, infer or sweep (no config.json)"),
+        ("empty", "holds no run (no manifest.json)"),
         ("runs", "it holds 1 folders that do: my run"),
     ],
 )
@@ -265,11 +265,11 @@ def test_no_run_there(run: Path, tmp_path: Path, name: str, words: str) -> None:
 
 def test_mistakes_are_one_line_and_status_2(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text("{")
+    (tmp_path / "run" / "manifest.json").write_text("{")
     for arguments, words in [
         ([], "run= must be given"),
         (["a", "b"], "one run at a time"),
-        ([str(tmp_path / "run")], "config.json is damaged"),
+        ([str(tmp_path / "run")], "manifest.json is damaged"),
     ]:
         done = call("status", *arguments)
         assert (done.status, done.err.count("\n"), done.out) == (2, 1, ""), done.err
