@@ -44,6 +44,8 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
     run_dir.check()
     runs = open_runs(config, out, given)
     check_same_puzzles(runs)
+    for run in runs:
+        config.candidates(run)  # its mistakes are said before anything is made
     names = ("checkpoint_hash", "data_hash")
     identity = {name: list(dict.fromkeys(run.manifest[name] for run in runs)) for name in names}
     run_dir.check(identity)

@@ -71,13 +71,13 @@ class RunDir:
         Numbers named in `grows` may be greater than they were."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"out={self.path} is a file, not a folder")
-        before = self.identity()
+        before = self.manifest()
         if not before:
             if self.path.is_dir() and any(
                 e.name not in BEFORE_CONFIG and e.name[0] != "." for e in self.path.iterdir()
             ):
                 raise UserError(f"out={self.path} is not empty and holds no {KINDS[self.kind]}; choose another folder")
-        elif identity is not None and (words := difference(before, identity, grows)):
+        elif identity is not None and (words := difference(before["identity"], identity, grows)):
             raise UserError(f"out={self.path} holds another {KINDS[self.kind]}: {words}; choose another folder")
 
     def create(

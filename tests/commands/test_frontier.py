@@ -102,7 +102,7 @@ def test_runs_are_drawn_together_under_what_differs(files: dict[str, Path], tmp_
     door(checkpoint=files["checkpoint"], data=files["data"], out=tmp_path / "noisy", **noisy)
     both = f"[{files['records']},{tmp_path / 'noisy' / 'run'}]"
     summary = door(records=both, out=tmp_path / "both", policies="[full,settle]")
-    scale = json.loads((files["records"] / "manifest.json").read_text())["noise_scale"]
+    scale = json.loads((files["records"] / "manifest.json").read_text())["identity"]["noise_scale"]
     assert {row["run"] for row in rows_of(tmp_path / "both")} == {f"noise_scale={scale}", "noise_scale=0.5"}
     assert len(summary["recommended"]) == 4
 
