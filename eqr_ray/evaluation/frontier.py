@@ -295,6 +295,9 @@ class FrontierConfig:
         """What is compared on the records of a run. UserError: a value that no run could have."""
         given = {name: getattr(self, name) for name in ("depth", "breadth", "settle_for")}
         own = {name: value for name, value in given.items() if value is not None}
+        for name in own.keys() & {"depth", "breadth"}:
+            if own[name] > getattr(run.settings, name):
+                raise UserError(f"{name}={own[name]} is more than the {getattr(run.settings, name)} that were recorded")
         most = dataclasses.replace(run.settings, snapshots=(), **own)
         around = tuple(factor * run.settings.settle_below for factor in THRESHOLDS)
         return grid(most, self.policies, self.thresholds or around, self.budgets, run.puzzle_set.task.name)
