@@ -82,6 +82,9 @@ class RunLog:
         """Something that the user should know of, and that does not end the run."""
         self.log("warning", message=message)
 
+    def __reduce__(self) -> tuple[type[RunLog], tuple[None]]:
+        return RunLog, (None,)  # Tune pickles what holds a log, and the copy is never used
+
     def __enter__(self) -> RunLog:
         _open.append(self)
         logging.getLogger("eqr_ray").addHandler(self._handler)

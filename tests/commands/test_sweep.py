@@ -264,7 +264,7 @@ def test_another_search_is_refused(
     ("change", "words"),
     [
         (("damping:", "dampnig:"), "trials of train have no key 'dampnig'; did you mean 'damping'?"),
-        (("[0.0, 0.3]", "[0.0, 1.0]"), "space.damping: model.damping=1.0 is not allowed"),
+        (("[0.0, 0.3]", "[0.0, 1.0]"), "space.damping: damping=1.0 is not allowed"),
         (("batch: 4", "bacth: 4"), "keys: trials of train have no key 'bacth'"),
         (("batch: 4", "batch: 0"), "batch=0 is not allowed"),
         (("report_every: 2", "report_every: 2\nlog: 3"), "unknown key 'log'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import socket
 import sys
 import threading
@@ -99,6 +100,12 @@ def test_a_log_that_cannot_be_opened_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / LOG).mkdir()
     with pytest.raises(UserError, match=r"log\.jsonl: is a directory"):
         read_log(tmp_path / LOG)
+
+
+def test_a_copy_of_an_open_log_writes_nothing(tmp_path: Path) -> None:
+    with RunLog(tmp_path) as log:
+        pickle.loads(pickle.dumps(log)).log("train", 1)
+    assert read_log(tmp_path / LOG).entries == []
 
 
 def test_lines_of_many_threads_are_whole(tmp_path: Path) -> None:
