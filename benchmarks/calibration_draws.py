@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.config.door import parse_value
+from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import from_dict
+from eqr_ray.config.schema import Options, option
 from eqr_ray.evaluation.calibration import PILOT, Goal, calibrate, check_enough, chosen, thresholds
 from eqr_ray.evaluation.outcomes import OutcomesAt, Replayed
 from eqr_ray.inference.records import concatenate
@@ -33,11 +33,10 @@ from eqr_ray.tasks.keys import hash_words
 DRAW = 0xD4A3  # tells this use of a seed from others
 
 
-@dataclass(frozen=True)
-class Options:
+class Words(Options):
     """The words of the command line; null depth and breadth: all that were recorded."""
 
-    records: str
+    records: str = option(..., "a recorded run")
     puzzles: int = 1500
     draws: int = 20
     risk: float = 0.005
@@ -99,8 +98,7 @@ def calibration_draws(
 
 def main() -> None:
     """Draw and print."""
-    words = dict(word.split("=", 1) for word in sys.argv[1:])
-    options = from_dict(Options, {key: text if key == "records" else parse_value(text) for key, text in words.items()})
+    options, _ = parse_arguments(Words, sys.argv[1:])
     run, goal = open_recorded(Path(options.records)), Goal(options.risk, options.confidence)
     check_enough(options.puzzles, goal)
     if options.puzzles >= len(run.puzzle_set):

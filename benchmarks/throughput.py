@@ -14,14 +14,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from eqr_ray.config.strict import from_dict
+from eqr_ray.config.cli import parse_arguments
+from eqr_ray.config.schema import Options
 from eqr_ray.data.arrow_store import Split, write_split
 from eqr_ray.data.sampler import Sampler
 from eqr_ray.inference.engine import BreadthEngine
@@ -43,8 +43,7 @@ REPETITIONS = 9
 PUZZLES = 256
 
 
-@dataclass(frozen=True)
-class Options:
+class Words(Options):
     """The words of the command line."""
 
     threads: int = 2
@@ -77,7 +76,7 @@ def matrix_peak(dtype: torch.dtype) -> float:
     return best
 
 
-def training_rows_per_s(config: ModelConfig, options: Options, folder: Path) -> float:
+def training_rows_per_s(config: ModelConfig, options: Words, folder: Path) -> float:
     """Rows a second through whole training steps: refill, forward, loss, backward, AdamATan2, halting, EMA."""
     task = task_named("sudoku9")
     write_split(folder / "train.arrow", task, task.generate(PUZZLES, seed=0), source="generate", seed=0)
@@ -100,7 +99,7 @@ def training_rows_per_s(config: ModelConfig, options: Options, folder: Path) -> 
     return options.batch / median_seconds(step)
 
 
-def inference_rows_per_s(config: ModelConfig, options: Options) -> float:
+def inference_rows_per_s(config: ModelConfig, options: Words) -> float:
     """Row-segments a second, readout included."""
     networks.CPU_CHUNK = options.chunk
     network = Network(Reasoner(config), compile=options.compile)
@@ -110,7 +109,7 @@ def inference_rows_per_s(config: ModelConfig, options: Options) -> float:
     return options.batch / median_seconds(lambda: network.segment(latent, embedding, keys))
 
 
-def engine_rows_per_s(config: ModelConfig, options: Options, policy: str) -> float:
+def engine_rows_per_s(config: ModelConfig, options: Words, policy: str) -> float:
     """Row-segments a second of the engine while it has work for all slots."""
     network = Network(Reasoner(config), compile=options.compile)
     engine = BreadthEngine(network, Settings(depth=8, policy=policy), options.batch)
@@ -126,8 +125,7 @@ def engine_rows_per_s(config: ModelConfig, options: Options, policy: str) -> flo
 
 def main() -> None:
     """Measure and print."""
-    words = dict(word.split("=", 1) for word in sys.argv[1:])
-    options = from_dict(Options, {k: v == "true" if v in ("true", "false") else int(v) for k, v in words.items()})
+    options, _ = parse_arguments(Words, sys.argv[1:])
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     config = ModelConfig(vocab_size=11, length=81, grid=(9, 9), width=options.width, layers=options.layers)

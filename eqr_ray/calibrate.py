@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
 
-from eqr_ray.config.door import run_door
+from eqr_ray.config.cli import run_command
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import from_dict
 from eqr_ray.data.npy_reader import is_npy_part
-from eqr_ray.distributed.recording import RECORDING, check_not_recording, recorded
+from eqr_ray.distributed.recording import check_not_recording, recorded
 from eqr_ray.evaluation.calibration import CalibrateConfig, Goal, calibration_of, puzzles_needed
+from eqr_ray.inference.options import AnsweringOptions
 from eqr_ray.inference.replay import RecordedRun, open_recorded
 from eqr_ray.inference.settings import CALIBRATION
 from eqr_ray.plots.calibration import draw_calibration
@@ -33,25 +31,22 @@ from eqr_ray.storage.run_dir import RunDir, locked
 from eqr_ray.storage.run_log import RunLog
 
 RUN = "run"  # the recorded run, in `out`
-# Keys that are handed on to the run.
-HANDED_ON = ("checkpoint", "data", "select", "depth", "breadth", *RECORDING)
 
 
-def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
-    """`values` are the command's keys, `given` those that were typed."""
-    config = from_dict(CalibrateConfig, values)
-    config = replace(config, data=config.data and str(puzzles_in(Path(config.data))))
-    before = None if config.records is None else recorded_before(config, given)
+def main(config: CalibrateConfig, typed: frozenset[str] = frozenset()) -> None:
+    """`typed`: the keys that were typed."""
+    config = config.replace(data=config.data and str(puzzles_in(Path(config.data))))
+    before = None if config.records is None else recorded_before(config, typed)
     out = Path(config.out or (beside(str(config.checkpoint)) if before is None else beside_records(before, config)))
     run_dir = RunDir(out, "calibrate")
     run_dir.check()
     run = before or recorded_now(config, out)
     settings = config.settings(run.settings)
-    config = replace(config, out=str(out), depth=settings.depth, breadth=settings.breadth)
+    config = config.replace(out=str(out), depth=settings.depth, breadth=settings.breadth)
     identity = {name: run.manifest[name] for name in ("checkpoint_hash", "data_hash")}
     run_dir.check(identity)
     with locked(out), RunLog(out, sinks=[print_warning]) as log:
-        run_dir.create(identity, asdict(config))
+        run_dir.create(identity, config.to_dict())
         log.log("start", records=str(run.path), puzzles=len(run.puzzle_set))
         print(f"testing thresholds on the records of {len(run.puzzle_set):,} puzzles", file=sys.stderr)
         found = calibration_of(run, settings, config)
@@ -70,7 +65,7 @@ def write_results(found: Mapping[str, Any], out: Path) -> None:
 
 def recorded_now(config: CalibrateConfig, out: Path) -> RecordedRun:
     """Run the network, in the folder of results."""
-    keys = {name: getattr(config, name) for name in HANDED_ON}
+    keys = {name: getattr(config, name) for name in AnsweringOptions.model_fields}
     return recorded(keys, out / RUN, lambda new: config.check(new.puzzle_set, new.settings))
 
 
@@ -142,8 +137,7 @@ def _percent(share_of_one: float | None) -> str:
 
 def cli() -> NoReturn:
     """`python -m eqr_ray.calibrate`, `eqr-calibrate`."""
-    typed = {argument.partition("=")[0] for argument in sys.argv[1:]}
-    run_door("calibrate", partial(main, given=typed))
+    run_command("calibrate", CalibrateConfig, main)
 
 
 if __name__ == "__main__":

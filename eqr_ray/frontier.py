@@ -9,21 +9,20 @@ recorded run in its folder run/. The same command continues an interrupted run.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.table import Table
 
-from eqr_ray.config.door import run_door
-from eqr_ray.config.strict import content_hash, from_dict, to_dict
-from eqr_ray.distributed.recording import RECORDING, check_not_recording, recorded
+from eqr_ray.config.cli import run_command
+from eqr_ray.config.schema import content_hash
+from eqr_ray.distributed.recording import check_not_recording, recorded
 from eqr_ray.evaluation.cost import START_UP_S, Cost, predictions
 from eqr_ray.evaluation.frontier import FrontierConfig, Point, check_same_puzzles, points_of, recommended
+from eqr_ray.inference.options import AnsweringOptions
 from eqr_ray.inference.policies import policy_named
 from eqr_ray.inference.records import TableWriter
 from eqr_ray.inference.replay import RecordedRun, check_answers, open_recorded
@@ -36,13 +35,12 @@ RUN = "run"  # the recorded run, in `out`
 TABLE = "frontier.parquet"
 
 
-def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
-    """`values` are the command's keys, `given` those that were typed."""
-    config = from_dict(FrontierConfig, values)
+def main(config: FrontierConfig, typed: frozenset[str] = frozenset()) -> None:
+    """`typed`: the keys that were typed."""
     out = Path(config.out or f"runs/frontier-{content_hash(config)[:12]}")
     run_dir = RunDir(out, "frontier")
     run_dir.check()
-    runs = open_runs(config, out, given)
+    runs = open_runs(config, out, typed)
     check_same_puzzles(runs)
     for run in runs:
         config.candidates(run)  # its mistakes are said before anything is made
@@ -50,7 +48,7 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
     identity = {name: list(dict.fromkeys(run.manifest[name] for run in runs)) for name in names}
     run_dir.check(identity)
     with locked(out), RunLog(out, sinks=[print_warning]) as log:
-        run_dir.create(identity, {**to_dict(config), "out": str(out)})
+        run_dir.create(identity, {**config.to_dict(), "out": str(out)})
         log.log("start", records=[str(run.path) for run in runs], puzzles=len(runs[0].puzzle_set))
         with Progress(sum(len(run.puzzle_set) for run in runs), "puzzles") as display:
             points = points_of(runs, config, display.update)
@@ -93,7 +91,7 @@ def open_runs(config: FrontierConfig, out: Path, given: Collection[str]) -> list
     if config.records is not None:
         check_not_recording(given)
         return [open_recorded(Path(folder), config.data) for folder in config.folders]
-    keys = ("checkpoint", "data", "select", "depth", "breadth", "settle_for", *RECORDING)
+    keys = (*AnsweringOptions.model_fields, "settle_for")
     own = {name: getattr(config, name) for name in keys}
     return [recorded(own, out / RUN, lambda new: check_answers(new.puzzle_set, new.config.data))]
 
@@ -145,8 +143,7 @@ def table_of_costs(costs: Sequence[Cost], title: str) -> Table:
 
 def cli() -> NoReturn:
     """`python -m eqr_ray.frontier`, `eqr-frontier`."""
-    typed = {argument.partition("=")[0] for argument in sys.argv[1:]}
-    run_door("frontier", partial(main, given=typed))
+    run_command("frontier", FrontierConfig, main)
 
 
 if __name__ == "__main__":

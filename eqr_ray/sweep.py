@@ -11,26 +11,23 @@ finals/. The same sweep goes on with resume=.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from eqr_ray.config.door import read_yaml, run_door
+from eqr_ray.config.cli import read_yaml, resumed, run_command
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import from_dict, to_dict
 from eqr_ray.distributed.answering_sweep import AnsweringSweep
 from eqr_ray.distributed.training_sweep import TrainingSweep
 from eqr_ray.plots.search import draw_search
 from eqr_ray.search.proposals import importances
 from eqr_ray.search.study import SearchConfig, search_of
-from eqr_ray.search.sweep_config import FREE, SweepConfig, identity, trials_of
+from eqr_ray.search.sweep_config import SweepConfig, identity, trials_of
 from eqr_ray.search.trial import LOST, Trial, ranked
 from eqr_ray.search.trial_dirs import BEST, TABLE, stored_search, write_trials
 from eqr_ray.storage.progress import print_warning
@@ -39,13 +36,13 @@ from eqr_ray.storage.run_dir import RunDir, locked
 from eqr_ray.storage.run_log import RunLog
 
 
-def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
-    """`values` are the command's keys, `given` those that were typed: a resume takes the others from the sweep."""
+def main(options: SweepConfig, typed: frozenset[str] = frozenset()) -> None:
+    """`typed`: the keys that were typed; a resume takes the others from the sweep."""
     with ExitStack() as stack:
-        if place := values["resume"] or values["out"]:
-            fetch(Path(place), values["mirror"])
-        config = from_dict(SweepConfig, continued(values, given) if values["resume"] else values)
-        search, run = search_read(config, given), RunDir(config.folder, "sweep")
+        if place := options.resume or options.out:
+            fetch(Path(place), options.mirror)
+        config = continued(options, typed) if options.resume else options
+        search, run = search_read(config, typed), RunDir(config.folder, "sweep")
         sweep = (
             TrainingSweep.of(search, config, stack) if search.command == "train" else AnsweringSweep.of(search, config)
         )
@@ -54,8 +51,8 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
         before = run.manifest().get("trials", 0)
         count = trials_of(search, config, before)
         stack.enter_context(locked(run.path))
-        url = mirror_of(values, given, run.path)
-        written = {**to_dict(config), "out": str(run.path), "resume": None}
+        url = mirror_of({"mirror": options.mirror}, typed, run.path)
+        written = {**config.to_dict(), "out": str(run.path), "resume": None}
         run.create(what, written, trials=max(count, before))
         stack.enter_context(mirrored(run.path, url))
         log = stack.enter_context(RunLog(run.path, sinks=[print_warning]))
@@ -70,16 +67,14 @@ def main(values: dict[str, Any], given: Collection[str] = ()) -> None:
     show(search, summary, run.path)
 
 
-def continued(values: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
-    """The sweep's own keys with what was typed over them. UserError: no sweep, or a key that may not change."""
-    folder = Path(values["resume"])
-    before = RunDir(folder, "sweep").config()
-    if "out" in given:
+def continued(options: SweepConfig, typed: Collection[str]) -> SweepConfig:
+    """The sweep's own options with what was typed over them. UserError: no sweep, or a key that may not change."""
+    folder = str(options.resume)
+    before, values = RunDir(Path(folder), "sweep").config(), options.to_dict()
+    if "out" in typed:
         raise UserError(f"out= does not go with resume=: the sweep stays in {folder}")
-    for key in given:
-        if key not in (*FREE, "resume", "space") and values[key] != before.get(key):
-            raise UserError(f"{key}={values[key]} does not go with resume=: the sweep has {key}={before.get(key)}")
-    return {**before, **{key: values[key] for key in given}, "resume": str(folder)}
+    changes = {key: values[key] for key in typed if key != "resume"}
+    return SweepConfig.parse({**resumed(SweepConfig, before, changes, folder), "resume": folder})
 
 
 def search_read(config: SweepConfig, given: Collection[str]) -> SearchConfig:
@@ -152,8 +147,7 @@ def table_of(search: SearchConfig, summary: Mapping[str, Any]) -> Table:
 
 def cli() -> NoReturn:
     """`python -m eqr_ray.sweep`, `eqr-sweep`."""
-    typed = {argument.partition("=")[0] for argument in sys.argv[1:]}
-    run_door("sweep", partial(main, given=typed))
+    run_command("sweep", SweepConfig, main)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ FENCES: dict[str, tuple[str, ...]] = {
     "ray": ("distributed/",),
     "optuna": ("search/proposals.py",),
     "deepspeed": ("distributed/",),  # and in one file there: test_deepspeed_lives_in_one_file
-    "hydra": ("config/cli.py", "config/door.py"),
-    "omegaconf": ("config/cli.py", "config/door.py"),
+    "hydra": ("config/cli.py",),
+    "omegaconf": ("config/cli.py",),
     "wandb": ("storage/run_log.py",),
     "pyarrow": ("storage/remote_sync.py", "data/arrow_store.py", "inference/records.py"),
     "numba": ("tasks/",),
@@ -154,7 +154,7 @@ def _arrow_faults(room: str, target: str) -> Iterator[str]:
         ("train.py", "import ray.train", "ray is for distributed/ only"),
         ("search/a.py", "from eqr_ray.distributed import cluster", "search may not know distributed"),
         ("search/a.py", "import optuna", "optuna is for search/proposals.py only"),
-        ("train.py", "from omegaconf import OmegaConf", "omegaconf is for config/cli.py, config/door.py only"),
+        ("train.py", "from omegaconf import OmegaConf", "omegaconf is for config/cli.py only"),
         ("training/loop.py", "import wandb", "wandb is for storage/run_log.py only"),
         (
             "training/loop.py",
@@ -182,7 +182,7 @@ def test_a_planted_violation_is_found(tmp_path: Path, file: str, code: str, faul
         ("training/a.py", "from ..model.network import Network\nfrom eqr_ray.data import sampler\nimport torch.optim"),
         ("distributed/a.py", "import ray.train\nfrom ray import tune\nimport deepspeed"),
         ("distributed/a.py", "from eqr_ray.distributed.cluster import start\nfrom eqr_ray.training import loop"),
-        ("train.py", "from eqr_ray.config.door import run_door\nfrom eqr_ray.distributed import trainer"),
+        ("train.py", "from eqr_ray.config.cli import run_command\nfrom eqr_ray.distributed import trainer"),
         ("training/a.py", "def f():\n    import json  # lazy: half a second at start"),
         ("training/a.py", "def f():\n    # lazy: half a second at start\n    import json"),
         ("training/a.py", "import rayon, torch.optimum"),

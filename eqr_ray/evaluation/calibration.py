@@ -15,20 +15,20 @@ The guarantee is for puzzles that are drawn as those of the calibration were; no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta, binom
 
 from eqr_ray.config.errors import UserError
+from eqr_ray.config.schema import option
 from eqr_ray.data.puzzle_set import PuzzleSet
 from eqr_ray.evaluation.outcomes import Outcomes, OutcomesAt, divided, risk_coverage
-from eqr_ray.inference.policies import POLICIES, policy_named
+from eqr_ray.inference.options import REMOVED_POLICIES, ReplayOptions
 from eqr_ray.inference.records import is_answered
 from eqr_ray.inference.replay import RecordedRun
-from eqr_ray.inference.selection import check_selection
 from eqr_ray.inference.settings import Settings, conditions
 from eqr_ray.tasks.keys import hash_words
 
@@ -77,7 +77,7 @@ class Goal:
     def __post_init__(self) -> None:
         for name in ("risk", "confidence"):
             if not 0 < getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} is not allowed: more than 0 and less than 1")
+                raise UserError(f"{name}={getattr(self, name)} is not allowed: 0 < {name} < 1")
 
     def settled_needed(self, wrong: int = 0) -> int:
         """How many settled answers the test needs where so many of them are wrong."""
@@ -216,43 +216,32 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-@dataclass(frozen=True)
-class CalibrateConfig:
-    """The keys of `calibrate`; each is described in conf/calibrate.yaml."""
+class CalibrateConfig(ReplayOptions):
+    """Chooses settle_below so that at most `risk` of settled answers are wrong, with the confidence asked for: runs the
+    network once to the full depth and breadth, with every segment recorded, and replays the policy at threshold after
+    threshold. The same command continues an interrupted run, and with another risk or policy it reuses the records.
 
-    checkpoint: str | None
-    records: str | None
-    data: str | None
-    out: str | None
-    risk: float
-    confidence: float
-    policy: str
-    select: str
-    settle_for: int
-    depth: int | None
-    breadth: int | None
-    noise_scale: float | None
-    init_std: float | None
-    seed: int
-    limit: int | None
-    slots: int | None
-    actors: int | None
-    gpus_each: float
-    address: str | None
-    device: str
-    dtype: str
-    compile: bool | None
+    Example: python -m eqr_ray.calibrate checkpoint=runs/sudoku6 data=data/sudoku6 risk=0.02 depth=32 breadth=8
+             python -m eqr_ray.infer checkpoint=runs/sudoku6 data=mine.csv depth=32 breadth=8 policy=sequential \\
+                 calibration=runs/sudoku6/calibration
+    """
 
-    def __post_init__(self) -> None:
-        Goal(self.risk, self.confidence)
-        check_selection(self.select)
-        settling = [name for name, kind in POLICIES.items() if kind.stop_status == "settled"]
-        if policy_named(self.policy).name not in settling:
-            raise UserError(f"policy={self.policy} is not allowed: {', '.join(settling)} stop what has settled")
-        if (self.checkpoint is None) == (self.records is None):
-            raise UserError("either checkpoint= or records= must be given (--help shows an example)")
-        if self.checkpoint is not None and self.data is None:
-            raise UserError("data= must be given with checkpoint= (--help shows an example)")
+    records: str | None = option(
+        None,
+        "instead of checkpoint: a run of infer with policy=full and all snapshots, e.g. the folder run/ that this "
+        "command leaves",
+    )
+    out: str | None = option(
+        None,
+        "folder of results; null: calibration/ beside the checkpoint, runs/calibrate-NAME for zoo:NAME, "
+        "calibration-POLICY-DEPTHxBREADTH in records=",
+    )
+    risk: float = option(0.005, "share of settled answers that may be wrong", gt=0, lt=1)
+    confidence: float = option(0.95, "chance, over the draw of the puzzles, that the share is kept", gt=0, lt=1)
+    policy: Literal["settle", "sequential", "race"] = option(
+        "sequential", "as in infer: settle, sequential or race", removed=REMOVED_POLICIES
+    )
+    settle_for: int = option(2, "segments in a row with a residual of at most settle_below", ge=1)
 
     @property
     def goal(self) -> Goal:
@@ -266,7 +255,9 @@ class CalibrateConfig:
                 raise UserError(f"{name}={wanted} is more than the {there} that were recorded")
         depth = most.depth if self.depth is None else self.depth
         breadth = most.breadth if self.breadth is None else self.breadth
-        settings = Settings(depth, breadth, most.seed, self.policy, settle_for=self.settle_for)
+        settings = Settings(
+            depth=depth, breadth=breadth, seed=most.seed, policy=self.policy, settle_for=self.settle_for
+        )
         if depth <= self.settle_for:
             raise UserError(f"depth={depth} is not allowed: more than settle_for={self.settle_for}")
         return settings
@@ -290,7 +281,7 @@ def calibration_of(run: RecordedRun, settings: Settings, config: CalibrateConfig
     candidates = thresholds(pilot.residuals)
     tests = calibrate(pilot.at_thresholds(settings, config.select), at, candidates, goal, len(others))
     outcomes = at((chosen(tests) or tests[-1]).settle_below)
-    full = others.outcomes(replace(settings, policy="full"), config.select)
+    full = others.outcomes(settings.replace(policy="full"), config.select)
     network = ("checkpoint_hash", "noise_scale", "init_std", "dtype")
     made_for = conditions(
         settings, task=run.puzzle_set.task.name, select=config.select, **{name: manifest[name] for name in network}

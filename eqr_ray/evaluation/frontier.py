@@ -11,16 +11,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated, get_args
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from eqr_ray.config.errors import UserError
+from eqr_ray.config.schema import Options, option
+from eqr_ray.inference.options import REMOVED_POLICIES, PolicyName, ReplayOptions
 from eqr_ray.inference.policies import policy_named
 from eqr_ray.inference.records import Records
 from eqr_ray.inference.replay import RecordedRun, Trace, replay
 from eqr_ray.inference.scores import Scores, powers_of_two
-from eqr_ray.inference.selection import check_selection
 from eqr_ray.inference.settings import Settings
 
 SMALLEST_BUDGET = 4  # segments: fewer than a trajectory needs to settle
@@ -216,69 +219,51 @@ THRESHOLDS = (0.5, 1.0, 2.0)  # times the settle_below that a run was recorded w
 NO_DIFFERENCE = ("snapshots", "widths")  # parts of a manifest that follow from others, or from its history
 
 
-@dataclass(frozen=True)
-class CostConfig:
-    """What to predict: a test set of `puzzles` (None: nothing) on each of these numbers of `gpus`; operations of a
-    segment (None: of the recorded network), and how many a GPU sustains in a second (None: the published one's)."""
-
-    puzzles: int | None
-    gpus: tuple[int, ...]
-    flops_per_segment: float | None
-    device_flops: float | None
-
-    def __post_init__(self) -> None:
-        for name, value in (("puzzles", self.puzzles), *(("gpus", count) for count in self.gpus)):
-            if value is not None and value < 1:
-                raise UserError(f"cost.{name}={value} is not allowed: at least 1")
-        for name in ("flops_per_segment", "device_flops"):
-            rate = getattr(self, name)
-            if rate is not None and not 0 < rate < float("inf"):
-                raise UserError(f"cost.{name}={rate} is not allowed: a finite number above 0")
+Count = Annotated[int, Field(ge=1)]
+Threshold = Annotated[float, Field(ge=0)]
 
 
-@dataclass(frozen=True)
-class FrontierConfig:
-    """The keys of `frontier`; each is described in conf/frontier.yaml."""
+class CostConfig(Options):
+    """What to predict."""
 
-    records: str | tuple[str, ...] | None
-    checkpoint: str | None
-    data: str | None
-    out: str | None
-    policies: tuple[str, ...]
-    select: str
-    settle_below: float | tuple[float, ...] | None
-    settle_for: int | None
-    budgets: tuple[int, ...] | None
-    depth: int | None
-    breadth: int | None
-    noise_scale: float | None
-    init_std: float | None
-    seed: int
-    limit: int | None
-    slots: int | None
-    actors: int | None
-    gpus_each: float
-    address: str | None
-    device: str
-    dtype: str
-    compile: bool | None
-    cost: CostConfig
+    puzzles: int | None = option(
+        None, "predict what so many puzzles would cost, e.g. 422786 (Sudoku-Extreme); null: nothing", ge=1
+    )
+    gpus: tuple[Count, ...] = option((1, 8, 64), "on so many GPUs", min_length=1)
+    flops_per_segment: float | None = option(
+        None, "of one trajectory; null: of the recorded network (the published one: 25.6e9)", gt=0
+    )
+    device_flops: float | None = option(
+        None, "FLOP/s that a GPU sustains; null: 9.16e13, as in the published evaluation", gt=0
+    )
 
-    def __post_init__(self) -> None:
-        check_selection(self.select)
-        for policy in self.policies:
-            policy_named(policy)
-        for name in ("policies", "settle_below", "budgets", "records"):
-            if getattr(self, name) == ():
-                raise UserError(f"{name}=[] is not allowed: at least one")
-        for below in self.thresholds:
-            Settings(settle_below=below)
-        for budget in self.budgets or ():
-            Settings(policy="sequential", budget=budget)
-        if (self.checkpoint is None) == (self.records is None):
-            raise UserError("either checkpoint= or records= must be given (--help shows an example)")
-        if self.checkpoint is not None and self.data is None:
-            raise UserError("data= must be given with checkpoint= (--help shows an example)")
+
+class FrontierConfig(ReplayOptions):
+    """Draws accuracy against cost for every policy, depth and breadth, from one run that recorded every segment. Each
+    policy is replayed over the records and does what it would have done; the network runs once, or not at all with
+    records=.
+
+    Example: python -m eqr_ray.frontier checkpoint=zoo:sudoku6 data=data/sudoku6 depth=32 breadth=16
+             python -m eqr_ray.frontier records=[runs/quiet/run,runs/noisy/run] policies=[full,sequential,race]
+    """
+
+    records: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = option(
+        None,
+        "instead of checkpoint: finished runs with every segment recorded, one or a [list]: e.g. the folder run/ that "
+        "this command leaves",
+    )
+    out: str | None = option(None, "folder of results; null: runs/frontier-HASH, named by these keys")
+    policies: tuple[PolicyName, ...] = option(
+        get_args(PolicyName), "what is compared", min_length=1, removed=REMOVED_POLICIES
+    )
+    settle_below: Threshold | Annotated[tuple[Threshold, ...], Field(min_length=1)] | None = option(
+        None, "thresholds of settling, a number or a [list]; null: 0.5, 1 and 2 times that of the recorded run"
+    )
+    settle_for: int | None = option(None, "segments in a row under it; null: as recorded", ge=1)
+    budgets: Annotated[tuple[Count, ...], Field(min_length=1)] | None = option(
+        None, "sequential: segments per puzzle at most, a [list]; null: powers of two"
+    )
+    cost: CostConfig = option(CostConfig(), "what to predict")
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -298,7 +283,7 @@ class FrontierConfig:
         for name in own.keys() & {"depth", "breadth"}:
             if own[name] > getattr(run.settings, name):
                 raise UserError(f"{name}={own[name]} is more than the {getattr(run.settings, name)} that were recorded")
-        most = dataclasses.replace(run.settings, snapshots=(), **own)
+        most = run.settings.replace(snapshots=(), **own)
         around = tuple(factor * run.settings.settle_below for factor in THRESHOLDS)
         return grid(most, self.policies, self.thresholds or around, self.budgets, run.puzzle_set.task.name)
 

@@ -58,7 +58,7 @@ class Replayed:
 
     def outcomes(self, settings: Settings, select: str) -> Outcomes:
         """What a run with these settings would have answered, chosen by `select`."""
-        rows = replay(self._trace, dataclasses.replace(settings, snapshots=()))
+        rows = replay(self._trace, settings.replace(snapshots=()))
         _, first = np.unique(rows.puzzle, return_index=True)
         at = choose(select, rows)
         return Outcomes(
@@ -70,7 +70,7 @@ class Replayed:
 
     def at_thresholds(self, settings: Settings, select: str) -> OutcomesAt:
         """`outcomes` by threshold, each replayed once."""
-        return cache(lambda below: self.outcomes(dataclasses.replace(settings, settle_below=below), select))
+        return cache(lambda below: self.outcomes(settings.replace(settle_below=below), select))
 
 
 def divided(

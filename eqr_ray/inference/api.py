@@ -25,7 +25,7 @@ from eqr_ray.inference.engine import BreadthEngine, run_units
 from eqr_ray.inference.policies import policy_named
 from eqr_ray.inference.records import STATUSES, Records, concatenate
 from eqr_ray.inference.selection import answers_of, check_selection
-from eqr_ray.inference.settings import Settings, settling
+from eqr_ray.inference.settings import SETTLE_FOR, Settings, settling
 from eqr_ray.inference.units import plan
 from eqr_ray.model import Reasoner
 from eqr_ray.model.pretrained import ModelCard, load_model
@@ -70,7 +70,7 @@ def solve(
     policy: str = "full",
     select: str = "logit_residual",
     settle_below: float | None = None,
-    settle_for: int = Settings.settle_for,
+    settle_for: int = SETTLE_FOR,
     budget: int | None = None,
     slots: int | None = None,
     seed: int = 0,
@@ -87,7 +87,16 @@ def solve(
     kind = policy_named(policy)
     verifier = model.card.task if kind.verifies else ""
     settled = settling(settle_below, model.card)
-    settings = Settings(depth, breadth, seed, policy, settled, settle_for, budget=budget, verifier=verifier)
+    settings = Settings(
+        depth=depth,
+        breadth=breadth,
+        seed=seed,
+        policy=policy,
+        settle_below=settled,
+        settle_for=settle_for,
+        budget=budget,
+        verifier=verifier,
+    )
     check_selection(select)
     inputs = _tokens(model, puzzles)
     if len(inputs) == 0:

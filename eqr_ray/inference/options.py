@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.schema import Options, option
-from eqr_ray.inference.settings import Settings, settling
+from eqr_ray.inference.settings import SETTLE_FOR, Settings, settling
 from eqr_ray.model.pretrained import ModelCard
 
 PolicyName = Literal["full", "halt", "settle", "sequential", "race", "verify"]
@@ -145,7 +145,7 @@ class InferConfig(AnsweringOptions):
             seed=self.seed,
             policy=self.policy,
             settle_below=settling(self.settle_below, card),
-            settle_for=Settings.settle_for if self.settle_for is None else self.settle_for,
+            settle_for=SETTLE_FOR if self.settle_for is None else self.settle_for,
             snapshots=tuple(sorted(set(self.snapshots))),
             budget=self.budget,
         )

@@ -9,7 +9,6 @@ frontiers cost seconds, and equal bit for bit what a run would have recorded.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ import numpy.typing as npt
 import torch
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import from_dict
 from eqr_ray.data.puzzle_set import PuzzleSet, open_puzzle_set
 from eqr_ray.inference.engine import BreadthEngine
 from eqr_ray.inference.policies import Signals
@@ -107,7 +105,7 @@ def replay(trace: Trace, settings: Settings, inputs_PL: npt.NDArray[np.uint8] | 
 
 def every_segment(settings: Settings) -> Settings:
     """The settings of a run that can be replayed: everything is run, every segment is recorded."""
-    return dataclasses.replace(settings, policy="full", snapshots=tuple(range(1, settings.depth + 1)), budget=None)
+    return settings.replace(policy="full", snapshots=tuple(range(1, settings.depth + 1)), budget=None)
 
 
 BLOCK_BYTES = 1 << 25  # of predictions, most of what a row has: 400,000 rows of 9x9 Sudoku
@@ -150,8 +148,8 @@ def open_recorded(path: Path, data: str | None = None) -> RecordedRun:
     manifest = RunDir(path, "infer").identity()
     if not manifest:
         raise UserError(f"records={path}: no run of infer is there")
-    kept = {field.name: manifest[field.name] for field in dataclasses.fields(Settings) if field.name in manifest}
-    settings = from_dict(Settings, kept)
+    kept = {name: manifest[name] for name in Settings.model_fields if name in manifest}
+    settings = Settings.parse(kept)
     if settings.policy != "full" or not set(range(1, settings.depth)) <= set(settings.snapshots):
         raise UserError(
             f"records={path}: policy={settings.policy} with {len(settings.snapshots)} snapshots of {settings.depth} "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def prepare(config: InferConfig, device_type: str) -> Run:
     reasoner, card = load_model(config.checkpoint)
     puzzle_set = open_puzzle_set(config.data, card.task, config.limit)
     check_fit(puzzle_set, reasoner.config.length, reasoner.config.vocab_size)
-    settings = replace(config.settings(card), verifier=card.task if policy_named(config.policy).verifies else "")
+    settings = config.settings(card).replace(verifier=card.task if policy_named(config.policy).verifies else "")
     kind = type(make_policy(settings))
     widens = kind.widens and settings.budget is None
     flops = flops_per_segment(reasoner.config)
@@ -74,7 +74,7 @@ def prepare(config: InferConfig, device_type: str) -> Run:
         "checkpoint_hash": card.hash,
         "puzzles": len(puzzle_set),
         "data_hash": puzzle_set.data_hash,
-        **asdict(settings),
+        **settings.to_dict(),
         "noise_scale": noise_scale,
         "init_std": config.init_std,
         "dtype": config.dtype,

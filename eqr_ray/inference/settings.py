@@ -8,46 +8,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import model_validator
+
 from eqr_ray.config.errors import UserError
+from eqr_ray.config.schema import Options, option
 from eqr_ray.model.pretrained import ModelCard
 
+SETTLE_BELOW, SETTLE_FOR = 1.0, 2  # where neither the user nor the model's card says
 BUDGETED = ("sequential", "verify")  # policies whose restarts follow each other
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Options):
     """`depth` segments per trajectory at most, `breadth` trajectories per puzzle, `seed` of all draws.
 
     A trajectory counts as settled when its logit residual is at most `settle_below` after `settle_for` segments in a
     row. `snapshots`: numbers of segments at which every trajectory is recorded on its way, besides at its end.
-    `budget`: segments per puzzle at most.
-    `verifier`: the task whose rules may accept answers.
+    `budget`: segments per puzzle at most. `verifier`: the task whose rules may accept answers.
     """
 
-    depth: int = 16
-    breadth: int = 1
-    seed: int = 0
+    depth: int = option(16, "", ge=1)
+    breadth: int = option(1, "", ge=1)
+    seed: int = option(0, "", ge=0, lt=2**63)
     policy: str = "full"
-    settle_below: float = 1.0
-    settle_for: int = 2
+    settle_below: float = option(SETTLE_BELOW, "", ge=0, inf=True)
+    settle_for: int = option(SETTLE_FOR, "", ge=1)
     snapshots: tuple[int, ...] = ()
-    budget: int | None = None
+    budget: int | None = option(None, "", ge=1)
     verifier: str = ""
 
-    def __post_init__(self) -> None:
-        for name in ("depth", "breadth", "settle_for"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} is not allowed: at least 1")
-        if not 0 <= self.seed < 1 << 63:
-            raise UserError(f"seed={self.seed} is not allowed: 0 .. 2**63-1")
-        if not self.settle_below >= 0:
-            raise UserError(f"settle_below={self.settle_below} is not allowed: at least 0")
-        if self.budget is not None and self.budget < 1:
-            raise UserError(f"budget={self.budget} is not allowed: at least 1, or null for none")
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
         if self.budget is not None and self.policy not in BUDGETED:
             raise UserError(f"budget={self.budget} goes with policy={' or '.join(BUDGETED)}, not {self.policy}")
         if self.snapshots and self.policy == "race":
@@ -55,12 +48,13 @@ class Settings:
         wrong = [at for at in self.snapshots if not 1 <= at <= self.depth]
         if wrong:
             raise UserError(f"snapshots={wrong[0]} is not allowed: 1 .. depth={self.depth}")
+        return self
 
 
 def settling(asked: float | None, card: ModelCard | None) -> float:
     """`settle_below`: what was asked for, else what the model's card knows, else the default."""
     known = None if card is None else card.settle_below
-    return next(value for value in (asked, known, Settings.settle_below) if value is not None)
+    return next(value for value in (asked, known, SETTLE_BELOW) if value is not None)
 
 
 CALIBRATION = "calibration.json"
@@ -81,7 +75,7 @@ def conditions(
     select: str,
 ) -> dict[str, Any]:
     """What a threshold is made for, as JSON values."""
-    procedure = {name: value for name, value in asdict(settings).items() if name not in FREE}
+    procedure = {name: value for name, value in settings.to_dict().items() if name not in FREE}
     network = {"checkpoint_hash": checkpoint_hash, "task": task}
     draws = {"noise_scale": noise_scale, "init_std": init_std, "dtype": dtype}
     return {**network, **draws, "select": select, **procedure}
@@ -101,7 +95,7 @@ def calibrated(settings: Settings, here: Mapping[str, Any], path: Path) -> Setti
         raise UserError(
             f"calibration={path} has no threshold: none kept risk={found['risk']} with confidence={found['confidence']}"
         )
-    return replace(settings, settle_below=found["settle_below"], settle_for=found["settle_for"])
+    return settings.replace(settle_below=found["settle_below"], settle_for=found["settle_for"])
 
 
 def _read(path: Path) -> dict[str, Any]:

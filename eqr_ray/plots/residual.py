@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import read_json
+from eqr_ray.config.schema import read_json
 from eqr_ray.data.arrow_store import Split
 from eqr_ray.inference.records import concatenate, is_exact, read_part
 from eqr_ray.inference.scores import wilson

@@ -6,13 +6,12 @@ same records. So a search over all of them runs the network once for every pair 
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import content_hash
+from eqr_ray.config.schema import content_hash
 from eqr_ray.evaluation.frontier import Point, Replays
 from eqr_ray.inference.policies import policy_named
 from eqr_ray.inference.replay import RecordedRun
@@ -84,7 +83,7 @@ def tried(config: SearchConfig, values: Mapping[str, Value], run: RecordedRun) -
     changes: dict[str, Any] = {"snapshots": (), **_replayed(whole)}
     if policy_named(str(whole["policy"])).verifies:
         changes["verifier"] = puzzle_set.task.name
-    settings = dataclasses.replace(run.settings, **changes)
+    settings = run.settings.replace(**changes)
     assert puzzle_set.labels is not None
     replays = Replays([settings], puzzle_set.inputs, puzzle_set.labels, str(whole["select"]))
     for block in run.blocks():

@@ -17,7 +17,7 @@ from statistics import mean
 from typing import Any
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import read_json
+from eqr_ray.config.schema import read_json
 from eqr_ray.data.arrow_store import Split
 from eqr_ray.inference.scores import wilson
 from eqr_ray.model.network import Network

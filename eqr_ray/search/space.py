@@ -16,10 +16,12 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from eqr_ray.config.errors import UserError, nearest
-from eqr_ray.config.strict import from_dict
+from eqr_ray.config.schema import Options
 
 Kind = Literal["uniform", "log", "integer", "choice"]
 KINDS: tuple[Kind, ...] = ("uniform", "log", "integer", "choice")
@@ -170,14 +172,13 @@ def space_of(raw: Mapping[str, Any]) -> Space:
     for name, entry in raw.items():
         if not isinstance(entry, Mapping):
             raise UserError(f"space.{name}={json.dumps(entry)}: expected e.g. {{uniform: [0.0, 1.0]}}")
-        one = _parameter(str(name), from_dict(_Entry, entry, f"space.{name}"))
+        one = _parameter(str(name), _Entry.parse(entry, f"space.{name}"))
         _check_conditions(one, {other.name: other for other in parameters if other.kind == "choice"})
         parameters.append(one)
     return Space(tuple(parameters))
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(Options):
     """A key of the file as it is written: exactly one of the four kinds."""
 
     uniform: tuple[float, float] | None = None
@@ -185,7 +186,7 @@ class _Entry:
     integer: tuple[int, int] | None = None
     choice: tuple[Value, ...] | None = None
     points: int | None = None
-    when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    when: Mapping[str, Annotated[tuple[Value, ...], Field(strict=False)]] = {}
 
 
 def _parameter(name: str, entry: _Entry) -> Parameter:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from eqr_ray.config.errors import UserError, nearest
-from eqr_ray.config.schema import Options, about, leaves
-from eqr_ray.config.strict import from_dict, to_dict
+from eqr_ray.config.schema import Options, about, leaves, option
 from eqr_ray.search.early_stopping import SuccessiveHalving
 from eqr_ray.search.space import Space, Values, space_of
 from eqr_ray.search.trial import AnswerGoal, Goal, goal_of
@@ -27,53 +27,41 @@ METRICS = (
 REMOVED = {"algorithm": "population", "scheduler": "hyperband"}
 
 
-@dataclass(frozen=True)
-class Algorithm:
+class Algorithm(Options):
     """How the next configuration is chosen: at random, from a grid, or by Optuna's tree-structured Parzen estimator
     after `startup` random ones."""
 
-    name: Literal["random", "grid", "tpe"] = "random"
-    startup: int = 10
-
-    def __post_init__(self) -> None:
-        if self.startup < 1:
-            raise UserError(f"algorithm.startup={self.startup} is not allowed: at least 1")
+    name: Literal["random", "grid", "tpe"] = option("random", "random, grid or tpe")
+    startup: int = option(10, "tpe: random ones before it", ge=1)
 
 
-@dataclass(frozen=True)
-class Scheduler:
+class Scheduler(Options):
     """Which trainings end early: none; asha: at `first` steps, and at every `factor` times as many, the best 1/`factor`
     go on."""
 
-    name: Literal["none", "asha"] = "none"
-    first: int = 1
-    factor: float = 3.0
-
-    def __post_init__(self) -> None:
-        if not self.factor > 1:
-            raise UserError(f"scheduler.factor={self.factor:g} is not allowed: more than 1")
+    name: Literal["none", "asha"] = option("none", "none or asha")
+    first: int = option(1, "asha: steps before the first comparison")
+    factor: float = option(3.0, "asha: the best 1/factor go on", gt=1)
 
 
-@dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(Options):
     """A file under tune/, checked. `space_` and `first` as written; `space` and `points` are what they mean."""
 
-    command: Literal["train", "infer"]
-    space_: Mapping[str, Any]
-    objective: str | Mapping[str, float]
-    trials: int
-    keys: Mapping[str, Any] = field(default_factory=dict)
-    first: tuple[Mapping[str, Any], ...] = ()
-    algorithm: Algorithm = field(default_factory=Algorithm)
-    scheduler: Scheduler = field(default_factory=Scheduler)
-    report_every: int = 0  # steps between the reports of a training
-    collapse: float | None = 2.0  # a loss so many times that of the first report ends the trial; None: never
+    command: Literal["train", "infer"] = option(..., "whose keys vary")
+    space_: Mapping[str, Any] = option(..., "the keys that vary")
+    objective: str | Mapping[str, float] = option(..., "what counts")
+    trials: int = option(..., "how many", ge=1)
+    keys: Mapping[str, Any] = option({}, "what all trials share")
+    first: tuple[Mapping[str, Any], ...] = option((), "what is tried before anything is drawn")
+    algorithm: Algorithm = option(Algorithm(), "how the next one is chosen")
+    scheduler: Scheduler = option(Scheduler(), "which trainings end early")
+    report_every: int = option(0, "steps between the reports of a training")
+    collapse: float | None = option(
+        2.0, "a loss so many times that of the first report ends the trial; null: never", gt=1, inf=True
+    )
 
-    def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise UserError(f"trials={self.trials} is not allowed: at least 1")
-        if self.collapse is not None and not self.collapse > 1:
-            raise UserError(f"collapse={self.collapse:g} is not allowed: more than 1, or null")
+    @model_validator(mode="after")
+    def _check(self) -> SearchConfig:
         _ = self.space, self.points  # their own checks
         if self.command == "train":
             self._check_training()
@@ -85,6 +73,7 @@ class SearchConfig:
             _ = self.answer_goal
         if self.algorithm.name == "grid":
             self.space.grid()
+        return self
 
     def _check_training(self) -> None:
         if not isinstance(self.objective, str):
@@ -116,7 +105,7 @@ class SearchConfig:
     @property
     def answer_goal(self) -> AnswerGoal:
         assert isinstance(self.objective, Mapping)
-        return from_dict(AnswerGoal, self.objective, "objective")
+        return AnswerGoal.parse(self.objective, "objective")
 
     @property
     def steps(self) -> int:
@@ -149,12 +138,12 @@ def search_of(raw: Mapping[str, Any]) -> SearchConfig:
         words = "the keys that vary, e.g. {damping: {uniform: [0.0, 0.5]}}"
         raise UserError(f"space={json.dumps(values.get('space'))}: expected {words}")
     space = values.pop("space")
-    return from_dict(SearchConfig, {**values, "space_": space})
+    return SearchConfig.parse({**values, "space_": space})
 
 
 def written(config: SearchConfig) -> dict[str, Any]:
     """The file again, with every default."""
-    values = to_dict(config)
+    values = config.to_dict()
     return {"command": values.pop("command"), "space": values.pop("space_"), **values}
 
 

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import model_validator
+
 from eqr_ray.config.errors import UserError
+from eqr_ray.config.schema import Options, option
 from eqr_ray.search.space import Values
 
 # running: begun, and to be continued; stopped: given up for better trials; diverged: the loss is no number; collapsed:
@@ -65,21 +68,18 @@ def goal_of(text: str) -> Goal:
     return Goal(metric, word == "highest")
 
 
-@dataclass(frozen=True)
-class AnswerGoal:
+class AnswerGoal(Options):
     """Of a search over answers, exactly one bound: an `accuracy` (share of 1) to be reached at the least cost, or the
     mean `flops` per puzzle that may be spent for the best accuracy."""
 
-    accuracy: float | None = None
-    flops: float | None = None
+    accuracy: float | None = option(None, "least FLOPs at it", gt=0, le=1)
+    flops: float | None = option(None, "best accuracy at it", gt=0)
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> AnswerGoal:
         if (self.accuracy is None) == (self.flops is None):
             raise UserError("objective: either accuracy: (least FLOPs at it) or flops: (best accuracy at it)")
-        if self.accuracy is not None and not 0 < self.accuracy <= 1:
-            raise UserError(f"objective.accuracy={self.accuracy:g} is not allowed: above 0, at most 1")
-        if self.flops is not None and not 0 < self.flops < math.inf:
-            raise UserError(f"objective.flops={self.flops:g} is not allowed: a finite number above 0")
+        return self
 
     def meets(self, accuracy: float, flops: float) -> bool:
         """Whether the bound is kept."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import read_json
+from eqr_ray.config.schema import read_json
 from eqr_ray.inference.records import TableWriter
 from eqr_ray.search.space import Parameter, Space, Values
 from eqr_ray.search.study import SearchConfig, search_of

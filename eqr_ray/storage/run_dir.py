@@ -24,7 +24,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import content_hash, read_json
+from eqr_ray.config.schema import content_hash, read_json
 from eqr_ray.storage.atomic import write_json
 from eqr_ray.storage.progress import duration
 

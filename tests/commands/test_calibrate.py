@@ -15,9 +15,7 @@ import torch
 
 from eqr_ray import calibrate, infer
 from eqr_ray.config.cli import parse_arguments
-from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.strict import from_dict
 from eqr_ray.data.arrow_store import write_split
 from eqr_ray.evaluation.calibration import CalibrateConfig, pilot_of, puzzles_needed
 from eqr_ray.inference.options import InferConfig
@@ -40,7 +38,7 @@ def solved(seed: int) -> Puzzles:
 def run(**options: object) -> dict:
     """The door in this process; returns calibration.json."""
     typed = [f"{key}={value}" for key, value in options.items()]
-    calibrate.main(door_config("calibrate", typed), given=set(options))
+    calibrate.main(*parse_arguments(CalibrateConfig, typed))
     return json.loads((Path(str(options["out"])) / "calibration.json").read_text())
 
 
@@ -53,7 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_split(root / "data" / "test.arrow", TASK, solved(1), source="", seed=0)
     save_echo(root / "net")
     options = {"checkpoint": root / "net", "data": root / "data", **SHAPE, **EASY}
-    calibrate.main(door_config("calibrate", [f"{key}={value}" for key, value in options.items()]), given=set(options))
+    calibrate.main(*parse_arguments(CalibrateConfig, [f"{key}={value}" for key, value in options.items()]))
     return root
 
 
@@ -124,7 +122,7 @@ def test_records_are_enough(made: Path, tmp_path: Path) -> None:
     small = run(records=records, data=made / "data", depth=4, breadth=1, out=tmp_path / "small", **EASY)
     assert (small["depth"], small["breadth"], small["full_segments_mean"]) == (4, 1, 4.0)
     assert small["data_hash"] == calibration(made)["data_hash"]
-    calibrate.main(door_config("calibrate", [f"records={records}", "depth=5", "risk=0.6", "confidence=0.7"]))
+    calibrate.main(*parse_arguments(CalibrateConfig, [f"records={records}", "depth=5", "risk=0.6", "confidence=0.7"]))
     assert (records / "calibration-sequential-5x2" / "calibration.json").exists()
     shutil.rmtree(records / "calibration-sequential-5x2")
 
@@ -267,5 +265,5 @@ def test_the_folder_is_next_to_the_checkpoint(made: Path, checkpoint: str, folde
 
 
 def test_so_many_puzzles_are_needed_by_default() -> None:
-    config = from_dict(CalibrateConfig, door_config("calibrate", ["checkpoint=c", "data=d"]))
+    config = parse_arguments(CalibrateConfig, ["checkpoint=c", "data=d"])[0]
     assert puzzles_needed(config.goal) == 747

@@ -11,8 +11,8 @@ import torch
 
 from eqr_ray import frontier, infer
 from eqr_ray.config.cli import parse_arguments
-from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
+from eqr_ray.evaluation.frontier import FrontierConfig
 from eqr_ray.inference import replay as recorded
 from eqr_ray.inference.options import InferConfig
 from eqr_ray.inference.records import concatenate
@@ -40,7 +40,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def door(**options: object) -> dict:
     """The door in this process; returns summary.json."""
-    frontier.main(door_config("frontier", [f"{key}={value}" for key, value in options.items()]), options.keys())
+    frontier.main(*parse_arguments(FrontierConfig, [f"{key}={value}" for key, value in options.items()]))
     return json.loads((Path(str(options["out"])) / "summary.json").read_text())
 
 

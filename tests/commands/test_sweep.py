@@ -17,7 +17,6 @@ import yaml
 
 from eqr_ray import sweep, train
 from eqr_ray.config.cli import parse_arguments
-from eqr_ray.config.door import door_config
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import write_split
 from eqr_ray.search.early_stopping import EarlyStopping
@@ -126,7 +125,7 @@ def command(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
         if space is not None:
             (tmp_path / "space.yaml").write_text(space)
             keys += [f"space={tmp_path / 'space.yaml'}", f"data={data}", f"out={tmp_path / out}"]
-        sweep.main(door_config("sweep", keys), {key.partition("=")[0] for key in keys})
+        sweep.main(*parse_arguments(sweep.SweepConfig, keys))
         return json.loads((tmp_path / out / "summary.json").read_text())
 
     return run
@@ -354,7 +353,7 @@ def test_every_file_under_tune_makes_its_trials(file: Path, data: Path, tmp_path
     keys = [f"space={file}", f"data={data}", "finalists=0"]
     if "command: infer" in file.read_text():
         keys.append(f"checkpoint={save_tiny(tmp_path / 'tiny')}")
-    config = sweep.from_dict(sweep.SweepConfig, door_config("sweep", keys))
+    config = parse_arguments(sweep.SweepConfig, keys)[0]
     space = sweep.search_read(config, {"space"})
     with ExitStack() as stack:
         if space.command == "train":

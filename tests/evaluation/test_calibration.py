@@ -245,7 +245,7 @@ def replayed(puzzles: int, seed: int = GENERATOR_SEED) -> Replayed:
 
 
 def settings(policy: str, settle_below: float) -> Settings:
-    return Settings(DEPTH, BREADTH, policy=policy, settle_below=settle_below)
+    return Settings(depth=DEPTH, breadth=BREADTH, policy=policy, settle_below=settle_below)
 
 
 @pytest.mark.parametrize("policy", ["settle", "sequential"])
@@ -276,14 +276,14 @@ def test_verdicts_of_a_trace_worked_out_by_hand() -> None:
         rows, logit_residual=residual.reshape(-1), prediction=np.repeat(tokens.reshape(-1), 3)[:, None]
     )
     two = Replayed(rows, np.full((2, 1), LABEL, np.uint8))
-    one_calm = Settings(3, 2, policy="sequential", settle_below=0.5, settle_for=1)
+    one_calm = Settings(depth=3, breadth=2, policy="sequential", settle_below=0.5, settle_for=1)
     outcomes = two.outcomes(one_calm, "logit_residual")
     assert outcomes.settled.tolist() == [True, True]
     assert outcomes.right.tolist() == [True, True]
     assert outcomes.residual == pytest.approx([0.5, 0.3])
     assert outcomes.segments.tolist() == [2, 5]
     # all restarts: the least residual of puzzle 0 has been calm for one segment only, and is wrong
-    all_of_them = two.outcomes(dataclasses.replace(one_calm, policy="settle", settle_for=2), "logit_residual")
+    all_of_them = two.outcomes(one_calm.replace(policy="settle", settle_for=2), "logit_residual")
     assert all_of_them.settled.tolist() == [False, True]
     assert all_of_them.right.tolist() == [False, True]
     assert all_of_them.segments.tolist() == [6, 6]
@@ -298,7 +298,7 @@ def test_puzzles_set_apart_keep_their_own_records_and_answers() -> None:
     blocks = [rows.take(rows.puzzle < 4), rows.take(rows.puzzle >= 4)]
     pilot, others = divided(blocks, labels, apart, depth=6, breadth=2)
     assert (len(pilot), len(others)) == (3, 7)
-    narrow = dataclasses.replace(settings("settle", 0.5), depth=6, breadth=2)
+    narrow = settings("settle", 0.5).replace(depth=6, breadth=2)
     whole = Replayed(rows, labels).outcomes(narrow, "logit_residual")
     for part, mask in ((pilot, apart), (others, ~apart)):
         assert part.residuals.shape == (len(part), 12)

@@ -36,11 +36,12 @@ def test_few_measured_puzzles_tell_less() -> None:
 
 
 def test_a_prediction_for_every_number_of_gpus() -> None:
-    assert predictions([PUBLISHED], CostConfig(None, (1, 8), None, None)) == []
-    costs = predictions([PUBLISHED], CostConfig(1000, (1, 8), None, None))
+    assert predictions([PUBLISHED], CostConfig(gpus=(1, 8))) == []
+    costs = predictions([PUBLISHED], CostConfig(puzzles=1000, gpus=(1, 8)))
     assert [cost.gpus for cost in costs] == [1, 8]
-    assert costs == predictions([PUBLISHED], CostConfig(1000, (1, 8), 25.6e9, PUBLISHED_DEVICE_FLOPS))
+    named = {"flops_per_segment": 25.6e9, "device_flops": PUBLISHED_DEVICE_FLOPS}
+    assert costs == predictions([PUBLISHED], CostConfig(puzzles=1000, gpus=(1, 8), **named))
     with pytest.raises(UserError, match=r"cost\.gpus=0 is not allowed: at least 1"):
-        CostConfig(1, (1, 0), None, None)
+        CostConfig(puzzles=1, gpus=(1, 0))
     with pytest.raises(UserError, match=r"cost\.device_flops=0\.0 is not allowed"):
-        CostConfig(1, (1,), None, 0.0)
+        CostConfig(puzzles=1, gpus=(1,), device_flops=0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ SEQUENTIAL = Settings(depth=8, breadth=6, seed=1, policy="sequential", settle_be
 def run(path: Path, settings: Settings, parts: int = 1000) -> Records | None:
     """Run until `parts` parts have been saved here; all records once nothing is missing."""
     kind = policy_named(settings.policy)
-    folder = RecordDir(path, dataclasses.asdict(settings), [], kind.widens)
+    folder = RecordDir(path, settings.to_dict(), [], kind.widens)
     folder.units += plan(len(INPUTS), folder.widths[0], settings.depth, whole=kind.whole)
     folder.make({})
     engine = BreadthEngine(FakeNetwork(), settings, 8)
@@ -40,11 +39,11 @@ def run(path: Path, settings: Settings, parts: int = 1000) -> Records | None:
 
 @pytest.mark.parametrize("policy", ["full", "settle", "halt", "sequential"])
 def test_a_widened_run_equals_a_wide_one(tmp_path: Path, policy: str) -> None:
-    wide = dataclasses.replace(SEQUENTIAL, policy=policy)
+    wide = SEQUENTIAL.replace(policy=policy)
     whole = run(tmp_path / "wide", wide)
-    run(tmp_path / "run", dataclasses.replace(wide, breadth=1))
+    run(tmp_path / "run", wide.replace(breadth=1))
     kept = {path: path.read_bytes() for path in (tmp_path / "run" / "records").iterdir()}
-    assert run(tmp_path / "run", dataclasses.replace(wide, breadth=4), parts=2) is None  # killed, and left at that
+    assert run(tmp_path / "run", wide.replace(breadth=4), parts=2) is None  # killed, and left at that
     widened = run(tmp_path / "run", wide)
     assert whole is not None
     assert widened is not None
@@ -55,10 +54,10 @@ def test_a_widened_run_equals_a_wide_one(tmp_path: Path, policy: str) -> None:
 def test_a_run_is_not_made_narrower(tmp_path: Path) -> None:
     run(tmp_path, SEQUENTIAL)
     with pytest.raises(UserError, match="breadth is 6 there and 3 here"):
-        run(tmp_path, dataclasses.replace(SEQUENTIAL, breadth=3))
+        run(tmp_path, SEQUENTIAL.replace(breadth=3))
 
 
 def test_what_compares_restarts_is_not_widened(tmp_path: Path) -> None:
-    run(tmp_path, dataclasses.replace(SEQUENTIAL, policy="race", breadth=2))
+    run(tmp_path, SEQUENTIAL.replace(policy="race", breadth=2))
     with pytest.raises(UserError, match="breadth is 2 there and 6 here"):
-        run(tmp_path, dataclasses.replace(SEQUENTIAL, policy="race"))
+        run(tmp_path, SEQUENTIAL.replace(policy="race"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -55,7 +53,7 @@ def test_a_replay_is_the_run(policy: str, data: st.DataObject) -> None:
 
 
 def test_a_block_of_the_records_is_enough() -> None:
-    settings = dataclasses.replace(WHOLE, policy="settle", settle_below=0.1)
+    settings = WHOLE.replace(policy="settle", settle_below=0.1)
     block = RECORDED.take((RECORDED.puzzle >= 4) & (RECORDED.puzzle < 7))
     expected = run(settings)
     assert_same(replay(Trace(block), settings), expected.take((expected.puzzle >= 4) & (expected.puzzle < 7)))
@@ -63,6 +61,6 @@ def test_a_block_of_the_records_is_enough() -> None:
 
 def test_what_was_not_recorded_cannot_be_replayed() -> None:
     with pytest.raises(UserError, match="depth=11 is more than the 10 that were recorded"):
-        replay(Trace(RECORDED), dataclasses.replace(WHOLE, depth=11))
+        replay(Trace(RECORDED), WHOLE.replace(depth=11))
     with pytest.raises(UserError, match="record with policy=full and a snapshot at every segment"):
         Trace(RECORDED.take(RECORDED.segments != 3))
