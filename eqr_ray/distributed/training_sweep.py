@@ -65,10 +65,6 @@ class TrainingSweep:
         sweep.runner = ray_runner(config, stack)
         return sweep
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the runner: Tune pickles the queue, whose plans know the sweep."""
-        return {name: value for name, value in vars(self).items() if name != "runner"}
-
     @property
     def content(self) -> dict[str, str]:
         """What a resume must find again, besides the search."""

@@ -210,6 +210,9 @@ class _Searcher(Searcher):
         for trial_id in self._running.keys() & set(trial_ids):
             self._queue.again(self._running.pop(trial_id))
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles it, and nothing reads that again: the queue knows an open log and a running Ray
+
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).write_text("")  # the folder of the sweep is its state
 
