@@ -88,7 +88,8 @@ def begin_from(run: Path, other: Path, step: int) -> Path:
     """A copy of a run as it was at `step`."""
     checkpoint(other, step).parent.mkdir(parents=True)
     shutil.copytree(checkpoint(run, step), checkpoint(other, step))
-    shutil.copy(run / "config.json", other)
+    for name in ("manifest.json", "config.json"):
+        shutil.copy(run / name, other)
     return other
 
 
