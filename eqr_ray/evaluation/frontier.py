@@ -83,8 +83,7 @@ def grid(
     shapes = {"full": square, "sequential": [*wide, *deep, *bounded], "verify": [*wide, *deep]}
     thresholds = dict.fromkeys(("settle", "sequential", "race"), settle_below)
     return [
-        dataclasses.replace(
-            most,
+        most.replace(
             policy=policy,
             depth=depth,
             breadth=breadth,

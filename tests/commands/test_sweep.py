@@ -255,7 +255,7 @@ def test_another_search_is_refused(
     with pytest.raises(UserError) as error:
         command("finalists=0", space=SPACE.replace(*change))
     assert words in str(error.value)
-    with pytest.raises(UserError, match="seed=3 does not go with resume=: the sweep has seed=0"):
+    with pytest.raises(UserError, match="seed=3 does not go with resume=: the run has seed=0"):
         command(f"resume={tmp_path / 'out'}", "seed=3", space=None)
 
 

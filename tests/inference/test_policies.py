@@ -172,7 +172,7 @@ def test_enough_ahead_counts_what_can_start_now() -> None:
         ({"depth": 0}, "depth=0 is not allowed: at least 1"),
         ({"breadth": -1}, "breadth=-1 is not allowed"),
         ({"seed": -1}, "seed=-1"),
-        ({"budget": 0, "policy": "sequential"}, "budget=0 is not allowed: at least 1, or null"),
+        ({"budget": 0, "policy": "sequential"}, "budget=0 is not allowed: at least 1"),
         ({"budget": 9}, "budget=9 goes with policy=sequential or verify, not full"),
         ({"policy": "race", "snapshots": (1,)}, "snapshots= do not go with policy=race"),
         ({"settle_below": float("nan")}, "settle_below=nan"),

@@ -47,12 +47,12 @@ def test_trials_parameters_and_pairs_are_drawn(tmp_path: Path, saved: list[Figur
     assert [path.name for path in paths] == ["best.png", "parameters.png", "pairs.png"]
     assert all(path.exists() for path in paths)
     best, parameters, pairs = saved
-    values = [trial.reports[-1].figures["validation_exact"] for trial in trials if trial.reports]
+    values = [trial.reports[-1].metrics["validation_exact"] for trial in trials if trial.reports]
     dots = [offset[1] for dots in best.axes[0].collections for offset in dots.get_offsets()]
     assert sorted(dots) == sorted(values)
     (line,) = best.axes[0].get_lines()
     assert line.get_ydata()[-1] == max(
-        t.reports[-1].figures["validation_exact"] for t in trials if t.status == "finished"
+        t.reports[-1].metrics["validation_exact"] for t in trials if t.status == "finished"
     )
     titles = [axes.get_title() for axes in parameters.axes]
     assert titles == ["damping, importance 70%", "noise_scale, importance 30%", "halting", "max_segments"]

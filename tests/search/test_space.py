@@ -69,7 +69,7 @@ def test_every_end_of_every_parameter_is_a_corner() -> None:
         ("a", {"points": 2}, "not 0"),
         ("a", {"uniform": [1, 0]}, "space.a.uniform=[1.0, 0.0]: expected [lowest, highest]"),
         ("a", {"uniform": [0, "1"]}, 'space.a.uniform[1]="1": expected a number'),
-        ("a", {"uniform": [0, math.inf]}, "expected [lowest, highest]"),
+        ("a", {"uniform": [0, math.inf]}, "uniform[1]=inf is not allowed: a finite number"),
         ("a", {"log": [0, 1]}, "expected [lowest, highest], above 0"),
         ("a", {"integer": [0, 1.5]}, "space.a.integer[1]=1.5: expected a whole number"),
         ("a", {"choice": []}, "expected one value or more"),

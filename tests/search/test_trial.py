@@ -29,8 +29,13 @@ def test_what_meets_the_bound_is_better_than_what_does_not(a: float, cost: float
 
 
 def test_exactly_one_bound() -> None:
-    for wrong in ({}, {"accuracy": 0.5, "flops": 1.0}, {"accuracy": 1.5}, {"flops": math.inf}):
-        with pytest.raises(UserError, match="objective"):
+    for wrong, words in (
+        ({}, "objective: either accuracy: .* or flops:"),
+        ({"accuracy": 0.5, "flops": 1.0}, "objective: either accuracy: .* or flops:"),
+        ({"accuracy": 1.5}, "accuracy=1.5 is not allowed"),
+        ({"flops": math.inf}, "flops=inf is not allowed"),
+    ):
+        with pytest.raises(UserError, match=words):
             AnswerGoal(**wrong)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch.nn import Parameter
@@ -37,7 +35,7 @@ def test_adam_atan2_is_the_formula() -> None:
 def test_learning_rate_warms_up_stays_and_cools_down() -> None:
     assert learning_rate(0, CONFIG) == pytest.approx(0.001)
     assert learning_rate(9, CONFIG) == learning_rate(99, CONFIG) == 0.01
-    cooling = replace(CONFIG, cooldown=0.2)
+    cooling = CONFIG.replace(cooldown=0.2)
     assert learning_rate(79, cooling) == 0.01
     assert learning_rate(90, cooling) == pytest.approx(0.005)
     assert learning_rate(99, cooling) == pytest.approx(0.0005)
