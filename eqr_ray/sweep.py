@@ -4,9 +4,7 @@
     python -m eqr_ray.sweep space=tune/inference_noise.yaml checkpoint=zoo:sudoku6 data=data/sudoku6
     python -m eqr_ray.sweep resume=runs/three trials=60
 
-Leaves trials.parquet (a row per trial and report), best.yaml (for `recipe=` of train or infer), best.png,
-parameters.png, pairs.png, config.json, manifest.json, summary.json in `out`, and a folder per trial in trials/ and
-finals/. The same sweep goes on with resume=.
+Leaves in `out` what search/trial_dirs.py lists, three pictures and summary.json.
 """
 
 from __future__ import annotations
