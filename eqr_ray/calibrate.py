@@ -10,21 +10,20 @@ Where no threshold keeps it, calibration.json says so (exit status 0), and infer
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
 
 from eqr_ray.config.cli import run_command
-from eqr_ray.config.errors import UserError
+from eqr_ray.config.errors import UserError, extra
 from eqr_ray.data.npy_reader import is_npy_part
 from eqr_ray.distributed.recording import check_not_recording, recorded
 from eqr_ray.evaluation.calibration import CalibrateConfig, Goal, calibration_of, puzzles_needed
 from eqr_ray.inference.options import AnsweringOptions
 from eqr_ray.inference.replay import RecordedRun, open_recorded
 from eqr_ray.inference.settings import CALIBRATION
-from eqr_ray.plots.calibration import draw_calibration
 from eqr_ray.storage.atomic import write_json
 from eqr_ray.storage.progress import print_warning
 from eqr_ray.storage.run_dir import RunDir, locked
@@ -35,6 +34,9 @@ RUN = "run"  # the recorded run, in `out`
 
 def main(config: CalibrateConfig, typed: frozenset[str] = frozenset()) -> None:
     """`typed`: the keys that were typed."""
+    with extra("plots", "the picture"):  # said now, and not when hours have been spent
+        # lazy: need not be installed
+        from eqr_ray.plots.calibration import draw_calibration  # noqa: PLC0415
     config = config.replace(data=config.data and str(puzzles_in(Path(config.data))))
     before = None if config.records is None else recorded_before(config, typed)
     out = Path(config.out or (beside(str(config.checkpoint)) if before is None else beside_records(before, config)))
@@ -50,16 +52,16 @@ def main(config: CalibrateConfig, typed: frozenset[str] = frozenset()) -> None:
         log.log("start", records=str(run.path), puzzles=len(run.puzzle_set))
         print(f"testing thresholds on the records of {len(run.puzzle_set):,} puzzles", file=sys.stderr)
         found = calibration_of(run, settings, config)
-        write_results(found, out)
+        write_results(found, out, draw_calibration)
         log.log("end", settle_below=found["settle_below"], coverage=found["coverage"])
         run_dir.write_summary({name: value for name, value in found.items() if name not in ("tests", "curve")})
     show(found, out)
 
 
-def write_results(found: Mapping[str, Any], out: Path) -> None:
+def write_results(found: Mapping[str, Any], out: Path, draw: Callable[[Mapping[str, Any], str, Path], None]) -> None:
     """The artifact and its picture."""
     title = f"{found['task']}: wrong answers among the settled, {found['puzzles']:,} calibration puzzles"
-    draw_calibration(found, title, out / "risk_coverage.png")
+    draw(found, title, out / "risk_coverage.png")
     write_json(out / CALIBRATION, found)
 
 

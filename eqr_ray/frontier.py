@@ -9,7 +9,7 @@ recorded run in its folder run/. The same command continues an interrupted run.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eqr_ray.config.cli import run_command
+from eqr_ray.config.errors import extra
 from eqr_ray.config.schema import content_hash
 from eqr_ray.distributed.recording import check_not_recording, recorded
 from eqr_ray.evaluation.cost import START_UP_S, Cost, predictions
@@ -26,7 +27,6 @@ from eqr_ray.inference.options import AnsweringOptions
 from eqr_ray.inference.policies import policy_named
 from eqr_ray.inference.records import TableWriter
 from eqr_ray.inference.replay import RecordedRun, check_answers, open_recorded
-from eqr_ray.plots.frontier import draw_frontier
 from eqr_ray.storage.progress import Progress, print_warning
 from eqr_ray.storage.run_dir import RunDir, locked
 from eqr_ray.storage.run_log import RunLog
@@ -37,6 +37,9 @@ TABLE = "frontier.parquet"
 
 def main(config: FrontierConfig, typed: frozenset[str] = frozenset()) -> None:
     """`typed`: the keys that were typed."""
+    with extra("plots", "the picture"):  # said now, and not when hours have been spent
+        # lazy: need not be installed
+        from eqr_ray.plots.frontier import draw_frontier  # noqa: PLC0415
     out = Path(config.out or f"runs/frontier-{content_hash(config)[:12]}")
     run_dir = RunDir(out, "frontier")
     run_dir.check()
@@ -52,13 +55,17 @@ def main(config: FrontierConfig, typed: frozenset[str] = frozenset()) -> None:
         log.log("start", records=[str(run.path) for run in runs], puzzles=len(runs[0].puzzle_set))
         with Progress(sum(len(run.puzzle_set) for run in runs), "puzzles") as display:
             points = points_of(runs, config, display.update)
-        summary = write_results(points, runs, config, out)
+        summary = write_results(points, runs, config, out, draw_frontier)
         log.log("end", points=len(points))
         run_dir.write_summary(summary)
 
 
 def write_results(
-    points: Sequence[Point], runs: Sequence[RecordedRun], config: FrontierConfig, out: Path
+    points: Sequence[Point],
+    runs: Sequence[RecordedRun],
+    config: FrontierConfig,
+    out: Path,
+    draw: Callable[[Sequence[Point], str, Path], None],
 ) -> dict[str, Any]:
     """Table and picture, also on the screen. Returns the summary."""
     best = [one for run in dict.fromkeys(p.run for p in points) for one in recommended(points, run)]
@@ -66,7 +73,7 @@ def write_results(
     write_points(out / TABLE, points)
     puzzle_set = runs[0].puzzle_set
     title = f"{puzzle_set.task.name}, {len(puzzle_set):,} puzzles: what accuracy costs"
-    draw_frontier(points, title, out / "frontier.png")
+    draw(points, title, out / "frontier.png")
     summary = {
         "task": puzzle_set.task.name,
         "puzzles": len(puzzle_set),

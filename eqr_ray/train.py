@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from eqr_ray.config.cli import resumed as resumed_values
 from eqr_ray.config.cli import run_command
-from eqr_ray.config.errors import UserError
+from eqr_ray.config.errors import UserError, extra
 from eqr_ray.config.schema import flat
 from eqr_ray.data.dataset import PrepareConfig, prepare
 from eqr_ray.storage.progress import Progress, duration
@@ -171,8 +171,9 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
         if experiment.workers == 0:
             return train_here(experiment, folder, lambda metrics: None, interrupted)
         print(f"starting Ray and {experiment.workers} workers, some 20 s", file=sys.stderr)
-        # lazy: Ray and DeepSpeed take seconds to import, and a run in this process needs neither
-        from eqr_ray.distributed.trainer import train_on_ray  # noqa: PLC0415
+        with extra("cluster", f"workers={experiment.workers}"):
+            # lazy: Ray and DeepSpeed take seconds to import, and a run in this process needs neither
+            from eqr_ray.distributed.trainer import train_on_ray  # noqa: PLC0415
 
         return train_on_ray(experiment, folder, interrupted=interrupted)
 

@@ -1,6 +1,6 @@
 """The user's mistakes, told apart from ours.
 
-Any layer raises `UserError` for input that the user can mend; a door prints its message as one line and exits with
+Any layer raises `UserError` for input that the user can mend; a command prints its message as one line and exits with
 status 2. A `Failure` is one line too, with status 1: the machines did not last. Everything else that escapes is a fault
 of ours.
 """
@@ -8,7 +8,8 @@ of ours.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -17,6 +18,17 @@ class UserError(Exception):
 
 class Failure(Exception):
     """One line that says what gave way, and how to go on."""
+
+
+@contextmanager
+def extra(name: str, wanted: str) -> Iterator[None]:
+    """Around the import of an optional part: where a library is missing, UserError names the line that installs it.
+
+    wanted: what the user asked for that needs the part."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(f"{wanted} needs {error.name}: pip install 'eqr_ray[{name}]'") from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

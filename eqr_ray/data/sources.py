@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eqr_ray.config.errors import UserError
-from eqr_ray.data import hub
+from eqr_ray.config.errors import UserError, extra
 from eqr_ray.data.arrow_store import Split
 from eqr_ray.data.csv_reader import guess_task, read_csv
 from eqr_ray.data.npy_reader import guess_npy_task, is_npy_part, read_npy
@@ -21,7 +20,7 @@ def locate(source: str) -> dict[str, Path]:
 
     A path is a CSV file or an npy folder. UserError: there is nothing that can be read.
     """
-    root = hub.fetch(source[len(HUB) :]) if source.startswith(HUB) else Path(source)
+    root = _from_hub(source) if source.startswith(HUB) else Path(source)
     if not root.exists():
         raise UserError(f"source={source}: no such file or folder (known: generate, FILE.csv, FOLDER, hub:OWNER/NAME)")
     if root.is_file() or is_npy_part(root):
@@ -66,3 +65,10 @@ def read_puzzles(task: Task | None, path: str | Path) -> tuple[Task, Puzzles, li
         task = guess_npy_task(path) if path.is_dir() else guess_task(path)
     puzzles, bad = read_part(task, path, complete=False)
     return task, puzzles, bad
+
+
+def _from_hub(source: str) -> Path:
+    with extra("hub", f"source={source}"):
+        # lazy: the client need not be installed
+        from eqr_ray.data import hub  # noqa: PLC0415
+    return hub.fetch(source[len(HUB) :])

@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.distributed.actors import Actors
-from eqr_ray.distributed.cluster import request_nodes, start_ray, wait_for_nodes
-from eqr_ray.distributed.metrics import RayMetrics
+from eqr_ray.config.errors import extra
 from eqr_ray.distributed.resources import (
     Node,
     NotEnoughResources,
@@ -80,16 +78,19 @@ def runner(run: Run, team: ResourceRequest | None, joined: bool, log: RunLog) ->
         engine = BreadthEngine(run.factory(), run.settings, run.slots)
         yield lambda units, inputs: run_units(engine, units, inputs)
         return
+    with extra("cluster", f"actors={team.workers}"):
+        # lazy: Ray takes seconds to import, and answering in one process needs none of it
+        from eqr_ray.distributed import actors, cluster, metrics  # noqa: PLC0415
     with ExitStack() as stack:
         if not joined:
             here = this_machine()[0]
             gpus = int(here["GPU"]) if team.gpus_each else 0
-            stack.enter_context(start_ray(num_cpus=int(here["CPU"]), num_gpus=gpus))
+            stack.enter_context(cluster.start_ray(num_cpus=int(here["CPU"]), num_gpus=gpus))
         elastic = joined and run.config.actors is None
-        metrics = RayMetrics(run.folder.path.name)
-        log.sinks.append(metrics.show)
-        stack.callback(log.sinks.remove, metrics.show)
-        yield stack.enter_context(Actors(team, run.factory, run.settings, run.slots, elastic, metrics)).run
+        shown = metrics.RayMetrics(run.folder.path.name)
+        log.sinks.append(shown.show)
+        stack.callback(log.sinks.remove, shown.show)
+        yield stack.enter_context(actors.Actors(team, run.factory, run.settings, run.slots, elastic, shown)).run
 
 
 def answer(config: InferConfig, check: Callable[[Run], None] | None = None) -> tuple[dict[str, Any], Path]:
@@ -101,11 +102,14 @@ def answer(config: InferConfig, check: Callable[[Run], None] | None = None) -> t
             fetch(Path(config.out), config.mirror)
         joined = address is not None and config.actors != 0
         if joined:
-            stack.enter_context(start_ray(address))
+            with extra("cluster", f"address={address}"):
+                # lazy: as in `runner`
+                from eqr_ray.distributed import cluster  # noqa: PLC0415
+            stack.enter_context(cluster.start_ray(address))
             if config.wait_minutes:  # so that an autoscaler brings machines
-                request_nodes([{"GPU" if config.device == "cuda" else "CPU": 1}] * (config.actors or 1))
-                stack.callback(request_nodes, [])
-            team = wait_for_nodes(lambda there: team_of(config, there, joined), config.wait_minutes * 60)
+                cluster.request_nodes([{"GPU" if config.device == "cuda" else "CPU": 1}] * (config.actors or 1))
+                stack.callback(cluster.request_nodes, [])
+            team = cluster.wait_for_nodes(lambda there: team_of(config, there, joined), config.wait_minutes * 60)
         else:
             team = team_of(config, this_machine(), joined)
         run = prepare(config, device_named(config.device).type if team is None else team.device_type)
