@@ -41,21 +41,9 @@ def test_one_process_answers_without_any_of_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words", "needed"),
     [
-        (
-            "infer",
-            ["checkpoint=zoo:sudoku6", "data=DATA", "actors=1", "out=OUT"],
-            "actors=1 needs ray: .*eqr_ray[cluster]",
-        ),
-        (
-            "prepare",
-            ["source=hub:a/b", "task=sudoku4", "out=OUT"],
-            "source=hub:a/b needs huggingface_hub: .*eqr_ray[hub]",
-        ),
-        (
-            "frontier",
-            ["checkpoint=zoo:sudoku6", "data=DATA", "out=OUT"],
-            "the picture needs matplotlib: .*eqr_ray[plots]",
-        ),
+        ("infer", "checkpoint=zoo:sudoku6 data=DATA actors=1 out=OUT", "actors=1 needs ray: .*eqr_ray[cluster]"),
+        ("prepare", "source=hub:a/b task=sudoku4 out=OUT", "source=hub:a/b needs huggingface_hub: .*eqr_ray[hub]"),
+        ("frontier", "checkpoint=zoo:sudoku6 data=DATA out=OUT", "the picture needs matplotlib: .*eqr_ray[plots]"),
     ],
 )
 def test_a_missing_part_is_named(tmp_path: Path, name: str, words: str, needed: str) -> None:
