@@ -33,10 +33,10 @@ lint: $(READY) ## lint, format and types alone
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
-check: lint ## lint, format, types and the tests without Ray: under 2 minutes
+check: lint ## lint, format, types and the tests without Ray: some 5 minutes
 	@$(PY) -m pytest -q -n 2 --dist loadfile -m "not ray and not slow and not faults" --durations=10
 
-test: lint ## lint, format, types and every test, Ray's too: some 12 minutes
+test: lint ## lint, format, types and every test, Ray's too: less than half an hour
 	@$(PY) -m pytest -q --durations=60
 
 faults: $(READY) ## drills on several nodes, then every fault on every kind of run: over an hour, as root
