@@ -29,7 +29,7 @@ from eqr_ray.storage.progress import Progress, duration
 from eqr_ray.storage.remote_sync import fetch, mirror_of, mirrored
 from eqr_ray.storage.run_dir import CHECKPOINTS, LOG, SUMMARY, RunDir, locked
 from eqr_ray.storage.run_log import followed, number
-from eqr_ray.tasks import Task, task_named
+from eqr_ray.tasks import task_named
 from eqr_ray.training.checkpoint import complete_checkpoints
 from eqr_ray.training.experiment import (
     KNOBS,
@@ -54,7 +54,10 @@ def main(options: TrainOptions, typed: frozenset[str] = frozenset()) -> int:
         folder = Path(options.resume)
         make = partial(resumed, options, typed, folder)
     else:
-        folder = Path(options.out or f"runs/{task_of(options)}-{time.strftime('%Y%m%d-%H%M%S')}")
+        task = options.task or DEFAULT_TASK
+        if options.task is None and options.data is not None:
+            task = open_splits(Path(options.data))[0].task_name
+        folder = Path(options.out or f"runs/{task}-{time.strftime('%Y%m%d-%H%M%S')}")
         make = partial(begun, options, folder)
     if options.mirror is not None and options.resume is None and options.out is None:
         raise UserError("mirror= needs out=: the folder that is copied")
@@ -68,34 +71,22 @@ def main(options: TrainOptions, typed: frozenset[str] = frozenset()) -> int:
     with locked(folder), mirrored(folder, url):
         experiment = make(check_only=False)
         try:
-            steps = experiment.steps
             with (
-                Progress(steps, "steps") as display,
-                followed(folder / LOG, partial(show_entry, display, steps)),
+                Progress(experiment.steps, "steps") as display,
+                followed(folder / LOG, partial(show_entry, display, experiment.steps)),
             ):
                 summary = run(experiment, folder)
         except TrainingDiverged as error:
             print(f"eqr-train: {error}; try a smaller learning_rate=", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(how_to_resume(folder)) from None
-    show(summary, folder)
+            checkpoints = complete_checkpoints(folder / CHECKPOINTS)
+            kept = f"{checkpoints[-1]} is kept, resume={folder} goes on from it" if checkpoints else ""
+            raise KeyboardInterrupt(kept or f"there was no checkpoint yet in {folder}") from None
+    exact = summary.get("validation_exact")
+    words = "" if exact is None else f", {exact:.2%} of the validation puzzles exactly right"
+    print(f"{summary['step']:,} steps in {duration(summary['seconds'])}{words}; model in {folder}")
     return 0
-
-
-def task_of(options: TrainOptions) -> str:
-    """The name of a new run's task: as typed, else that of the data."""
-    if options.task is None and options.data is not None:
-        return open_splits(Path(options.data))[0].task_name
-    return options.task or DEFAULT_TASK
-
-
-def how_to_resume(folder: Path) -> str:
-    """The words for a run that is stopped."""
-    checkpoints = complete_checkpoints(folder / CHECKPOINTS)
-    if not checkpoints:
-        return f"there was no checkpoint yet in {folder}"
-    return f"{checkpoints[-1]} is kept, resume={folder} goes on from it"
 
 
 def begun(options: TrainOptions, folder: Path, check_only: bool) -> Experiment:
@@ -104,21 +95,17 @@ def begun(options: TrainOptions, folder: Path, check_only: bool) -> Experiment:
     run_dir.check()
     if run_dir.has_run:
         raise UserError(f"out={folder} holds a run: resume={folder} continues it, another out= starts a new one")
-    if options.data is not None:
-        experiment = experiment_of(options, *_with_data(Path(options.data), options.task))
-        build_model(experiment)  # weights= may not be there, or not fit
-        return experiment
-    task, data = options.task or DEFAULT_TASK, folder / "data"
-    if check_only:
-        return experiment_of(options, task_named(task), data, "")
-    print(f"no data= given: generating {task} puzzles", file=sys.stderr)
-    prepare(PrepareConfig(task=task, out=str(data)))
-    return experiment_of(options, *_with_data(data, task))
-
-
-def _with_data(data: Path, task: str | None) -> tuple[Task, Path, str]:
-    found, data_hash = describe_data(data, task)
-    return found, data, data_hash
+    task, data = options.task, folder / "data" if options.data is None else Path(options.data)
+    if options.data is None:
+        task = task or DEFAULT_TASK
+        if check_only:
+            return experiment_of(options, task_named(task), data, "")
+        print(f"no data= given: generating {task} puzzles", file=sys.stderr)
+        prepare(PrepareConfig(task=task, out=str(data)))
+    known, data_hash = describe_data(data, task)
+    experiment = experiment_of(options, known, data, data_hash)
+    build_model(experiment)  # weights= may not be there, or not fit
+    return experiment
 
 
 def resumed(options: TrainOptions, typed: Collection[str], folder: Path, check_only: bool) -> Experiment:
@@ -127,20 +114,21 @@ def resumed(options: TrainOptions, typed: Collection[str], folder: Path, check_o
     before = Experiment.parse(config)
     after = Experiment.parse(resumed_values(TrainOptions, config, typed_values(options, typed), str(folder)))
     assert after.identity == before.identity
-    check_unfinished(folder, after)
+    summary = RunDir(folder, "train").summary()
+    if summary is not None:
+        check_unfinished(folder, summary, after)
     return after
 
 
 def typed_values(options: TrainOptions, typed: Collection[str]) -> dict[str, Any]:
     """Key -> value of what was typed, as an experiment names and writes it."""
-    values = flat(options.to_dict())
-    values["weights"] = placed(options.weights)
-    values["data"] = options.data and str(Path(options.data).resolve())
+    data = options.data and str(Path(options.data).resolve())
+    values = {**flat(options.to_dict()), "weights": placed(options.weights), "data": data}
     pairs: dict[str, Any] = {}
-    for key in set(typed) - {"resume"}:
+    for key in set(typed) - {"resume", *(("data",) if data is None else ())}:
         if key == "model":
             pairs |= {name: value for name, value in values.items() if name.startswith("model.")}
-        elif not (key == "data" and options.data is None):
+        else:
             pairs |= dict.fromkeys(KNOBS.get(key, (key,)), values[key])
     return pairs
 
@@ -149,11 +137,8 @@ class Finished(UserError):
     """There is nothing left to train."""
 
 
-def check_unfinished(folder: Path, experiment: Experiment) -> None:
-    """Finished where the run is and its limits are not raised."""
-    summary, limits = RunDir(folder, "train").summary(), experiment
-    if summary is None:
-        return
+def check_unfinished(folder: Path, summary: Mapping[str, Any], limits: Experiment) -> None:
+    """Finished where the limits of a run that was finished are not raised."""
     step, seconds = number(summary, "step"), number(summary, "seconds")
     if step is None or seconds is None:
         raise UserError(f"{folder / SUMMARY} is damaged: step or seconds is no number")
@@ -196,13 +181,6 @@ def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def show(summary: Mapping[str, Any], folder: Path) -> None:
-    """The last words of a run."""
-    exact = summary.get("validation_exact")
-    words = "" if exact is None else f", {exact:.2%} of the validation puzzles exactly right"
-    print(f"{summary['step']:,} steps in {duration(summary['seconds'])}{words}; model in {folder}")
 
 
 def cli() -> NoReturn:

@@ -22,8 +22,7 @@ import torch
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.npy_reader import read_npy
-from eqr_ray.distributed import cluster
-from eqr_ray.distributed.environment import SETTINGS
+from eqr_ray.distributed import SETTINGS, cluster
 from eqr_ray.model.pretrained import load_model
 from eqr_ray.tasks import task_named
 from eqr_ray.training.checkpoint import STATE, newest_checkpoint

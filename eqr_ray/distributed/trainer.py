@@ -26,7 +26,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from eqr_ray.config.errors import Failure, UserError
-from eqr_ray.distributed.attempts import Patience, could_grow, place
+from eqr_ray.distributed.attempts import RESTART, STOP, Patience, StopRequest, could_grow, place
 from eqr_ray.distributed.cluster import is_joined, nodes, request_nodes, start_ray, wait_for_nodes
 from eqr_ray.distributed.metrics import RayMetrics
 from eqr_ray.distributed.ray_internals import (
@@ -35,7 +35,6 @@ from eqr_ray.distributed.ray_internals import (
     unused_resources,
 )
 from eqr_ray.distributed.resources import NotEnoughResources, ResourceRequest, describe_nodes
-from eqr_ray.distributed.stop_request import RESTART, STOP, StopRequest
 from eqr_ray.storage.run_dir import CHECKPOINTS
 from eqr_ray.storage.run_log import RunLog
 from eqr_ray.training.checkpoint import complete_checkpoints

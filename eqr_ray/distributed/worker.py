@@ -7,7 +7,6 @@ that diverged are returned, not raised: Ray would start the workers again, to th
 from __future__ import annotations
 
 import socket
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ import ray.train.torch
 import torch
 
 from eqr_ray.config.errors import UserError
+from eqr_ray.distributed.attempts import StopPoll
 from eqr_ray.distributed.deepspeed_backend import DeepSpeedBackend
 from eqr_ray.distributed.metrics import RayMetrics
 from eqr_ray.distributed.ray_internals import node_is_leaving
-from eqr_ray.distributed.stop_request import StopPoll
 from eqr_ray.storage.run_dir import LOCK
 from eqr_ray.storage.run_log import RunLog
-from eqr_ray.training.collective import collective_call
+from eqr_ray.training.backend import collective_call
 from eqr_ray.training.experiment import Experiment, begin, build_model, finish, training_job
 from eqr_ray.training.loop import TrainingDiverged, train
 
@@ -44,10 +43,10 @@ def work(task: dict[str, Any]) -> dict[str, Any] | None:
         sinks = [RayMetrics(folder.name).show] if first else []
         own = folder if first else None
         with RunLog(own, wandb=experiment.wandb, config=experiment.to_dict(), sinks=sinks) as log:
-            job = collective_call(backend, lambda: training_job(experiment, folder, log, ray.train.report))
+            job = collective_call(backend, lambda: training_job(experiment, folder, log, ray.train.report, stop_poll))
             if first:
                 begin(experiment, folder)
-            result = train(backend, replace(job, interrupted=stop_poll))
+            result = train(backend, job)
             return {"summary": finish(experiment, folder, result)} if first else None
     # Each of these is raised on every worker: it follows from what all of them know.
     except KeyboardInterrupt:  # after a checkpoint

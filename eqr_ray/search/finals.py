@@ -28,7 +28,7 @@ from eqr_ray.search.study import SearchConfig
 from eqr_ray.search.trial import Goal, Trial, ranked, score
 from eqr_ray.search.trial_dirs import Trials
 from eqr_ray.storage.atomic import write_json
-from eqr_ray.training.validate import validate
+from eqr_ray.training.loop import validate
 
 MOST_SEEDS = 99
 TEST = "test.json"

@@ -1,24 +1,29 @@
-"""What the training loop asks of the object that owns weights and optimizer, and the single-process answer.
+"""What the training loop asks of the owner of weights and optimizer, and the owner in one process.
 
-The distributed answer is distributed/deepspeed_backend.py; both run the same loop. Losses arrive as means over the rows
-of a micro-batch; a backend averages over micro-batches and workers: the gradient is that of the mean over the global
-batch.
+Losses arrive as means over the rows of a micro-batch; a backend averages over micro-batches and workers: the gradient
+is that of the mean over the global batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from eqr_ray.config.errors import UserError
 from eqr_ray.model import Latent, Readout, Reasoner
 from eqr_ray.model.cell import Noise
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.optim import build_optimizer
 
+T = TypeVar("T")
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamATan2, besides the number of updates
+LONGEST_MESSAGE = 2_000  # bytes
+# A mistake of the user, and a disk that may answer better another time.
+ERRORS: tuple[type[UserError] | type[OSError], ...] = (UserError, OSError)
 
 
 class Backend(Protocol):
@@ -109,3 +114,31 @@ class LocalBackend:
 
     def barrier(self) -> None:
         return
+
+
+def collective_call(backend: Backend, make: Callable[[], T]) -> T:
+    """`make()` on every worker. UserError or OSError on any of them is raised by all. Collective; `make` is not."""
+    # A row per worker: the kind of its error (0: none) and the bytes of its message.
+    messages = torch.zeros(backend.workers, 1 + LONGEST_MESSAGE, dtype=torch.int64, device=backend.device)
+    own_error: Exception | None = None
+    try:
+        made = make()
+    except ERRORS as error:
+        own_error = error
+        kind = 1 + isinstance(error, OSError)
+        words = f"{socket.gethostname()}: {error}" if kind == 2 else str(error)
+        message = torch.tensor([kind, *words.encode()[:LONGEST_MESSAGE]], dtype=torch.int64)
+        messages[backend.rank, : len(message)] = message
+    total = backend.sum(messages).tolist()
+    if own_error is not None:
+        raise own_error
+    for kind, *letters in total:
+        if kind:
+            raise ERRORS[kind - 1](bytes(letters).rstrip(b"\0").decode(errors="replace"))
+    return made
+
+
+def broadcast(backend: Backend, number: int) -> int:
+    """The first worker's number, on all of them. Collective."""
+    mine = torch.tensor([0 if backend.rank else number], dtype=torch.int64, device=backend.device)
+    return int(backend.sum(mine)[0])

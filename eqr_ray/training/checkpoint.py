@@ -27,9 +27,8 @@ from torch import Tensor
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.storage.atomic import flush, write_bytes, write_json
-from eqr_ray.training.backend import Backend
+from eqr_ray.training.backend import Backend, broadcast, collective_call
 from eqr_ray.training.carry import Carry
-from eqr_ray.training.collective import broadcast, collective_call
 from eqr_ray.training.optim import Ema
 
 log = logging.getLogger(__name__)

@@ -1,13 +1,9 @@
-"""What a training run is, wherever it runs.
-
-`TrainOptions` are the keys of `train`; an `Experiment` is what they mean for a dataset: the content of config.json,
-what a worker receives and what Tune varies. What its parts become (network, job, saved model) is here too, so that the
-process of a laptop and the workers of a cluster build the same things.
+"""What a training run is, wherever it runs: `TrainOptions` are the keys of `train`, an `Experiment` what they mean for
+a dataset (the content of config.json, what a worker receives and what Tune varies), and what its parts become.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -219,20 +215,21 @@ def build_model(experiment: Experiment) -> Reasoner:
     return model
 
 
-def check_data(experiment: Experiment) -> None:
-    """UserError where the data is missing or not what the experiment was made with."""
-    if describe_data(Path(experiment.data), experiment.task)[1] != experiment.data_hash:
-        raise UserError(f"data={experiment.data} is not what the run began with: its content has another hash")
-
-
 def training_job(
-    experiment: Experiment, folder: Path, log: RunLog, report: Callable[[dict[str, Any]], None]
+    experiment: Experiment,
+    folder: Path,
+    log: RunLog,
+    report: Callable[[dict[str, Any]], None],
+    interrupted: Callable[[], bool],
 ) -> TrainingJob:
     """What one worker needs besides its backend. UserError where the data is not what the experiment was made with."""
-    check_data(experiment)
+    if describe_data(Path(experiment.data), experiment.task)[1] != experiment.data_hash:
+        raise UserError(f"data={experiment.data} is not what the run began with: its content has another hash")
     train, validation = open_splits(Path(experiment.data))
     sampler = Sampler(train, task_named(experiment.task), experiment.batch, experiment.seed, experiment.augment)
-    return TrainingJob(experiment, sampler, validation, folder / CHECKPOINTS, experiment.identity, log, report)
+    return TrainingJob(
+        experiment, sampler, validation, folder / CHECKPOINTS, experiment.identity, log, report, interrupted
+    )
 
 
 def train_here(
@@ -245,16 +242,15 @@ def train_here(
     `interrupted`: whether to end with a checkpoint after this step."""
     backend = LocalBackend(build_model(experiment), experiment, device_named(experiment.device))
     with RunLog(folder, wandb=experiment.wandb, config=experiment.to_dict()) as log:
-        job = training_job(experiment, folder, log, report)
+        job = training_job(experiment, folder, log, report, interrupted)
         begin(experiment, folder)
-        return finish(experiment, folder, train(backend, dataclasses.replace(job, interrupted=interrupted)))
+        return finish(experiment, folder, train(backend, job))
 
 
 def begin(experiment: Experiment, folder: Path) -> None:
     """Say in the folder what the run is. Not before training begins: a run that was finished stays so when Ray does
     not start."""
-    values = experiment.to_dict()
-    RunDir(folder, "train").create(experiment.fixed, values)
+    RunDir(folder, "train").create(experiment.fixed, experiment.to_dict())
 
 
 def finish(experiment: Experiment, folder: Path, result: dict[str, Any]) -> dict[str, Any]:

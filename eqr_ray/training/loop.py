@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import Reasoner
 from eqr_ray.model.compiling import cell_function
 from eqr_ray.model.network import Network
+from eqr_ray.model.noise import row_keys
 from eqr_ray.model.runtime import dtype_named
 from eqr_ray.storage.progress import Rate
 from eqr_ray.storage.run_log import RunLog
@@ -28,9 +30,12 @@ from eqr_ray.training.backend import Backend
 from eqr_ray.training.carry import Carry, empty_carry
 from eqr_ray.training.checkpoint import choose_checkpoint, load_checkpoint, save_checkpoint
 from eqr_ray.training.config import TrainingConfig
+from eqr_ray.training.loss import IGNORE, row_losses
 from eqr_ray.training.optim import Ema, learning_rate
 from eqr_ray.training.step import StepSums, training_step
-from eqr_ray.training.validate import ValidationSums, validate
+
+VALIDATION_BATCH = 32  # rows; a multiple of nothing, but the same shape for every call
+VALIDATION_SEED = 20_260_521  # validation draws are the same for every run, so that runs compare
 
 
 class TrainingDiverged(RuntimeError):
@@ -199,3 +204,44 @@ def _validate(backend: Backend, job: TrainingJob, ema: Ema, network: Network, do
     }
     job.log.log("validation", done, **metrics, puzzles=int(total.puzzles), depth=config.validate_depth)
     return metrics
+
+
+class ValidationSums(NamedTuple):
+    """Sums over the puzzles seen: how many, exactly right, token accuracy, halted, halted and right."""
+
+    puzzles: float
+    exact: float
+    token_accuracy: float
+    halted: float
+    halted_exact: float
+
+
+def validate(network: Network, split: Split, puzzles: range, depth: int) -> ValidationSums:
+    """Run `puzzles` (row numbers of the split) for `depth` segments from one start each."""
+    assert split.labels is not None
+    total = np.zeros(len(ValidationSums._fields))
+    for at in range(0, len(puzzles), VALIDATION_BATCH):
+        index = np.array(puzzles[at : at + VALIDATION_BATCH], dtype=np.int64)
+        total += _batch(network, split, index, depth)
+    return ValidationSums(*total.tolist())
+
+
+def _batch(network: Network, split: Split, index: np.ndarray[tuple[int], np.dtype[np.int64]], depth: int) -> np.ndarray:
+    """One batch, filled up to VALIDATION_BATCH rows by repeating the first puzzle; the filling is not counted.
+
+    What is right is what training counts as right: padding (token 0 of the labels) is not asked.
+    """
+    assert split.labels is not None
+    full = np.concatenate([index, np.repeat(index[:1], VALIDATION_BATCH - len(index))])
+    inputs = torch.from_numpy(split.inputs[full].astype(np.int64)).to(network.device)
+    labels = torch.from_numpy(split.labels[index].astype(np.int64)).to(network.device)
+    puzzle = torch.from_numpy(full.astype(np.int64)).to(network.device)
+    embedding, latent = network.embed(inputs), network.start(row_keys(VALIDATION_SEED, puzzle, 0))
+    for k in range(1, depth + 1):
+        segment = network.segment(latent, embedding, row_keys(VALIDATION_SEED, puzzle, k))
+        latent = segment.latent
+    logits, halt_logit = segment.logits[: len(index)], segment.halt_logit[: len(index)]
+    rows, halted = row_losses(logits, halt_logit, labels.masked_fill(labels == 0, IGNORE)), halt_logit > 0
+    exact, accuracy = rows.exact, rows.token_accuracy.double()
+    sums = (len(index), exact.sum(), accuracy.sum(), halted.sum(), (halted & exact).sum())
+    return np.array([float(value) for value in sums])

@@ -11,9 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.distributed.attempts import Patience, could_grow, place
+from eqr_ray.distributed.attempts import (
+    FILE,
+    POLL_EVERY_S,
+    RESTART,
+    STOP,
+    Patience,
+    StopPoll,
+    StopRequest,
+    could_grow,
+    place,
+)
 from eqr_ray.distributed.resources import NotEnoughResources
-from eqr_ray.distributed.stop_request import FILE, POLL_EVERY_S, RESTART, STOP, StopPoll, StopRequest
 from eqr_ray.tasks import task_named
 from eqr_ray.training.experiment import Experiment, TrainOptions, experiment_of
 
@@ -148,7 +157,7 @@ class Backends:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr("eqr_ray.distributed.stop_request.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("eqr_ray.distributed.attempts.time.monotonic", lambda: now[0])
     return now
 
 

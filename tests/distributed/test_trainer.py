@@ -13,8 +13,8 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from eqr_ray.config.errors import Failure, UserError
 from eqr_ray.distributed import trainer
+from eqr_ray.distributed.attempts import FILE, RESTART, STOP
 from eqr_ray.distributed.resources import ResourceRequest
-from eqr_ray.distributed.stop_request import FILE, RESTART, STOP
 
 EXPERIMENT = SimpleNamespace(
     workers=3, least_workers=1, max_failures=1, wait_minutes=0.0, device="cpu", can_use=lambda workers: True

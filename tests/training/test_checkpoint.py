@@ -17,12 +17,10 @@ from torch import Tensor
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.model.network import Segment
-from eqr_ray.training.backend import LocalBackend
+from eqr_ray.training.backend import LocalBackend, broadcast, collective_call
 from eqr_ray.training.checkpoint import choose_checkpoint, load_checkpoint, newest_checkpoint
-from eqr_ray.training.collective import broadcast, collective_call
-from eqr_ray.training.loop import train
+from eqr_ray.training.loop import train, validate
 from eqr_ray.training.optim import Ema
-from eqr_ray.training.validate import validate
 
 WAIT_S = 20
 
