@@ -22,8 +22,7 @@ def help_text(name: str, options_class: type[Options], presets: Path) -> str:
     head, _, example = inspect.cleandoc(options_class.__doc__ or "").partition("Example")
     lines = [*head.strip().splitlines(), "", f"Usage: python -m eqr_ray.{name} key=value ...   (or: eqr-{name} ...)"]
     for owner, keys in _sections(options_class):
-        title = "" if owner is options_class else inspect.cleandoc(owner.__doc__ or "").splitlines()[0]
-        lines += ["", *([title] if title else [])]
+        lines.append("" if owner is options_class else inspect.cleandoc(owner.__doc__ or "").splitlines()[0])
         lines += [row for key in keys for row in _rows(key, options_class.model_fields[key], presets)]
     return "\n".join([*lines, "", *f"Example{example}".splitlines()] if example else lines)
 

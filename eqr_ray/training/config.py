@@ -11,7 +11,7 @@ class TrainingOptions(Options):
     """How it learns:"""
 
     weights: str | None = option(
-        None, "start from these: a run's folder, a folder with model.safetensors, FILE.pth, zoo:NAME; null: random"
+        None, "start from these: a run, a folder with model.safetensors, FILE.pth, zoo:NAME; null: random"
     )
     steps: int = option(50_000, "optimizer steps", ge=1, resume=True)
     minutes: float = option(0.0, "stop after so many minutes of training; 0: no limit", ge=0, resume=True, sweep=False)

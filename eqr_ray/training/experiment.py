@@ -63,9 +63,8 @@ class WorkerOptions(Options):
 
 
 class TrainOptions(TrainingOptions, WorkerOptions):
-    """Trains a network by segmented online training: every segment ends in a loss and an update, halted rows are
-    replaced. Without data= puzzles are generated. An interrupted or killed run goes on with resume=RUN, on any number
-    of workers.
+    """Trains a network by segmented online training: every segment ends in a loss and an update. Without data= puzzles
+    are generated. An interrupted or killed run goes on with resume=RUN, on any number of workers.
 
     Example: python -m eqr_ray.train task=sudoku6 model=eqr_small batch=128 learning_rate=2e-3 minutes=5
              python -m eqr_ray.train data=data/sudoku9 workers=2 zero=2 out=runs/sudoku9
@@ -74,7 +73,7 @@ class TrainOptions(TrainingOptions, WorkerOptions):
 
     task: str | None = option(
         None,
-        "sudoku4, sudoku6, sudoku9, sudoku16, maze15, maze30, any mazeN; null: that of data=, else sudoku9",
+        "sudoku4, sudoku6, sudoku9, sudoku16, maze15, any mazeN; null: that of data=, else sudoku9",
         sweep=False,
     )
     data: str | None = option(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import importlib
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -381,10 +384,34 @@ def test_help_is_made_of_the_declared_options(capsys: pytest.CaptureFixture[str]
         "  at=[]                       steps to look at",
         "  compiled=null               compile; null: for long jobs",
         "  rate=null                   share [0..1]",
-        "",
         "Where it runs.",
         "  workers=0                   Ray workers",
         "  device=auto                 of the network [auto|cpu]",
         "",
         "Example: python -m eqr_ray.demo data=FILE.csv steps=100",
     ]
+
+
+COMMANDS = sorted(file.stem for file in (ROOT / "eqr_ray").glob("*.py") if "\ndef cli(" in file.read_text())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command_fits_two_screens(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.undo()  # the real presets
+    monkeypatch.setattr(sys, "argv", [f"eqr-{name}", "--help"])
+    with pytest.raises(SystemExit) as left:
+        importlib.import_module(f"eqr_ray.{name}").cli()
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 60
+    assert max(map(len, text.splitlines())) <= 120
+    assert f"python -m eqr_ray.{name} " in text.split("Example", 1)[1]
+    silent = re.findall(r"^  \S+$", text, re.MULTILINE)
+    assert silent == [], "keys without a word at the end of their line"
+
+
+def test_every_command_is_installed() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {f"eqr-{name}": f"eqr_ray.{name}:cli" for name in COMMANDS}
