@@ -37,7 +37,8 @@ check: lint ## lint, format, types and the tests without Ray: some 5 minutes
 	@$(PY) -m pytest -q -n 2 --dist loadfile -m "not ray and not slow and not faults" --durations=10
 
 test: lint ## lint, format, types and every test, Ray's too: less than half an hour
-	@$(PY) -m pytest -q --durations=60
+	@$(PY) -m pytest -q -n 2 --dist loadfile -m "not ray and not faults" --durations=12
+	@$(PY) -m pytest -q -m "ray and not faults" --durations=12
 
 faults: $(READY) ## drills on several nodes, then every fault on every kind of run: over an hour, as root
 	@$(PY) -m pytest -q -m faults
