@@ -81,6 +81,8 @@ def prepare(config: PrepareConfig, progress: Progress | None = None) -> dict[str
     """
     task = task_named(config.task)
     out = Path(config.out)
+    if not (place := next(path for path in (out, *out.absolute().parents) if path.exists())).is_dir():
+        raise UserError(f"out={out}: {place} is a file, not a folder")
     present = _present(out)
     if present is not None and config.source == GENERATE and present["config"] == _identity(config):
         return _verified(out, present)  # the same words generate the same puzzles
