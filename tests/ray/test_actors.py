@@ -121,7 +121,7 @@ def test_an_actor_comes_back_when_it_has_slots_to_spare_and_drops_what_is_not_wa
 def test_the_restarts_of_one_puzzle_are_spread_over_actors_that_share_gpus(tmp_path: Path) -> None:
     """The first to settle is in the last of three shards, after 71 segments; in the others none would within 1,200, so
     that it does not matter to the count at the end if they hear of it some seconds late."""
-    race = replace(SETTINGS, policy="race", settle_below=0.036, depth=1200, breadth=24, snapshots=(), seed=20)
+    race = SETTINGS.replace(policy="race", settle_below=0.036, depth=1200, breadth=24, snapshots=(), seed=20)
     one = [Unit(2, 3, 0, 24)]
     engine = BreadthEngine(FakeNetwork(), race, SLOTS)
     expected = [rows for report in run_units(engine, one, INPUTS) for _, rows in report.finished]
