@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
+from eqr_ray.model.pretrained import PRETRAINED
 from eqr_ray.tasks.registry import task_named
 from tests.support.commands import ROOT, succeed
 
@@ -56,11 +58,18 @@ def test_every_command_of_readme_and_guide_runs(tmp_path: Path, monkeypatch: pyt
     Path("tune").symlink_to(ROOT / "tune")
     seen = set[str]()
     for page in PAGES:
+        if page.stem == "calibrate":  # a network of four steps has no right answer that a threshold could be found with
+            for file in ("model.safetensors", "model.json"):
+                shutil.copy(PRETRAINED / "sudoku6" / file, Path("runs/sudoku6") / file)
         for name, *arguments in commands(page):
             if any("runs/quiet" in argument for argument in arguments):
                 record("quiet", "0")
                 record("noisy", "0.1")
-            also = [key for key in ALSO.get(name, []) if not any(word.startswith("resume=") for word in arguments)]
+            also = [
+                key
+                for key in ALSO.get(name, [])
+                if not any(word.startswith(("resume=", "records=")) for word in arguments)
+            ]
             whole = shlex.join([name, *arguments])
             if whole not in seen:
                 seen.add(whole)
