@@ -75,7 +75,7 @@ def solve(
     slots: int | None = None,
     seed: int = 0,
     device: str = "auto",
-    dtype: str = "bfloat16",
+    dtype: str = "auto",
     compile: bool = False,
 ) -> list[Answer]:
     """Answer each puzzle with the best of up to `breadth` trajectories of up to `depth` segments.

@@ -41,7 +41,9 @@ class NetworkRunOptions(ActorOptions):
     noise_scale: float | None = option(None, "noise of every cell call; null: as in training", ge=0)
     init_std: float | None = option(None, "standard deviation of random starts; null: as in training", ge=0)
     slots: int | None = option(None, "trajectories side by side on a device; null: what suits it", ge=1)
-    dtype: Literal["bfloat16", "float32", "float16"] = option("bfloat16", "of the states: bfloat16, float32, float16")
+    dtype: Literal["auto", "bfloat16", "float32", "float16"] = option(
+        "auto", "of the states: bfloat16, float32, float16; auto: bfloat16 where the processor has it, else float32"
+    )
     compile: bool | None = option(None, "torch.compile; null: for long jobs")
 
 

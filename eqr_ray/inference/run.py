@@ -7,7 +7,7 @@ into parts, `finish` reads the parts into answers and metrics.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from eqr_ray.inference.settings import Settings, calibrated, conditions
 from eqr_ray.inference.units import Unit, plan
 from eqr_ray.model.network import flops_per_segment
 from eqr_ray.model.pretrained import load_model
-from eqr_ray.model.runtime import NetworkFactory, slots_for, worth_compiling
+from eqr_ray.model.runtime import NetworkFactory, resolved_dtype, slots_for, worth_compiling
 from eqr_ray.storage.progress import Progress
 from eqr_ray.storage.run_dir import RunDir
 from eqr_ray.storage.run_log import RunLog
@@ -58,6 +58,10 @@ def prepare(config: InferConfig, device_type: str) -> Run:
     widens = kind.widens and settings.budget is None
     flops = flops_per_segment(reasoner.config)
     noise_scale = reasoner.config.noise_scale if config.noise_scale is None else config.noise_scale
+    before = RunDir(Path(config.out), "infer").identity() if config.out else {}
+    dtype: str = config.dtype
+    if dtype == "auto":
+        dtype = before.get("dtype") or resolved_dtype(dtype, device_type)
     if config.calibration is not None:
         here = conditions(
             settings,
@@ -65,11 +69,11 @@ def prepare(config: InferConfig, device_type: str) -> Run:
             task=puzzle_set.task.name,
             noise_scale=noise_scale,
             init_std=config.init_std,
-            dtype=config.dtype,
+            dtype=dtype,
             select=config.select,
         )
         settings = calibrated(settings, here, Path(config.calibration))
-    slots, compiled = _means(config, len(puzzle_set) * settings.breadth, flops, device_type, widens)
+    slots, compiled = _means(config, before if widens else {}, len(puzzle_set) * settings.breadth, flops, device_type)
     identity = {
         "checkpoint_hash": card.hash,
         "puzzles": len(puzzle_set),
@@ -77,22 +81,21 @@ def prepare(config: InferConfig, device_type: str) -> Run:
         **settings.to_dict(),
         "noise_scale": noise_scale,
         "init_std": config.init_std,
-        "dtype": config.dtype,
+        "dtype": dtype,
         "compile": compiled,
         "slots": slots,
     }
     out = Path(config.out or f"runs/infer-{content_hash(identity)[:12]}")
     folder = RecordDir(out, identity, [], widens)
     folder.units += plan(len(puzzle_set), folder.widths[0], settings.depth, whole=kind.whole)
-    factory = NetworkFactory(reasoner, noise_scale, config.init_std, config.dtype, compiled, config.device)
+    factory = NetworkFactory(reasoner, noise_scale, config.init_std, dtype, compiled, config.device)
     return Run(config, settings, slots, factory, puzzle_set, folder, flops)
 
 
 def _means(
-    config: InferConfig, trajectories: int, flops_per_segment: float, device_type: str, widens: bool
+    config: InferConfig, before: Mapping[str, Any], trajectories: int, flops_per_segment: float, device_type: str
 ) -> tuple[int, bool]:
     """(slots, whether to compile): as typed, else as a run that is widened began, else what suits the run's size."""
-    before = RunDir(Path(config.out), "infer").identity() if widens and config.out else {}
     slots, compiled = config.slots, config.compile
     if slots is None:
         slots = before.get("slots")

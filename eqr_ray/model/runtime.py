@@ -30,6 +30,18 @@ def device_named(name: str) -> torch.device:
     return device
 
 
+def resolved_dtype(name: str, device_type: str) -> str:
+    """`auto` is bfloat16 where the device has instructions for it, else float32: without them a CPU takes eight times
+    as long (docs/results/speed.md). Any other name is returned as it is."""
+    if name != "auto":
+        return name
+    if device_type == "cuda":  # it may be in another machine than this one
+        fast = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device_type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if fast else "float32"
+
+
 def dtype_named(name: str) -> torch.dtype:
     """The number type that states are held in. UserError: unknown."""
     if name not in DTYPES:
@@ -60,11 +72,12 @@ class NetworkFactory:
     device: str = "auto"
 
     def __call__(self) -> Network:
+        device = device_named(self.device)
         return Network(
-            self.reasoner.to(device_named(self.device)),
+            self.reasoner.to(device),
             noise_scale=self.noise_scale,
             init_std=self.init_std,
-            dtype=dtype_named(self.dtype),
+            dtype=dtype_named(resolved_dtype(self.dtype, device.type)),
             compile=self.compile,
         )
 

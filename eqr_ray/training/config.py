@@ -36,7 +36,9 @@ class TrainingOptions(Options):
     beta2: float = option(0.95, "of AdamATan2", ge=0, lt=1)
     ema: float = option(0.999, "of the weights; what is validated and saved", ge=0, lt=1)
     gradient_clipping: float = option(0.0, "0: none", ge=0)
-    dtype: Literal["bfloat16", "float32"] = option("bfloat16", "of the states: bfloat16, float32")
+    dtype: Literal["auto", "bfloat16", "float32"] = option(
+        "auto", "of the states: bfloat16, float32; auto: bfloat16 where the processor has it, else float32"
+    )
     compile: bool = option(True, "torch.compile", resume=True)
     augment: bool = option(True, "a random symmetry of the grid for every puzzle drawn")
     seed: int = option(0, "of weights, starts, noise, order of puzzles", ge=0, lt=2**63, sweep=False)
@@ -49,8 +51,9 @@ class TrainingOptions(Options):
 
 
 class TrainingConfig(TrainingOptions):
-    """The same with what follows from the network."""
+    """The same with what follows from the network and the device."""
 
+    dtype: Literal["bfloat16", "float32"] = option("bfloat16", "of the states: bfloat16, float32")
     max_segments: int = option(16, "a row is replaced after so many", ge=1)
     validate_depth: int = option(16, "segments", ge=1, resume=True)
 

@@ -4,6 +4,7 @@ a dataset (the content of config.json, what a worker receives and what Tune vari
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import ModelConfig, Reasoner
 from eqr_ray.model.config import ModelOptions
 from eqr_ray.model.pretrained import ModelCard, load_model, save_model
-from eqr_ray.model.runtime import device_named
+from eqr_ray.model.runtime import device_named, resolved_dtype
 from eqr_ray.storage.run_dir import CHECKPOINTS, RunDir
 from eqr_ray.storage.run_log import RunLog, WandbMode
 from eqr_ray.tasks import Task, task_named
@@ -163,9 +164,18 @@ def experiment_of(options: TrainOptions, task: Task, data: Path, data_hash: str)
             "model": model,
             "weights": placed(options.weights),
             "max_segments": segments,
+            "dtype": resolved_dtype(options.dtype, _device_type(options)),
             "validate_depth": segments if options.validate_depth is None else options.validate_depth,
         }
     )
+
+
+def _device_type(options: TrainOptions) -> str:
+    """What the training will probably run on. The GPUs of a cluster are not known before it is joined."""
+    if options.device != "auto":
+        return options.device
+    joins = options.workers > 0 and (options.address or os.environ.get("RAY_ADDRESS"))
+    return "cuda" if joins else device_named("auto").type
 
 
 def describe_data(data: Path, task: str | None) -> tuple[Task, str]:

@@ -19,6 +19,7 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import write_split
 from eqr_ray.evaluation.calibration import CalibrateConfig, pilot_of, puzzles_needed
 from eqr_ray.inference.options import InferConfig
+from eqr_ray.model.runtime import resolved_dtype
 from eqr_ray.tasks.puzzles import Puzzles
 from tests.inference.tiny import TASK, save_echo, save_tiny, sudokus, write_csv
 
@@ -69,7 +70,8 @@ def test_what_a_calibration_leaves(made: Path) -> None:
     card = json.loads((made / "net" / "model.json").read_text())
     assert found["checkpoint_hash"] == card["hash"]
     stated = ("task", "noise_scale", "init_std", "dtype", "policy", "select", "depth", "breadth", "settle_for")
-    assert [found[key] for key in stated] == ["sudoku4", 0.0, None, "bfloat16", "sequential", "logit_residual", 6, 2, 2]
+    dtype = resolved_dtype("auto", "cpu")
+    assert [found[key] for key in stated] == ["sudoku4", 0.0, None, dtype, "sequential", "logit_residual", 6, 2, 2]
     assert {key: found[key] for key in EASY} == EASY
     assert (found["puzzles"], found["pilot"], found["tested"]) == (PUZZLES, 8, 32)
     assert found["settle_below"] in [test["settle_below"] for test in found["tests"] if test["passed"]]
@@ -155,7 +157,7 @@ def answer(made: Path, tmp_path: Path, **options: object) -> None:
         ({"noise_scale": 0.1}, "was made for noise_scale=0.0, not 0.1"),
         ({"noise_scale": "null"}, "was made for noise_scale=0.0, not "),
         ({"init_std": 0.5}, "was made for init_std=None, not 0.5"),
-        ({"dtype": "float32"}, "was made for dtype=bfloat16, not float32"),
+        ({"dtype": "float16"}, f"was made for dtype={resolved_dtype('auto', 'cpu')}, not float16"),
         ({"policy": "full", "depth": 7}, "was made for depth=6, not 7; policy=sequential, not full"),
         ({"breadth": 1}, "was made for breadth=2, not 1"),
         ({"select": "halt"}, "was made for select=logit_residual, not halt"),

@@ -223,7 +223,7 @@ def test_the_same_command_continues_and_another_one_is_refused(files: dict[str, 
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert {path.name: path.read_bytes() for path in (files["out"] / "records").iterdir()} == whole
     assert again["exact_accuracy"] == first["selected"]["halt"]
-    for change in ({"seed": 1}, {"noise_scale": 0.2}, {"depth": 5}, {"slots": 8}, {"dtype": "float32"}, {"limit": 3}):
+    for change in ({"seed": 1}, {"noise_scale": 0.2}, {"depth": 5}, {"slots": 8}, {"dtype": "float16"}, {"limit": 3}):
         key = "puzzles" if "limit" in change else next(iter(change))
         with pytest.raises(UserError, match=f"holds another inference run: {key} is "):
             run(files, **change)

@@ -13,6 +13,7 @@ import torch
 from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.schema import about
+from eqr_ray.model.runtime import device_named, resolved_dtype
 from eqr_ray.tasks import task_named
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.experiment import Experiment, TrainOptions, build_model, experiment_of
@@ -28,7 +29,9 @@ def test_what_a_resume_may_change_is_the_same_for_the_keys_and_for_what_they_mea
 
 
 def test_defaults_are_the_papers() -> None:
-    assert {name: value for name, value in made() if name in TrainingConfig.model_fields} == dict(TrainingConfig())
+    assert {name: value for name, value in made() if name in TrainingConfig.model_fields} == dict(
+        TrainingConfig(dtype=resolved_dtype("auto", device_named("auto").type))  # type: ignore[arg-type]
+    )
     model = made(task="sudoku9").model
     assert (model.width, model.layers, model.mixing, model.damping, model.noise_scale) == (512, 2, "mlp", 0.05, 0.01)
     assert (model.vocab_size, model.length, model.grid) == (11, 81, (9, 9))
