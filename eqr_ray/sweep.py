@@ -12,18 +12,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 from rich.table import Column, Table
 
 from eqr_ray.config.cli import read_yaml, resumed, run_command
-from eqr_ray.config.errors import UserError
+from eqr_ray.config.errors import UserError, extra
 from eqr_ray.distributed.answering_sweep import AnsweringSweep
-from eqr_ray.distributed.training_sweep import TrainingSweep
-from eqr_ray.plots.search import draw_search
-from eqr_ray.search.proposals import importances
 from eqr_ray.search.study import SearchConfig, search_of
 from eqr_ray.search.sweep_config import SweepConfig, identity, trials_of
 from eqr_ray.search.trial import LOST, Trial, ranked
@@ -33,6 +31,9 @@ from eqr_ray.storage.remote_sync import fetch, mirror_of, mirrored
 from eqr_ray.storage.run_dir import RunDir, locked
 from eqr_ray.storage.run_log import RunLog
 
+if TYPE_CHECKING:
+    from eqr_ray.distributed.training_sweep import TrainingSweep
+
 
 def main(options: SweepConfig, typed: frozenset[str] = frozenset()) -> None:
     """`typed`: the keys that were typed; a resume takes the others from the sweep."""
@@ -41,9 +42,7 @@ def main(options: SweepConfig, typed: frozenset[str] = frozenset()) -> None:
             fetch(Path(place), options.mirror)
         config = continued(options, typed) if options.resume else options
         search, run = search_read(config, typed), RunDir(config.folder, "sweep")
-        sweep = (
-            TrainingSweep.of(search, config, stack) if search.command == "train" else AnsweringSweep.of(search, config)
-        )
+        sweep = sweep_of(search, config, stack)
         what = identity(search, config, **sweep.content)
         run.check(what)
         before = run.manifest().get("trials", 0)
@@ -63,6 +62,20 @@ def main(options: SweepConfig, typed: frozenset[str] = frozenset()) -> None:
         log.log("end", winner=summary["winner"])
         run.write_summary(summary)
     show(search, summary, run.path)
+
+
+def sweep_of(search: SearchConfig, config: SweepConfig, stack: ExitStack) -> TrainingSweep | AnsweringSweep:
+    """What the trials have in common, checked. UserError: of its parts, or an optional part is not installed."""
+    with extra("search", "a sweep"):  # before hours of trials
+        import_module("eqr_ray.search.optuna_study")
+    with extra("plots", "a sweep"):
+        import_module("eqr_ray.plots.search")
+    if search.command == "infer":
+        return AnsweringSweep.of(search, config)
+    with extra("cluster", "a sweep of trainings"):
+        # lazy: Ray is an optional part
+        from eqr_ray.distributed.training_sweep import TrainingSweep  # noqa: PLC0415
+    return TrainingSweep.of(search, config, stack)
 
 
 def continued(options: SweepConfig, typed: Collection[str]) -> SweepConfig:
@@ -92,8 +105,8 @@ def summarized(search: SearchConfig, trials: Mapping[int, Trial], folder: Path) 
     """Write table and pictures; what the search alone tells."""
     everything = list(trials.values())
     write_trials(folder / TABLE, search.space, everything)
-    shares = importances(search.space, search.goal, everything)
-    draw_search(search, everything, shares, folder)
+    shares = import_module("eqr_ray.search.optuna_study").importances(search.space, search.goal, everything)
+    import_module("eqr_ray.plots.search").draw_search(search, everything, shares, folder)
     best = [
         {"trial": one.number, "values": one.values, **one.reports[-1].metrics}
         for one in ranked(everything, search.goal)

@@ -38,7 +38,7 @@ SIDE_BY_SIDE = 2, 4, 7  # packages of these levels do not know each other
 # Library -> where it may be imported: folders end in "/".
 FENCES: dict[str, tuple[str, ...]] = {
     "ray": ("distributed/",),
-    "optuna": ("search/proposals.py",),
+    "optuna": ("search/optuna_study.py",),
     "deepspeed": ("distributed/",),  # and in one file there: test_deepspeed_lives_in_one_file
     "hydra": ("config/cli.py",),
     "omegaconf": ("config/cli.py",),
@@ -153,7 +153,7 @@ def _arrow_faults(room: str, target: str) -> Iterator[str]:
         ("__init__.py", "from eqr_ray.evaluation import cost", "__init__ may not know evaluation"),
         ("train.py", "import ray.train", "ray is for distributed/ only"),
         ("search/a.py", "from eqr_ray.distributed import cluster", "search may not know distributed"),
-        ("search/a.py", "import optuna", "optuna is for search/proposals.py only"),
+        ("search/a.py", "import optuna", "optuna is for search/optuna_study.py only"),
         ("train.py", "from omegaconf import OmegaConf", "omegaconf is for config/cli.py only"),
         ("training/loop.py", "import wandb", "wandb is for storage/run_log.py only"),
         (

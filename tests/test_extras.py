@@ -43,6 +43,7 @@ def test_one_process_answers_without_any_of_them(tmp_path: Path) -> None:
     [
         ("infer", "checkpoint=zoo:sudoku6 data=DATA actors=1 out=OUT", "actors=1 needs ray: .*eqr_ray[cluster]"),
         ("prepare", "source=hub:a/b task=sudoku4 out=OUT", "source=hub:a/b needs huggingface_hub: .*eqr_ray[hub]"),
+        ("sweep", "space=tune/smoke.yaml data=DATA out=OUT", "a sweep needs optuna: .*eqr_ray[search]"),
         ("frontier", "checkpoint=zoo:sudoku6 data=DATA out=OUT", "the picture needs matplotlib: .*eqr_ray[plots]"),
     ],
 )

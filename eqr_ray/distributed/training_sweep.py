@@ -16,7 +16,6 @@ from eqr_ray.distributed.resources import this_machine
 from eqr_ray.search.early_stopping import EarlyStopping
 from eqr_ray.search.finals import (
     Finalist,
-    check_finals,
     compared,
     final_numbers,
     finalists_of,
@@ -53,7 +52,6 @@ class TrainingSweep:
         """UserError: a key that train does not have, a value that it refuses, no data, no place for a trial. A Ray
         that is started ends with `stack`."""
         check_names(search, keys_of(TrainOptions), KNOBS)
-        check_finals(config.finalists, config.seeds)
         task, data_hash = describe_data(config.data_folder, None)
         sweep = TrainingSweep(search, config, task, data_hash)
         corners = [(f"space.{name}", values) for name, values in search.space.corners()]

@@ -52,8 +52,6 @@ def request_of_trial(
     workers: int, cpus_each: int, gpus_each: float, device: str, nodes: Sequence[Node]
 ) -> ResourceRequest:
     """Who works for one trial: its workers, or the trial itself (workers=0). UserError: no such share."""
-    if workers < 0 or cpus_each < 1:
-        raise UserError(f"workers={workers} cpus_each={cpus_each} are not allowed: 0 or more, 1 or more")
     gpus = gpu_share(gpus_each) if uses_gpus(device, nodes) else 0.0
     return ResourceRequest(max(workers, 1), float(cpus_each), gpus)
 
@@ -65,8 +63,6 @@ def trials_at_once(request: ResourceRequest, at_once: int | None, nodes: Sequenc
         each = f"{request.cpus_each:g} CPUs" + (f" and {request.gpus_each:g} GPUs" if request.gpus_each else "")
         words = f"a trial of {request.workers} workers with {each} each has no place"
         raise UserError(f"{words}; there are {describe_nodes(nodes)}")
-    if at_once is not None and at_once < 1:
-        raise UserError(f"at_once={at_once} is not allowed: at least 1, or null for as many as there is room for")
     return fit if at_once is None else min(fit, at_once)
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from eqr_ray.config.errors import UserError
 from eqr_ray.config.schema import read_json
 from eqr_ray.data.arrow_store import Split
 from eqr_ray.inference.scores import wilson
@@ -26,11 +25,10 @@ from eqr_ray.model.runtime import device_named, dtype_named
 from eqr_ray.search.space import Values
 from eqr_ray.search.study import SearchConfig
 from eqr_ray.search.trial import Goal, Trial, ranked, score
-from eqr_ray.search.trial_dirs import Trials
+from eqr_ray.search.trial_dirs import MOST_SEEDS, Trials
 from eqr_ray.storage.atomic import write_json
 from eqr_ray.training.loop import validate
 
-MOST_SEEDS = 99
 TEST = "test.json"
 
 
@@ -60,12 +58,6 @@ class Finalist:
             return {**values, "test_exact": None}
         low, high = wilson(self.test_right, self.test_total)
         return {**values, "test_exact": self.test_right / self.test_total, "test_low": low, "test_high": high}
-
-
-def check_finals(finalists: int, seeds: int) -> None:
-    """UserError: numbers that are not allowed."""
-    if finalists < 0 or not 1 <= seeds <= MOST_SEEDS:
-        raise UserError(f"finalists={finalists} seeds={seeds} are not allowed: 0 or more, 1 .. {MOST_SEEDS}")
 
 
 def finalists_of(config: SearchConfig, trials: Sequence[Trial], count: int) -> list[Trial]:

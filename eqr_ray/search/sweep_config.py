@@ -12,6 +12,7 @@ from eqr_ray.config.schema import option
 from eqr_ray.inference.options import ActorOptions
 from eqr_ray.search.proposals import most_trials
 from eqr_ray.search.study import SearchConfig, written
+from eqr_ray.search.trial_dirs import MOST_SEEDS
 from eqr_ray.storage.run_log import WandbMode
 
 
@@ -47,15 +48,15 @@ class SweepConfig(ActorOptions):
     )
     trials: int | None = option(None, "how many in all; null: as the file says", ge=1, resume=True)
     finalists: int = option(3, "so many of the best train again; 0: none", ge=0, resume=True)
-    seeds: int = option(3, "with so many fresh seeds each", ge=0, resume=True)
+    seeds: int = option(3, "with so many fresh seeds each", ge=1, le=MOST_SEEDS, resume=True)
     workers: int = option(
         0,
         "Ray Train workers of a trial; 0: the trial trains in its own process, which the next one takes over",
         ge=0,
         resume=True,
     )
-    cpus_each: int = option(1, "CPUs of a worker, or of the trial with workers=0", resume=True)
-    at_once: int | None = option(None, "trials side by side; null: as many as there is room for", resume=True)
+    cpus_each: int = option(1, "CPUs of a worker, or of the trial with workers=0", ge=1, resume=True)
+    at_once: int | None = option(None, "trials side by side; null: as many as there is room for", ge=1, resume=True)
     max_failures: int = option(3, "new starts of a trial whose process died", ge=0, resume=True)
     wandb: WandbMode = option(
         "disabled",

@@ -39,6 +39,7 @@ TABLE, BEST = "trials.parquet", "best.yaml"
 PLAN, RESULT, END = "trial.json", "result.json", "end.json"
 VALUE = "space."  # before the names of parameters in the table, apart from the metrics
 FAILURES_SHOWN = 3  # the newest
+MOST_SEEDS = 99  # of a final: folder 00701 is trial 7 with the first fresh seed
 T = TypeVar("T")
 
 

@@ -19,6 +19,7 @@ from eqr_ray import sweep, train
 from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import write_split
+from eqr_ray.plots import search as plots
 from eqr_ray.search.early_stopping import EarlyStopping
 from eqr_ray.search.proposals import Queue
 from eqr_ray.search.training_trial import Reporter, run_trial
@@ -114,12 +115,12 @@ class Here:
 def command(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """Runs the command; returns summary.json. `space`: text of the file; `drawn`: with its pictures."""
 
-    draw_search = sweep.draw_search
+    draw_search = plots.draw_search
 
     def run(
         *typed: str, space: str | None = SPACE, here: Here | None = None, out: str = "out", drawn: bool = False
     ) -> dict[str, Any]:
-        monkeypatch.setattr("eqr_ray.sweep.draw_search", draw_search if drawn else lambda *arguments: [])
+        monkeypatch.setattr(plots, "draw_search", draw_search if drawn else lambda *arguments: [])
         monkeypatch.setattr("eqr_ray.distributed.training_sweep.ray_runner", here or Here())
         keys = list(typed)
         if space is not None:
@@ -356,10 +357,7 @@ def test_every_file_under_tune_makes_its_trials(file: Path, data: Path, tmp_path
     config = parse_arguments(sweep.SweepConfig, keys)[0]
     space = sweep.search_read(config, {"space"})
     with ExitStack() as stack:
-        if space.command == "train":
-            assert sweep.TrainingSweep.of(space, config, stack).search == space
-        else:
-            assert sweep.AnsweringSweep.of(space, config).search == space
+        assert sweep.sweep_of(space, config, stack).search == space
     head = [line for line in file.read_text().splitlines() if line.startswith("#")]
     assert any("Cost:" in line for line in head)
     assert any("?" in line for line in head)

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
+from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
 from eqr_ray.search.finals import (
     Finalist,
-    check_finals,
     compared,
     final_numbers,
     finalists_of,
     of_trial,
 )
 from eqr_ray.search.study import SearchConfig, search_of
+from eqr_ray.search.sweep_config import SweepConfig
 from eqr_ray.search.trial import Report, Trial
 from eqr_ray.search.trial_dirs import Plan, Trials
 from tests.search.test_proposals import FILE, KNOWN
@@ -72,6 +73,6 @@ def test_the_interval_is_over_all_puzzles() -> None:
 
 
 def test_finals_that_cannot_be() -> None:
-    for finalists, seeds in ((-1, 3), (3, 0), (3, 100)):
-        with pytest.raises(UserError, match="are not allowed"):
-            check_finals(finalists, seeds)
+    for value in ("finalists=-1", "seeds=0", "seeds=100"):
+        with pytest.raises(UserError, match=f"{value} is not allowed"):
+            parse_arguments(SweepConfig, [value])

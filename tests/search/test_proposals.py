@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.search.proposals import importances, most_trials, propose
+from eqr_ray.search.optuna_study import importances
+from eqr_ray.search.proposals import most_trials, propose
 from eqr_ray.search.study import SearchConfig, check_names, keys_of, search_of, written
 from eqr_ray.search.trial import Goal, Report, Trial
 from eqr_ray.training.experiment import KNOBS, TrainOptions

@@ -41,10 +41,6 @@ def test_a_trial_without_a_place_is_refused_with_what_there_is() -> None:
         UserError, match=r"2 workers with 4 CPUs each has no place; there are 0 GPUs, 7 CPUs on 2 nodes"
     ):
         trials_at_once(request_of_trial(2, 4, 1.0, "cpu", CPUS), None, CPUS)
-    with pytest.raises(UserError, match="workers=-1 cpus_each=1 are not allowed"):
-        request_of_trial(-1, 1, 1.0, "cpu", CPUS)
-    with pytest.raises(UserError, match="at_once=0"):
-        trials_at_once(request_of_trial(0, 1, 1.0, "cpu", CPUS), 0, CPUS)
 
 
 def test_tune_asks_and_is_told(tmp_path: Path) -> None:
