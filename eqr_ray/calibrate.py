@@ -21,9 +21,8 @@ from eqr_ray.config.errors import UserError, extra
 from eqr_ray.data.npy_reader import is_npy_part
 from eqr_ray.distributed.recording import check_not_recording, recorded
 from eqr_ray.evaluation.calibration import CalibrateConfig, Goal, calibration_of, puzzles_needed
-from eqr_ray.inference.options import AnsweringOptions
 from eqr_ray.inference.replay import RecordedRun, open_recorded
-from eqr_ray.inference.settings import CALIBRATION
+from eqr_ray.inference.settings import CALIBRATION, AnsweringOptions
 from eqr_ray.storage.atomic import write_json
 from eqr_ray.storage.progress import print_warning
 from eqr_ray.storage.run_dir import RunDir, locked

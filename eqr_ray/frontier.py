@@ -23,10 +23,10 @@ from eqr_ray.config.schema import content_hash
 from eqr_ray.distributed.recording import check_not_recording, recorded
 from eqr_ray.evaluation.cost import START_UP_S, Cost, predictions
 from eqr_ray.evaluation.frontier import FrontierConfig, Point, check_same_puzzles, points_of, recommended
-from eqr_ray.inference.options import AnsweringOptions
-from eqr_ray.inference.policies import policy_named
-from eqr_ray.inference.records import TableWriter
+from eqr_ray.inference.policies import POLICIES
+from eqr_ray.inference.records import growing_table
 from eqr_ray.inference.replay import RecordedRun, check_answers, open_recorded
+from eqr_ray.inference.settings import AnsweringOptions
 from eqr_ray.storage.progress import Progress, print_warning
 from eqr_ray.storage.run_dir import RunDir, locked
 from eqr_ray.storage.run_log import RunLog
@@ -107,8 +107,8 @@ def write_points(path: Path, points: Sequence[Point]) -> None:
     """A row per point, a column per field."""
     arrow = {"str": "string", "int": "int64", "float": "double", "bool": "bool"}
     schema = {field.name: arrow[str(field.type).removesuffix(" | None")] for field in fields(Point)}
-    with TableWriter(path, schema) as table:
-        table.write({name: [getattr(point, name) for point in points] for name in schema})
+    with growing_table(path, schema) as write:
+        write([asdict(point) for point in points])
 
 
 def table_of(best: Sequence[Point], title: str) -> Table:
@@ -130,7 +130,7 @@ def table_of(best: Sequence[Point], title: str) -> Table:
 def settings_of(point: Point) -> str:
     """Depth x breadth, the threshold of settling, the budget: what tells it from the other points of its policy."""
     words = f"{point.depth} x {point.breadth}"
-    if policy_named(point.policy).stop_status == "settled":
+    if POLICIES[point.policy].stop_status == "settled":
         words += f" at {point.settle_below:g}"
     return words if point.budget is None else f"{words}, {point.budget} at most"
 

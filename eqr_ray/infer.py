@@ -16,8 +16,8 @@ from rich.table import Table
 
 from eqr_ray.config.cli import run_command
 from eqr_ray.distributed.answering import answer
-from eqr_ray.inference.options import InferConfig
 from eqr_ray.inference.scores import TOP
+from eqr_ray.inference.settings import InferConfig
 
 
 def run(config: InferConfig, typed: frozenset[str] = frozenset()) -> None:
@@ -29,51 +29,48 @@ def run(config: InferConfig, typed: frozenset[str] = frozenset()) -> None:
 def show(summary: dict[str, Any], out: str) -> None:
     """The metrics as tables, and where the files are."""
     console = Console()
-    grid = Table(
-        "depth", "breadth", "exact", "95 % interval (%)", "residual", "settled", "segments", title=summary["task"]
-    )
+    columns = ("depth", "breadth", "exact", "95 % interval (%)", "residual", "settled", "segments")
+    grid = Table(*columns, title=summary["task"])
     for cell in summary["table"]:
-        interval = (
-            "-" if cell["exact_low"] is None else f"{100 * cell['exact_low']:.2f} .. {100 * cell['exact_high']:.2f}"
-        )
+        interval = (cell["exact_low"], cell["exact_high"])
         grid.add_row(
             str(cell["depth"]),
             str(cell["breadth"]),
-            _percent(cell["exact_accuracy"]),
-            interval,
-            "-" if cell["mean_residual"] is None else f"{cell['mean_residual']:.3g}",
-            _percent(cell["settled_share"]),
-            f"{cell['segments_mean']:.1f}",
+            _or_dash(cell["exact_accuracy"], ".2%"),
+            "-" if None in interval else "{:.2f} .. {:.2f}".format(*(100 * end for end in interval)),
+            _or_dash(cell["mean_residual"], ".3g"),
+            _or_dash(cell["settled_share"], ".2%"),
+            _or_dash(cell["segments_mean"], ".1f"),
         )
     console.print(grid)
-    selected = {name: _percent(value) for name, value in summary["selected"].items()}
     facts = {
-        "chosen by": "  ".join(f"{name} {value}" for name, value in selected.items()),
-        "any restart right": _percent(summary["any_correct"]),
-        "mean of restarts": _percent(summary["mean_restart_accuracy"]),
-        f"mean of the top {TOP}": _percent(summary["top4_accuracy"]),
-        "settled and right": _percent(summary["settled_accuracy"]),
-        "residual AUROC": "-" if summary["residual_auroc"] is None else f"{summary['residual_auroc']:.3f}",
-        "cost": f"{summary['segments_total']:,} segments, {summary['flops_mean']:.3g} FLOP a puzzle, "
-        f"{summary['seconds']:.1f} s, {summary['row_segments_per_s'] or 0:,.0f} row-segments/s",
+        "chosen by": "  ".join(f"{name} {_or_dash(value, '.2%')}" for name, value in summary["selected"].items()),
+        "any restart right": _or_dash(summary["any_correct"], ".2%"),
+        "mean of restarts": _or_dash(summary["mean_restart_accuracy"], ".2%"),
+        f"mean of the top {TOP}": _or_dash(summary["top4_accuracy"], ".2%"),
+        "settled and right": _or_dash(summary["settled_accuracy"], ".2%"),
+        "residual AUROC": _or_dash(summary["residual_auroc"], ".3f"),
     }
-    if summary["exact_accuracy"] is None:
-        facts = {name: facts[name] for name in ("cost",)}
-    for name, value in facts.items():
-        console.print(f"{name:<18} {value}", highlight=False, soft_wrap=True)
+    lines = [] if summary["exact_accuracy"] is None else [f"{name:<18} {value}" for name, value in facts.items()]
+    lines.append(
+        f"{'cost':<18} {summary['segments_total']:,} segments, {summary['flops_mean']:.3g} FLOP a puzzle, "
+        f"{summary['seconds']:.1f} s, {summary['row_segments_per_s'] or 0:,.0f} row-segments/s"
+    )
     if summary["verified"]:
-        words = f"the rules of {summary['task']} chose among the answers: compare with other runs of policy=verify only"
-        console.print(words, highlight=False, soft_wrap=True)
+        lines.append(
+            f"the rules of {summary['task']} chose among the answers: compare with other runs of policy=verify only"
+        )
     if 0 < summary["answered"] < summary["puzzles"]:
         known = f"{summary['answered']:,} of {summary['puzzles']:,} puzzles"
-        console.print(f"accuracies are over the {known} whose answer is known", highlight=False, soft_wrap=True)
+        lines.append(f"accuracies are over the {known} whose answer is known")
     if summary["bad_rows"]:
-        console.print(f"{summary['bad_rows']} rows could not be read; the end of the answers lists them")
-    console.print(f"answers in {out}/answers.csv", highlight=False, soft_wrap=True)
+        lines.append(f"{summary['bad_rows']} rows could not be read; the end of the answers lists them")
+    for line in (*lines, f"answers in {out}/answers.csv"):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
-def _percent(share_of_one: float | None) -> str:
-    return "-" if share_of_one is None else f"{share_of_one:.2%}"
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def cli() -> NoReturn:

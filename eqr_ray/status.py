@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 from eqr_ray.config.cli import run_command
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.schema import Options, option
-from eqr_ray.inference.options import InferConfig
-from eqr_ray.inference.status import status_of_inference
+from eqr_ray.inference.run import status_of_inference
+from eqr_ray.inference.settings import InferConfig
 from eqr_ray.search.trial_dirs import status_of_search
 from eqr_ray.storage.progress import duration
 from eqr_ray.storage.run_dir import CONFIG, KINDS, LOCK, LOG, MANIFEST, SUMMARY, RunDir, driver_of, how_to_tell

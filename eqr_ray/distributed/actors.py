@@ -33,13 +33,12 @@ from eqr_ray.distributed.metrics import RayMetrics
 from eqr_ray.distributed.ray_internals import unused_resources
 from eqr_ray.distributed.resources import ResourceRequest, capacity
 from eqr_ray.inference.dispatch import CALL_S, Dispatcher, ShardedRace, call_s
-from eqr_ray.inference.engine import BreadthEngine, Report
-from eqr_ray.inference.policies import make_policy
+from eqr_ray.inference.engine import BreadthEngine, EngineReport
+from eqr_ray.inference.policies import Win, make_policy
 from eqr_ray.inference.records import Records
-from eqr_ray.inference.schedule import Win
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.slots import NetworkLike
 from eqr_ray.inference.units import Unit
+from eqr_ray.model.network import Network
 
 START_TIMEOUT_S = 180.0  # until an actor has been placed and holds its network
 LOOK_EVERY_S = 5.0  # for places that have appeared; a call of some milliseconds
@@ -52,14 +51,14 @@ log = logging.getLogger(__name__)
 class Turn(NamedTuple):
     """What a call of an actor brings; `starved`: slots stood idle although more was to be had."""
 
-    report: Report
+    report: EngineReport
     starved: bool
 
 
 class Breadth:
     """The actor: an engine and its network. Made by `ray.remote` below; testable without Ray as it stands."""
 
-    def __init__(self, factory: Callable[[], NetworkLike], settings: Settings, slots: int, threads: int) -> None:
+    def __init__(self, factory: Callable[[], Network], settings: Settings, slots: int, threads: int) -> None:
         torch.set_num_threads(threads)
         self._make: Callable[[], BreadthEngine] = lambda: BreadthEngine(factory(), settings, slots)
 
@@ -98,7 +97,7 @@ class Breadth:
             starved = more and engine.row_segments - so_far < engine.slots
             if time.monotonic() >= end_s:
                 break
-        return Turn(Report(engine.row_segments - before, finished, engine.answered()), starved)
+        return Turn(EngineReport(engine.row_segments - before, finished, engine.answered()), starved)
 
 
 RemoteBreadth = ray.remote(Breadth)
@@ -124,7 +123,7 @@ class Actors:
     def __init__(
         self,
         team: ResourceRequest,
-        factory: Callable[[], NetworkLike],
+        factory: Callable[[], Network],
         settings: Settings,
         slots: int,
         elastic: bool = False,
@@ -180,7 +179,7 @@ class Actors:
             f"free in the cluster: {gpus:g} GPUs, {cpus:g} CPUs"
         )
 
-    def run(self, units: Iterable[Unit], inputs_NL: npt.NDArray[np.uint8]) -> Iterator[Report]:
+    def run(self, units: Iterable[Unit], inputs_NL: npt.NDArray[np.uint8]) -> Iterator[EngineReport]:
         """Reports of all units, each unit exactly once, in any order. `inputs_NL` by row number of the data. One run
         after the other.
 

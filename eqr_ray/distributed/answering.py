@@ -26,9 +26,9 @@ from eqr_ray.distributed.resources import (
     this_machine,
     uses_gpus,
 )
-from eqr_ray.inference.engine import BreadthEngine, Report, run_units
-from eqr_ray.inference.options import InferConfig
+from eqr_ray.inference.engine import BreadthEngine, EngineReport, run_units
 from eqr_ray.inference.run import Run, begin, carry_out, finish, prepare, started
+from eqr_ray.inference.settings import InferConfig
 from eqr_ray.inference.units import Unit
 from eqr_ray.model.runtime import device_named
 from eqr_ray.storage.progress import Progress
@@ -67,7 +67,7 @@ def work(run: Run, team: ResourceRequest | None, joined: bool, log: RunLog) -> N
                 carry_out(run, run_here(missing, inputs), live, log, display)
 
 
-RunUnits = Callable[[Sequence[Unit], npt.NDArray[np.uint8]], Iterator[Report]]
+RunUnits = Callable[[Sequence[Unit], npt.NDArray[np.uint8]], Iterator[EngineReport]]
 
 
 @contextmanager

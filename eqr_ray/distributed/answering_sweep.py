@@ -18,10 +18,9 @@ from eqr_ray.config.schema import content_hash
 from eqr_ray.data.puzzle_set import open_puzzle_set
 from eqr_ray.distributed.recording import recorded
 from eqr_ray.evaluation.frontier import Point, Replays
-from eqr_ray.inference.policies import policy_named
+from eqr_ray.inference.policies import POLICIES
 from eqr_ray.inference.replay import RecordedRun, check_answers
-from eqr_ray.inference.selection import check_selection
-from eqr_ray.inference.settings import BUDGETED, Settings
+from eqr_ray.inference.settings import BUDGETED, AnsweringOptions, Settings
 from eqr_ray.model.pretrained import load_model
 from eqr_ray.search.proposals import Queue, propose
 from eqr_ray.search.space import Value, Values
@@ -122,12 +121,11 @@ def check_answering(config: SearchConfig) -> None:
         most(config, name)
     for name, values in (*config.space.corners(), *(("first", point) for point in config.points)):
         whole = values_of(config, values)
-        check_selection(str(whole["select"]))
-        policy = policy_named(str(whole["policy"]))
         try:
+            AnsweringOptions.parse({"select": whole["select"]})
             Settings(**_replayed(whole))
         except (UserError, TypeError) as error:
-            raise UserError(f"space.{name}: {error} (policy={policy.name})") from error
+            raise UserError(f"space.{name}: {error} (policy={whole['policy']})") from error
 
 
 def values_of(config: SearchConfig, values: Mapping[str, Value]) -> Values:
@@ -159,7 +157,7 @@ def tried(config: SearchConfig, values: Mapping[str, Value], run: RecordedRun) -
     """Accuracy and cost of the trial on a recorded run."""
     whole, puzzle_set = values_of(config, values), run.puzzle_set
     changes: dict[str, Any] = {"snapshots": (), **_replayed(whole)}
-    if policy_named(str(whole["policy"])).verifies:
+    if POLICIES[str(whole["policy"])].verifies:
         changes["verifier"] = puzzle_set.task.name
     assert puzzle_set.labels is not None
     settings = run.settings.replace(**changes)

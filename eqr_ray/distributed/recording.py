@@ -11,9 +11,9 @@ from typing import Any
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.distributed.answering import answer
-from eqr_ray.inference.options import InferConfig, NetworkRunOptions
 from eqr_ray.inference.replay import RecordedRun, every_segment, open_recorded
 from eqr_ray.inference.run import Run
+from eqr_ray.inference.settings import InferConfig, NetworkRunOptions
 
 # The keys that make no sense for records that are there already.
 RECORDING = tuple(NetworkRunOptions.model_fields)

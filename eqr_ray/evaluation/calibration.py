@@ -26,10 +26,9 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.config.schema import option
 from eqr_ray.data.puzzle_set import PuzzleSet
 from eqr_ray.evaluation.outcomes import Outcomes, OutcomesAt, divided, risk_coverage
-from eqr_ray.inference.options import REMOVED_POLICIES, ReplayOptions
 from eqr_ray.inference.records import is_answered
 from eqr_ray.inference.replay import RecordedRun
-from eqr_ray.inference.settings import Settings, conditions
+from eqr_ray.inference.settings import REMOVED_POLICIES, ReplayOptions, Settings, conditions
 from eqr_ray.tasks.keys import hash_words
 
 PILOT = 5  # one puzzle in so many chooses the sequence
@@ -273,7 +272,7 @@ class CalibrateConfig(ReplayOptions):
 
 def calibration_of(run: RecordedRun, settings: Settings, config: CalibrateConfig) -> dict[str, Any]:
     """What calibration.json holds."""
-    goal, labels, manifest = config.goal, run.puzzle_set.labels, run.manifest
+    goal, labels = config.goal, run.puzzle_set.labels
     assert labels is not None
     pilot_N = pilot_of(len(labels), settings.seed)
     pilot, others = divided(run.blocks(), labels, pilot_N, settings.depth, settings.breadth)
@@ -282,10 +281,7 @@ def calibration_of(run: RecordedRun, settings: Settings, config: CalibrateConfig
     tests = calibrate(pilot.at_thresholds(settings, config.select), at, candidates, goal, len(others))
     outcomes = at((chosen(tests) or tests[-1]).settle_below)
     full = others.outcomes(settings.replace(policy="full"), config.select)
-    network = ("checkpoint_hash", "noise_scale", "init_std", "dtype")
-    made_for = conditions(
-        settings, task=run.puzzle_set.task.name, select=config.select, **{name: manifest[name] for name in network}
-    )
+    made_for = conditions(settings, run.manifest, run.puzzle_set.task.name, config.select)
     counts = {"puzzles": len(labels), "pilot": len(pilot), "data_hash": run.puzzle_set.data_hash, "seed": settings.seed}
     goals = {"settle_for": settings.settle_for, **asdict(goal)}
     return {"settle_below": None, **goals, **made_for, **counts, **report(tests, outcomes, full, goal)}

@@ -19,12 +19,11 @@ from pydantic import Field
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.schema import Options, option
-from eqr_ray.inference.options import REMOVED_POLICIES, PolicyName, ReplayOptions
-from eqr_ray.inference.policies import policy_named
+from eqr_ray.inference.policies import POLICIES
 from eqr_ray.inference.records import Records
 from eqr_ray.inference.replay import RecordedRun, Trace, replay
 from eqr_ray.inference.scores import Scores, powers_of_two
-from eqr_ray.inference.settings import Settings
+from eqr_ray.inference.settings import REMOVED_POLICIES, PolicyName, ReplayOptions, Settings
 
 SMALLEST_BUDGET = 4  # segments: fewer than a trajectory needs to settle
 Shape = tuple[int, int, int | None]  # depth, breadth, budget
@@ -90,7 +89,7 @@ def grid(
             budget=budget,
             settle_below=threshold,
             snapshots=(),
-            verifier=verifier if policy_named(policy).verifies else "",
+            verifier=verifier if POLICIES[policy].verifies else "",
         )
         for policy in policies
         for threshold in thresholds.get(policy, [most.settle_below])

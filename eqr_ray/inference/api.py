@@ -22,10 +22,9 @@ import numpy.typing as npt
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.inference.engine import BreadthEngine, run_units
-from eqr_ray.inference.policies import policy_named
-from eqr_ray.inference.records import STATUSES, Records, concatenate
-from eqr_ray.inference.selection import answers_of, check_selection
-from eqr_ray.inference.settings import SETTLE_FOR, Settings, settling
+from eqr_ray.inference.records import STATUSES, Records, Tokens, concatenate
+from eqr_ray.inference.selection import answers_of
+from eqr_ray.inference.settings import DtypeName, InferConfig, PolicyName, Selection
 from eqr_ray.inference.units import plan
 from eqr_ray.model import Reasoner
 from eqr_ray.model.pretrained import ModelCard, load_model
@@ -46,7 +45,7 @@ class Answer:
     no task); `residual` is that of the chosen restart, by what was selected; `segments` were spent on all restarts."""
 
     text: str
-    tokens: npt.NDArray[np.uint8]
+    tokens: Tokens
     residual: float
     settled: bool
     restart: int
@@ -67,50 +66,52 @@ def solve(
     breadth: int = 8,
     noise_scale: float | None = None,
     init_std: float | None = None,
-    policy: str = "full",
-    select: str = "logit_residual",
+    policy: PolicyName = "full",
+    select: Selection = "logit_residual",
     settle_below: float | None = None,
-    settle_for: int = SETTLE_FOR,
+    settle_for: int | None = None,
     budget: int | None = None,
     slots: int | None = None,
     seed: int = 0,
     device: str = "auto",
-    dtype: str = "auto",
+    dtype: DtypeName = "auto",
     compile: bool = False,
 ) -> list[Answer]:
     """Answer each puzzle with the best of up to `breadth` trajectories of up to `depth` segments.
 
     puzzles: lines of characters, or tokens (N, L). `noise_scale` and `init_std`: None as the model was trained.
     `settle_below`: None as the model's card says, else 1. `budget`: segments per puzzle at most. `compile` pays for
-    thousands of trajectories. UserError: a puzzle that the model cannot read, an unknown option.
+    thousands of trajectories. UserError: a puzzle that the model cannot read, an option that is not allowed.
     """
-    kind = policy_named(policy)
-    verifier = model.card.task if kind.verifies else ""
-    settled = settling(settle_below, model.card)
-    settings = Settings(
+    config = InferConfig(
+        checkpoint="",
+        data="",
         depth=depth,
         breadth=breadth,
-        seed=seed,
+        noise_scale=noise_scale,
+        init_std=init_std,
         policy=policy,
-        settle_below=settled,
+        select=select,
+        settle_below=settle_below,
         settle_for=settle_for,
         budget=budget,
-        verifier=verifier,
+        slots=slots,
+        seed=seed,
+        dtype=dtype,
     )
-    check_selection(select)
+    settings = config.settings(model.card)
     inputs = _tokens(model, puzzles)
     if len(inputs) == 0:
         return []
-    scale = model.reasoner.config.noise_scale if noise_scale is None else noise_scale
-    network = NetworkFactory(model.reasoner, scale, init_std, dtype, compile, device)()
-    count = slots_for(len(inputs) * breadth, network.device.type, slots)
-    engine = BreadthEngine(network, settings, count)
-    units = plan(len(inputs), breadth, depth, whole=kind.whole)
+    noise_scale = model.reasoner.config.noise_scale if noise_scale is None else noise_scale
+    network = NetworkFactory(model.reasoner, noise_scale, init_std, dtype, compile, device)()
+    engine = BreadthEngine(network, settings, slots_for(len(inputs) * breadth, network.device.type, slots))
+    units = plan(len(inputs), breadth, depth, whole=engine.policy.whole)
     parts = [rows for report in run_units(engine, units, inputs) for _, rows in report.finished]
     return _answers(model, concatenate(parts).in_order(), select)
 
 
-def _tokens(model: Model, puzzles: Sequence[str] | npt.ArrayLike) -> npt.NDArray[np.uint8]:
+def _tokens(model: Model, puzzles: Sequence[str] | npt.ArrayLike) -> Tokens:
     length, vocab_size = model.reasoner.config.length, model.reasoner.config.vocab_size
     if isinstance(puzzles, str):
         raise UserError("puzzles is one string; give a list of them")

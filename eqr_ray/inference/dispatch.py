@@ -10,15 +10,14 @@ not matter whose they are.
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Generic, NamedTuple, TypeVar
 
-from eqr_ray.inference.policies import FirstToSettle, Policy
+from eqr_ray.inference.policies import FirstToSettle, Policy, Win
 from eqr_ray.inference.records import SETTLED, Records, concatenate
-from eqr_ray.inference.schedule import Win
 from eqr_ray.inference.units import Unit, offered
 
 AHEAD = 2  # trajectories per slot that a worker is given at first ...
@@ -67,8 +66,7 @@ class Dispatcher(Generic[W]):
         self._unread: Iterator[Unit] = iter(())
         self._waiting: deque[Unit] = deque()  # returned by lost workers, and at most one that was read ahead
         self._held: dict[W, Held] = {}
-        self._holders: dict[Unit, list[W]] = {}
-        self._single: dict[Unit, W] = {}  # units with one holder; those that were given out first come first
+        self._holders: dict[Unit, list[W]] = {}  # those that were given out first come first
 
     def add(self, units: Iterable[Unit]) -> None:
         """More to run, behind all others. Units are read when they are handed out."""
@@ -91,7 +89,7 @@ class Dispatcher(Generic[W]):
     def leave(self, worker: W) -> list[Unit]:
         """A worker is lost, if it had joined. Returns what waits again: its units, but for those with a copy."""
         lost = self._held.pop(worker, Held())
-        back = [unit for unit in lost.units if unit in self._single]
+        back = [unit for unit in lost.units if len(self._holders[unit]) == 1]
         for unit in lost.units:
             self._let_go(unit, worker)
         self._waiting.extendleft(reversed(back))
@@ -130,27 +128,21 @@ class Dispatcher(Generic[W]):
 
     def _hand(self, unit: Unit, worker: W) -> Unit:
         self._held[worker].units[unit] = None
-        if unit in self._holders:
-            del self._single[unit]
-        else:
-            self._single[unit] = worker
         self._holders.setdefault(unit, []).append(worker)
         return unit
 
     def _let_go(self, unit: Unit, worker: W) -> None:
-        holders = self._holders[unit]
-        holders.remove(worker)
-        if holders:
-            self._single[unit] = holders[0]
-        else:
-            del self._holders[unit], self._single[unit]
+        self._holders[unit].remove(worker)
+        if not self._holders[unit]:
+            del self._holders[unit]
 
     def _to_copy(self) -> Unit | None:
         """Of the worker with the most units that have no copy (among equals, of the oldest) the last: it has done the
         least of that one."""
-        units_of: dict[W, list[Unit]] = {}
-        for unit, holder in self._single.items():
-            units_of.setdefault(holder, []).append(unit)
+        units_of: dict[W, list[Unit]] = defaultdict(list)
+        for unit, holders in self._holders.items():
+            if len(holders) == 1:
+                units_of[holders[0]].append(unit)
         return max(units_of.values(), key=len)[-1] if units_of and self._copies else None
 
 

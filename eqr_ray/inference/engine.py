@@ -10,9 +10,8 @@ never read. The host reads back one flag per slot and segment, and none with `fu
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -20,17 +19,24 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from eqr_ray.inference.policies import Signals, make_policy
-from eqr_ray.inference.records import DEPTH, DIVERGED, PRUNED, RUNNING, STATUSES, Records, concatenate, no_records
-from eqr_ray.inference.schedule import Schedule, Trajectory, Win
+from eqr_ray.inference.policies import Policy, Race, Restarts, Signals, Win, make_policy
+from eqr_ray.inference.records import (
+    DEPTH,
+    DIVERGED,
+    PRUNED,
+    RUNNING,
+    STATUSES,
+    Records,
+    Tokens,
+    concatenate,
+    no_records,
+)
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.slots import Slots, SlotsLike
+from eqr_ray.inference.slots import Numbers, Slots, SlotsLike
 from eqr_ray.inference.units import Unit, enough_ahead
 
-Tokens = npt.NDArray[np.uint8]
 
-
-class Report(NamedTuple):
+class EngineReport(NamedTuple):
     """What has been done since the last report: segments of trajectories, and units that are finished; how many puzzles
     are answered in units that are not; which actor did it (None: this process)."""
 
@@ -40,14 +46,89 @@ class Report(NamedTuple):
     actor: str | None = None
 
 
-@dataclass
-class OpenUnit:
-    """A unit in work: its inputs (puzzles, L), what is still to be run, and what has been recorded."""
+class Trajectory(NamedTuple):
+    """Row number of the puzzle, number of the restart, segments after which it ends at the latest."""
 
-    unit: Unit
-    inputs: Tokens
-    schedule: Schedule
-    records: list[Records] = field(default_factory=list)
+    puzzle: int
+    restart: int
+    until: int
+
+
+class OpenUnit:
+    """A unit in work: its `inputs` (puzzles, L), what is still to be run, and the `records` so far. Puzzles go side by
+    side, those that have begun first; rows of padding alone are left out. The engine `take`s trajectories as slots come
+    free, and reports every end."""
+
+    def __init__(self, unit: Unit, inputs: Tokens, policy: Policy) -> None:
+        self.unit, self.inputs = unit, inputs
+        self.records: list[Records] = []
+        self.answered = 0  # puzzles of which nothing is left to do
+        self._policy = policy
+        self._waiting = deque((unit.first + np.flatnonzero((inputs != 0).any(axis=1))).tolist())
+        self._open: dict[int, Restarts] = {}  # puzzles that have begun, and those that are beaten before
+        self._ready: deque[int] = deque()  # puzzles that may need a restart
+        self._rotation: deque[int] = deque()  # puzzles that may have a restart to run ahead
+
+    @property
+    def finished(self) -> bool:
+        """Whether all that were taken have ended and no more will come."""
+        return not self._waiting and not self._open
+
+    def take(self) -> Trajectory | None:
+        """The next to start; None when there is none now (`ended` may bring more)."""
+        while self._ready:
+            puzzle = self._ready[0]
+            if puzzle in self._open and self._open[puzzle].needed:
+                return self._start(puzzle)
+            self._ready.popleft()
+        if not self._waiting:
+            return None
+        puzzle = self._waiting.popleft()
+        self._begin(puzzle)
+        self._ready.append(puzzle)
+        self._rotation.append(puzzle)
+        return self._start(puzzle)
+
+    def take_ahead(self) -> Trajectory | None:
+        """One that may turn out not to be needed, for a slot that would be idle; None: there is none."""
+        while self._rotation:
+            puzzle = self._rotation.popleft()
+            if puzzle in self._open and self._open[puzzle].left:
+                self._rotation.append(puzzle)
+                return self._start(puzzle)
+        return None
+
+    def _begin(self, puzzle: int) -> None:
+        if puzzle not in self._open:
+            numbers = range(self.unit.restart_first, self.unit.restart_last)
+            self._open[puzzle] = self._policy.restarts(numbers, self._policy.settings)
+
+    def _start(self, puzzle: int) -> Trajectory:
+        restart = self._open[puzzle].start()
+        return Trajectory(puzzle, restart, self.until(puzzle, restart))
+
+    def until(self, puzzle: int, restart: int) -> int:
+        """After how many segments a trajectory that was taken ends, by what is known now."""
+        return self._open[puzzle].until(restart)
+
+    def ended(self, puzzle: int, restart: int, segments: int, stopped: bool) -> bool:
+        """A trajectory has ended. Returns whether others of its puzzle that are running shall now end sooner."""
+        restarts = self._open[puzzle]
+        shortens = restarts.ended(restart, segments, stopped)
+        if restarts.finished:
+            del self._open[puzzle]
+            self.answered += 1
+            return False
+        if restarts.needed:
+            self._ready.append(puzzle)
+        return shortens
+
+    def beaten(self, puzzle: int, win: Win) -> bool:
+        """A restart of this puzzle, of another unit, has settled. Returns as `ended` does."""
+        if puzzle in self._waiting:
+            self._begin(puzzle)
+        race = self._open.get(puzzle)
+        return isinstance(race, Race) and race.beaten(win)
 
 
 class BreadthEngine:
@@ -82,14 +163,12 @@ class BreadthEngine:
     def add(self, unit: Unit, inputs: Tokens) -> None:
         """Queue a unit behind the others. `inputs` (unit.puzzles, L) uint8; rows of padding alone are left out."""
         assert len(inputs) == unit.puzzles
-        wanted = unit.first + np.flatnonzero((inputs != 0).any(axis=1))
-        restarts_of = partial(self.policy.restarts, range(unit.restart_first, unit.restart_last), self.settings)
-        self._open[self._added] = OpenUnit(unit, inputs, Schedule(wanted.tolist(), restarts_of))
+        self._open[self._added] = OpenUnit(unit, inputs, self.policy)
         self._added += 1
 
     def answered(self) -> dict[Unit, int]:
         """How many puzzles are done, of every unit in work."""
-        return {part.unit: part.schedule.answered for part in self._open.values() if part.schedule.answered}
+        return {part.unit: part.answered for part in self._open.values() if part.answered}
 
     def drop(self, unit: Unit) -> None:
         """Forget a unit and free its slots; one that is not here is ignored."""
@@ -100,7 +179,7 @@ class BreadthEngine:
     def beaten(self, unit: Unit, puzzle: int, win: Win) -> None:
         """A restart of this puzzle has settled elsewhere; a unit that is not here is ignored."""
         for number in self._numbers(unit):
-            if self._open[number].schedule.beaten(puzzle, win):
+            if self._open[number].beaten(puzzle, win):
                 self._shorten(number, puzzle)
 
     def _numbers(self, unit: Unit) -> list[int]:
@@ -125,7 +204,11 @@ class BreadthEngine:
             return []
         self._record(np.flatnonzero(seen), done, stopped, signals)
         self._active &= ~done
-        self._end(np.flatnonzero(done), stopped)
+        for slot in np.flatnonzero(done).tolist():
+            number, puzzle = int(self._owner[slot]), int(self._puzzle[slot])
+            end = int(self._restart[slot]), int(self._segments[slot]), bool(stopped[slot])
+            if self._open[number].ended(puzzle, *end):
+                self._shorten(number, puzzle)
         return self._collect()
 
     def _refill(self, ahead: bool) -> None:
@@ -145,14 +228,12 @@ class BreadthEngine:
     def _waiting(self, ahead: bool) -> Iterator[tuple[int, Trajectory]]:
         """What may start now, in the order in which slots are given to it; what is read has been taken."""
         for number, part in self._open.items():
-            while (trajectory := part.schedule.take()) is not None:
-                yield number, trajectory
+            yield from ((number, trajectory) for trajectory in iter(part.take, None))
         for number, part in self._open.items() if ahead else ():
-            while (trajectory := part.schedule.take_ahead()) is not None:
-                yield number, trajectory
+            yield from ((number, trajectory) for trajectory in iter(part.take_ahead, None))
 
     def _record(
-        self, at: npt.NDArray[np.int64], done: npt.NDArray[np.bool_], stopped: npt.NDArray[np.bool_], signals: Signals
+        self, at: Numbers, done: npt.NDArray[np.bool_], stopped: npt.NDArray[np.bool_], signals: Signals
     ) -> None:
         """Keep a row of each of these slots (F,)."""
         slots = torch.from_numpy(at).to(signals.settled.device)
@@ -177,30 +258,18 @@ class BreadthEngine:
         for number in np.unique(owner).tolist():
             self._open[number].records.append(rows.take(owner == number))
 
-    def _end(self, slots: npt.NDArray[np.int64], stopped: npt.NDArray[np.bool_]) -> None:
-        """Report the trajectories that have ended in these slots to their schedules, and do what follows."""
-        for slot in slots.tolist():
-            number, puzzle = int(self._owner[slot]), int(self._puzzle[slot])
-            end = int(self._restart[slot]), int(self._segments[slot]), bool(stopped[slot])
-            if self._open[number].schedule.ended(puzzle, *end):
-                self._shorten(number, puzzle)
-
     def _shorten(self, number: int, puzzle: int) -> None:
         """Ask again when the running restarts of a puzzle end."""
-        until = self._open[number].schedule.until
         for slot in np.flatnonzero(self._active & (self._owner == number) & (self._puzzle == puzzle)).tolist():
-            self._until[slot] = until(puzzle, int(self._restart[slot]))
+            self._until[slot] = self._open[number].until(puzzle, int(self._restart[slot]))
 
     def _collect(self) -> list[tuple[Unit, Records]]:
-        finished = [number for number, part in self._open.items() if part.schedule.finished]
-        return [self._closed(self._open.pop(number)) for number in finished]
-
-    def _closed(self, part: OpenUnit) -> tuple[Unit, Records]:
-        rows = concatenate(part.records or [no_records(part.inputs.shape[1])])
-        return part.unit, self.policy.resolve(rows.in_order())
+        finished = [self._open.pop(number) for number, part in list(self._open.items()) if part.finished]
+        rows = [concatenate(part.records or [no_records(part.inputs.shape[1])]).in_order() for part in finished]
+        return [(part.unit, self.policy.resolve(own)) for part, own in zip(finished, rows, strict=True)]
 
 
-def run_units(engine: BreadthEngine, units: Iterable[Unit], inputs_NL: Tokens) -> Iterator[Report]:
+def run_units(engine: BreadthEngine, units: Iterable[Unit], inputs_NL: Tokens) -> Iterator[EngineReport]:
     """All units through one engine in this process, in any order of finishing; a report after every step.
 
     `inputs_NL` is indexed by row number of the data. Units are queued ahead, so that slots stay full; when there are no
@@ -224,4 +293,4 @@ def run_units(engine: BreadthEngine, units: Iterable[Unit], inputs_NL: Tokens) -
         starved = row_segments < engine.slots
         done = {unit for unit, _ in finished}
         queued = [unit for unit in queued if unit not in done]
-        yield Report(row_segments, finished, engine.answered())
+        yield EngineReport(row_segments, finished, engine.answered())

@@ -1,18 +1,126 @@
-"""Policies: when a trajectory stops, which restarts of a puzzle run, and which of their rows are kept."""
+"""Policies: which restarts of a puzzle run and for how long, what stops a trajectory, which rows are kept.
+
+A record must not depend on timing. So what is needed of a puzzle depends on the ends of its own restarts only, not on
+their order; what idle slots ran ahead of that is left out of the records afterwards (`Policy.resolve`).
+
+    S slots, N rows, L tokens
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from eqr_ray.config.errors import UserError, nearest
-from eqr_ray.inference.records import Records, first_to_settle, up_to_first
-from eqr_ray.inference.schedule import OneByOne, Race, Restarts
+from eqr_ray.config.errors import UserError
+from eqr_ray.inference.records import CANCELLED, SETTLED, STATUSES, Records
 from eqr_ray.inference.settings import Settings
 from eqr_ray.tasks.registry import task_named
+
+
+class Win(NamedTuple):
+    """A restart that has settled, and after how many segments."""
+
+    restart: int
+    segments: int
+
+
+class Restarts:
+    """The restarts `numbers` of one puzzle, started in order: all of them, each to the full depth."""
+
+    def __init__(self, numbers: range, settings: Settings) -> None:
+        self._first, self._next, self._end = numbers.start, numbers.start, numbers.stop
+        self._depth = settings.depth
+        self._running: set[int] = set()
+
+    @property
+    def left(self) -> bool:
+        """Whether there is a further restart, which may be run ahead."""
+        return self._next < self._end
+
+    @property
+    def needed(self) -> bool:
+        """Whether the next restart has to be run."""
+        return self.left
+
+    @property
+    def finished(self) -> bool:
+        return not self._running and not self.needed
+
+    def start(self) -> int:
+        """Take the next restart."""
+        self._running.add(self._next)
+        self._next += 1
+        return self._next - 1
+
+    def until(self, restart: int) -> int:
+        """After how many segments a restart ends, by what is known now."""
+        return self._depth
+
+    def ended(self, restart: int, segments: int, stopped: bool) -> bool:
+        """A restart has ended, `stopped` by the policy or not. Returns whether others shall now end sooner."""
+        self._running.remove(restart)
+        return False
+
+
+class OneByOne(Restarts):
+    """Restart r is needed when all before it have failed to stop, and while the puzzle's budget lasts."""
+
+    def __init__(self, numbers: range, settings: Settings) -> None:
+        super().__init__(numbers, settings)
+        self._budget = math.inf if settings.budget is None else settings.budget
+        if settings.budget is not None:
+            self._end = min(self._end, self._first + -(-settings.budget // self._depth))
+        self._open = self._first  # the first restart that has not failed
+        self._failed: set[int] = set()
+
+    @property
+    def needed(self) -> bool:
+        return self.left and self._next == self._open
+
+    def until(self, restart: int) -> int:
+        if restart > self._end:  # one before it has stopped
+            return 1
+        # All restarts before it took the full depth, or it is not needed.
+        return int(min(self._depth, self._budget - (restart - self._first) * self._depth))
+
+    def ended(self, restart: int, segments: int, stopped: bool) -> bool:
+        self._running.remove(restart)
+        if stopped:
+            self._end = min(self._end, restart)
+            return True
+        self._failed.add(restart)
+        while self._open in self._failed:
+            self._open += 1
+        return False
+
+
+class Race(Restarts):
+    """All restarts side by side; the first to stop, by its own segments and then by number, ends the others."""
+
+    def __init__(self, numbers: range, settings: Settings) -> None:
+        super().__init__(numbers, settings)
+        self._best = Win(self._end, self._depth + 1)
+
+    def until(self, restart: int) -> int:
+        best = self._best
+        return max(1, min(self._depth, best.segments if restart < best.restart else best.segments - 1))
+
+    def ended(self, restart: int, segments: int, stopped: bool) -> bool:
+        self._running.remove(restart)
+        return stopped and self.beaten(Win(restart, segments))
+
+    def beaten(self, win: Win) -> bool:
+        """A restart has settled, here or elsewhere: one that can no longer win ends. Returns whether that is news."""
+        is_news = (win.segments, win.restart) < (self._best.segments, self._best.restart)
+        if is_news:
+            self._best = win
+        return is_news
 
 
 class Signals(NamedTuple):
@@ -28,14 +136,13 @@ class Signals(NamedTuple):
 
 
 class Policy:
-    """`stop` ends trajectories, `restarts` says which are run, `resolve` which rows are kept.
+    """Every restart is run, and stops when it has settled.
 
     `stop_status` is written for trajectories that `stop` ended; `whole`: a puzzle's restarts depend on each other and
     must be in one unit; `in_turn`: they follow each other; `widens`: further restarts may be added later; `verifies`:
     the task's rules check answers, which the method does without.
     """
 
-    name: str
     stop_status = "settled"
     whole, in_turn, widens, verifies = False, False, True, False
     restarts: type[Restarts] = Restarts
@@ -55,7 +162,7 @@ class Policy:
 class Full(Policy):
     """The paper's protocol: every trajectory runs `depth` segments, every restart is run."""
 
-    name, stop_status = "full", "depth"
+    stop_status = "depth"
 
     def stop(self, signals: Signals) -> Tensor | None:
         return None
@@ -64,40 +171,51 @@ class Full(Policy):
 class Halt(Policy):
     """A trajectory stops when its halting logit is positive, as rows do in training."""
 
-    name, stop_status = "halt", "halted"
+    stop_status = "halted"
 
     def stop(self, signals: Signals) -> Tensor | None:
         return signals.halt_logit > 0
 
 
-class Settle(Policy):
-    """A trajectory stops when it has settled."""
-
-    name = "settle"
-
-
 class Sequential(Policy):
     """A further restart counts only while none of its puzzle has settled and the puzzle's budget lasts."""
 
-    name, whole, in_turn, restarts = "sequential", True, True, OneByOne
+    whole, in_turn, restarts = True, True, OneByOne
 
     def resolve(self, rows: Records) -> Records:
-        return up_to_first(rows, self.stop_status)
+        first, known = _first_of_its_puzzle(rows, np.flatnonzero(rows.status == STATUSES.index(self.stop_status)))
+        return rows.take(~known | (rows.restart <= rows.restart[first]))
 
 
 class FirstToSettle(Policy):
     """All restarts of a puzzle side by side until one has settled: for few puzzles and little patience."""
 
-    name, whole, widens, restarts = "race", True, False, Race
+    whole, widens, restarts = True, False, Race
 
     def resolve(self, rows: Records) -> Records:
-        return first_to_settle(rows)
+        """Of a puzzle that has settled rows, the one of fewest segments, then of least number, as it is; the others as
+        cancelled after as many segments."""
+        settled = np.flatnonzero(rows.status == SETTLED)
+        settled = settled[np.lexsort((rows.segments[settled], rows.puzzle[settled]))]  # among equals in their order
+        first, known = _first_of_its_puzzle(rows, settled)
+        cancelled = known & (first != np.arange(len(rows)))
+        none = np.float32(np.inf)
+        return dataclasses.replace(
+            rows,
+            segments=np.where(cancelled, rows.segments[first], rows.segments),
+            settled=rows.settled & ~cancelled,
+            logit_residual=np.where(cancelled, none, rows.logit_residual),
+            latent_residual=np.where(cancelled, none, rows.latent_residual),
+            halt_logit=np.where(cancelled, -none, rows.halt_logit),
+            prediction=np.where(cancelled[:, None], np.uint8(0), rows.prediction),
+            status=np.where(cancelled, np.uint8(CANCELLED), rows.status),
+        )
 
 
 class Verify(Sequential):
     """Sequential, but a trajectory stops when the task's own rules accept its answer."""
 
-    name, stop_status, verifies = "verify", "accepted", True
+    stop_status, verifies = "accepted", True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -113,20 +231,28 @@ class Verify(Sequential):
         return torch.from_numpy(accepted)
 
 
-KINDS: tuple[type[Policy], ...] = (Full, Halt, Settle, Sequential, FirstToSettle, Verify)
-POLICIES = {kind.name: kind for kind in KINDS}
-REMOVED = "policy=halving was removed: it lost to full and sequential in every measurement (docs/log.md)"
+def _first_of_its_puzzle(
+    rows: Records, some: npt.NDArray[np.intp]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """For every row of `rows` the row number, (N,), of the first among `some` of its puzzle, and whether there is one
+    at all, (N,). `some`: row numbers in the order of puzzles."""
+    puzzles, first = np.unique(rows.puzzle[some], return_index=True)
+    if len(puzzles) == 0:
+        return np.zeros(len(rows), dtype=np.intp), np.zeros(len(rows), dtype=np.bool_)
+    place = np.searchsorted(puzzles, rows.puzzle).clip(max=len(puzzles) - 1)
+    return some[first][place], puzzles[place] == rows.puzzle
 
 
-def policy_named(name: str) -> type[Policy]:
-    """The kind of policy of this name. UserError otherwise."""
-    if name == "halving":
-        raise UserError(REMOVED)
-    if name not in POLICIES:
-        raise UserError(f"policy={name} is not allowed: {', '.join(POLICIES)}{nearest(name, POLICIES)}")
-    return POLICIES[name]
+POLICIES: dict[str, type[Policy]] = {
+    "full": Full,
+    "halt": Halt,
+    "settle": Policy,
+    "sequential": Sequential,
+    "race": FirstToSettle,
+    "verify": Verify,
+}
 
 
 def make_policy(settings: Settings) -> Policy:
-    """The policy of a run. UserError: unknown, or not possible with these settings."""
-    return policy_named(settings.policy)(settings)
+    """The policy of a run. UserError: not possible with these settings."""
+    return POLICIES[settings.policy](settings)

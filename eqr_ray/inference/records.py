@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,9 @@ import pyarrow.parquet as pq
 from eqr_ray.config.errors import UserError
 from eqr_ray.storage.atomic import atomic
 
-HASH = b"records_hash"  # in a part's metadata; older parts have none
+Tokens = npt.NDArray[np.uint8]
+
+HASH = b"records_hash"  # in a part's metadata
 
 # running: a snapshot on the way; depth: ended at the depth asked for; diverged: the state is not finite; accepted: the
 # task's rules accept the answer; pruned: could not win any more, or the budget was spent; cancelled: another restart
@@ -46,7 +48,7 @@ class Records:
     logit_residual: npt.NDArray[np.float32]
     latent_residual: npt.NDArray[np.float32]
     halt_logit: npt.NDArray[np.float32]
-    prediction: npt.NDArray[np.uint8]
+    prediction: Tokens
     status: npt.NDArray[np.uint8]
 
     def __len__(self) -> int:
@@ -54,7 +56,7 @@ class Records:
 
     def take(self, rows: npt.NDArray[np.generic]) -> Records:
         """The rows of a mask (N,) bool or of row numbers."""
-        return Records(**{field.name: getattr(self, field.name)[rows] for field in dataclasses.fields(self)})
+        return Records(**{name: column[rows] for name, column in vars(self).items()})
 
     def in_order(self) -> Records:
         """Sorted by (puzzle, restart, segments)."""
@@ -70,102 +72,48 @@ class Records:
         return at[last]
 
 
+_PLAIN = [f.name for f in dataclasses.fields(Records) if f.name not in ("status", "prediction")]  # columns of numbers
+
+
 def concatenate(parts: Sequence[Records]) -> Records:
     """Rows of all parts, in the order given; at least one part. One without rows may not know L."""
-    parts = [part for part in parts if len(part)] or parts[:1]
-    columns = {
-        field.name: np.concatenate([getattr(part, field.name) for part in parts])
-        for field in dataclasses.fields(Records)
-    }
-    return Records(**columns)
+    columns = [vars(part) for part in parts if len(part)] or [vars(parts[0])]
+    return Records(**{name: np.concatenate([part[name] for part in columns]) for name in columns[0]})
 
 
 def no_records(length: int) -> Records:
     """No row, of puzzles with L = `length` tokens."""
-    none = np.zeros(0, dtype=np.float32)
-    whole = np.zeros(0, dtype=np.int32)
-    return Records(
-        puzzle=np.zeros(0, dtype=np.int64),
-        restart=whole,
-        segments=whole,
-        settled=np.zeros(0, dtype=np.bool_),
-        logit_residual=none,
-        latent_residual=none,
-        halt_logit=none,
-        prediction=np.zeros((0, length), dtype=np.uint8),
-        status=np.zeros(0, dtype=np.uint8),
-    )
+    whole, none = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
+    settled, prediction, status = (np.zeros(shape, dtype=np.uint8) for shape in (0, (0, length), 0))
+    return Records(whole.astype(np.int64), whole, whole, settled.astype(np.bool_), none, none, none, prediction, status)
 
 
-def up_to_first(rows: Records, status: str) -> Records:
-    """Of each puzzle, the restarts up to the first that ended with `status`; what was run ahead of that is left out."""
-    ended = np.flatnonzero(rows.status == STATUSES.index(status))
-    order = ended[np.lexsort((rows.restart[ended], rows.puzzle[ended]))]
-    puzzles, at = np.unique(rows.puzzle[order], return_index=True)
-    if len(puzzles) == 0:
-        return rows
-    place = np.searchsorted(puzzles, rows.puzzle).clip(max=len(puzzles) - 1)
-    later = (puzzles[place] == rows.puzzle) & (rows.restart > rows.restart[order[at]][place])
-    return rows.take(~later)
-
-
-def first_to_settle(rows: Records) -> Records:
-    """What is kept of restarts that ran side by side, one row each: of a puzzle that has settled rows, the one of
-    fewest segments, then of least number, as it is; the others as cancelled after as many segments. Ordered rows."""
-    settled = np.flatnonzero(rows.status == SETTLED)
-    order = settled[np.lexsort((rows.restart[settled], rows.segments[settled], rows.puzzle[settled]))]
-    puzzles, at = np.unique(rows.puzzle[order], return_index=True)
-    if len(puzzles) == 0:
-        return rows
-    place = np.searchsorted(puzzles, rows.puzzle).clip(max=len(puzzles) - 1)
-    cancelled = puzzles[place] == rows.puzzle
-    winners = order[at]
-    segments = rows.segments[winners][place]
-    cancelled[winners] = False
-    none = np.float32(np.inf)
-    return dataclasses.replace(
-        rows,
-        segments=np.where(cancelled, segments, rows.segments).astype(np.int32),
-        settled=rows.settled & ~cancelled,
-        logit_residual=np.where(cancelled, none, rows.logit_residual),
-        latent_residual=np.where(cancelled, none, rows.latent_residual),
-        halt_logit=np.where(cancelled, -none, rows.halt_logit),
-        prediction=np.where(cancelled[:, None], np.uint8(0), rows.prediction),
-        status=np.where(cancelled, np.uint8(CANCELLED), rows.status),
-    )
-
-
-def is_answered(labels_NL: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+def is_answered(labels_NL: Tokens) -> npt.NDArray[np.bool_]:
     """(N,) whether there is an answer to compare with."""
     return np.asarray((labels_NL != 0).any(axis=1))
 
 
-def is_exact(prediction_NL: npt.NDArray[np.uint8], labels_NL: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+def is_exact(prediction_NL: Tokens, labels_NL: Tokens) -> npt.NDArray[np.bool_]:
     """(N,) every position right; token 0 in the labels is padding and not asked for."""
     return np.asarray(((prediction_NL == labels_NL) | (labels_NL == 0)).all(axis=1))
 
 
-def write_part(path: Path, rows: Records, seed: int, labels_NL: npt.NDArray[np.uint8] | None) -> None:
+def write_part(path: Path, rows: Records, seed: int, labels_NL: Tokens | None) -> None:
     """One Parquet file, atomically. `labels_NL` (N, L): the right answer of each row's puzzle, None without answers."""
     exact = pa.nulls(len(rows), pa.bool_())
     if labels_NL is not None:
         exact = pa.array(is_exact(rows.prediction, labels_NL), mask=~is_answered(labels_NL))
-    table = pa.table(
-        {
-            "puzzle": rows.puzzle,
-            "restart": rows.restart,
-            "seed": np.full(len(rows), seed, dtype=np.int64),
-            "segments": rows.segments,
-            "settled": rows.settled,
-            "logit_residual": rows.logit_residual,
-            "latent_residual": rows.latent_residual,
-            "halt_logit": rows.halt_logit,
-            "prediction": _lists(rows.prediction),
-            "exact": exact,
-            "status": pa.DictionaryArray.from_arrays(pa.array(rows.status.astype(np.int8)), pa.array(STATUSES)),
-        }
-    )
-    table = table.replace_schema_metadata({HASH: _hash(rows)})
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.prediction.shape[1]
+    columns = {
+        "puzzle": rows.puzzle,
+        "restart": rows.restart,
+        "seed": np.full(len(rows), seed, dtype=np.int64),
+        **{name: getattr(rows, name) for name in _PLAIN[2:]},
+        "prediction": pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.prediction.reshape(-1))),
+        "exact": exact,
+        "status": pa.DictionaryArray.from_arrays(pa.array(rows.status.astype(np.int8)), pa.array(STATUSES)),
+    }
+    table = pa.table(columns).replace_schema_metadata({HASH: _hash(rows)})
     with atomic(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
@@ -175,23 +123,19 @@ def read_part(path: Path) -> Records:
     try:
         table = pq.read_table(path, page_checksum_verification=True)
         status = table.column("status").cast(pa.string()).to_pylist()
-        prediction = table.column("prediction").combine_chunks()
+        prediction = table.column("prediction").combine_chunks().flatten().to_numpy()
         rows = Records(
             status=np.array([STATUSES.index(name) for name in status], dtype=np.uint8),
-            prediction=prediction.flatten().to_numpy().reshape(len(table), -1 if len(table) else 0),
-            **{name: table.column(name).to_numpy() for name in Records.__dataclass_fields__ if name not in _OWN_FORM},
+            prediction=prediction.reshape(len(table), -1 if len(table) else 0),
+            **{name: table.column(name).to_numpy() for name in _PLAIN},
         )
-        stored = (table.schema.metadata or {}).get(HASH)
-        if stored is not None and stored != _hash(rows):
+        if (table.schema.metadata or {}).get(HASH) != _hash(rows):
             raise ValueError("their content has another hash")
         return rows
     except (pa.ArrowException, KeyError, ValueError, OSError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is not a part of this program's records: {error}; without it, the same command runs it again"
         ) from error
-
-
-_OWN_FORM = ("status", "prediction")  # columns that are not plain numbers
 
 
 def _hash(rows: Records) -> bytes:
@@ -203,30 +147,10 @@ def _hash(rows: Records) -> bytes:
     return digest.hexdigest().encode()
 
 
-def _lists(prediction_NL: npt.NDArray[np.uint8]) -> pa.Array:
-    rows, length = prediction_NL.shape
-    offsets = np.arange(rows + 1, dtype=np.int32) * length
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(prediction_NL.reshape(-1)))
-
-
-class TableWriter:
-    """A Parquet file that grows by row groups and appears when it is complete."""
-
-    def __init__(self, path: Path, schema: Mapping[str, str]) -> None:
-        """`schema`: column -> Arrow type by name ("int64", "string", ...); every column may hold nulls."""
-        self._schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in schema.items()])
-        self._atomic = atomic(path)
-
-    def __enter__(self) -> TableWriter:
-        self._writer = pq.ParquetWriter(self._atomic.__enter__(), self._schema, compression="zstd")
-        return self
-
-    def write(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Append rows, one list per column."""
-        self._writer.write_table(pa.table(dict(columns), schema=self._schema))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.close()
-        self._atomic.__exit__(kind, error, trace)
+@contextmanager
+def growing_table(path: Path, schema: Mapping[str, str]) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
+    """A function that appends rows to a Parquet file, which appears when it is complete. `schema`: column -> Arrow type
+    by name ("int64", "string", ...); what a row does not have is null."""
+    columns = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in schema.items()])
+    with atomic(path) as temporary, pq.ParquetWriter(temporary, columns, compression="zstd") as writer:
+        yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema=columns))

@@ -9,7 +9,6 @@ frontiers cost seconds, and equal bit for bit what a run would have recorded.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,19 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.puzzle_set import PuzzleSet, open_puzzle_set
 from eqr_ray.inference.engine import BreadthEngine
 from eqr_ray.inference.policies import Signals
-from eqr_ray.inference.records import Records, concatenate, is_answered, read_part
+from eqr_ray.inference.records import Records, Tokens, concatenate, is_answered, read_part
 from eqr_ray.inference.settings import Settings
+from eqr_ray.inference.slots import Numbers
 from eqr_ray.inference.units import Unit
 from eqr_ray.storage.run_dir import RunDir
 
 REPLAY_SLOTS = 1024
+BLOCK_BYTES = 1 << 25  # of predictions, most of what a row has: 400,000 rows of 9x9 Sudoku
 
 
 class Trace:
@@ -42,15 +42,13 @@ class Trace:
         shape = (self.puzzles, self.breadth, self.depth)
         if len(rows) != np.prod(shape):
             raise UserError(
-                f"these records have {len(rows):,} rows where {self.puzzles} puzzles x {self.breadth} restarts x "
-                f"{self.depth} segments have {np.prod(shape):,}: "
-                "record with policy=full and a snapshot at every segment"
+                f"these records have {len(rows):,} rows where {self.puzzles} puzzles x {self.breadth} restarts "
+                f"x {self.depth} segments have {np.prod(shape):,}: record with policy=full and a snapshot at every "
+                "segment"
             )
         self.columns = rows
 
-    def at(
-        self, puzzle: npt.NDArray[np.int64], restart: npt.NDArray[np.int64], segments: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
+    def at(self, puzzle: Numbers, restart: Numbers, segments: Numbers) -> Numbers:
         """Row numbers of trajectories (S,) after so many segments (S,), 1 at least."""
         return np.asarray(((puzzle - self.first) * self.breadth + restart) * self.depth + segments - 1)
 
@@ -61,16 +59,10 @@ class Playback:
     def __init__(self, trace: Trace, count: int, settings: Settings) -> None:
         self._trace, self._settings = trace, settings
         self._puzzle = np.full(count, trace.first, dtype=np.int64)
-        self._restart, self._segments, self._settled_streak = (np.zeros(count, dtype=np.int64) for _ in range(3))
+        self._restart, self._segments, self._settled_streak = np.zeros((3, count), dtype=np.int64)
         self._inputs = np.zeros((count, trace.columns.prediction.shape[1]), dtype=np.uint8)
 
-    def fill(
-        self,
-        slots: npt.NDArray[np.int64],
-        puzzles: npt.NDArray[np.int64],
-        restarts: npt.NDArray[np.int64],
-        inputs_FL: npt.NDArray[np.uint8],
-    ) -> None:
+    def fill(self, slots: Numbers, puzzles: Numbers, restarts: Numbers, inputs_FL: Tokens) -> None:
         """See `Slots.fill`."""
         self._puzzle[slots], self._restart[slots], self._inputs[slots] = puzzles, restarts, inputs_FL
         self._segments[slots] = self._settled_streak[slots] = 0
@@ -86,7 +78,7 @@ class Playback:
         return Signals(*(torch.from_numpy(column) for column in columns))
 
 
-def replay(trace: Trace, settings: Settings, inputs_PL: npt.NDArray[np.uint8] | None = None) -> Records:
+def replay(trace: Trace, settings: Settings, inputs_PL: Tokens | None = None) -> Records:
     """The ordered records that a run with `settings` would have left of the trace's puzzles. `inputs_PL`: theirs, for
     a policy that verifies. UserError: deeper or wider than what was recorded."""
     for name, recorded in (("depth", trace.depth), ("breadth", trace.breadth)):
@@ -97,18 +89,15 @@ def replay(trace: Trace, settings: Settings, inputs_PL: npt.NDArray[np.uint8] | 
     rows = trace.puzzles * settings.breadth
     engine = BreadthEngine(trace, settings, min(REPLAY_SLOTS, rows), make=Playback)
     engine.add(Unit(trace.first, trace.first + trace.puzzles, 0, settings.breadth), inputs_PL)
-    parts: list[Records] = []
-    while not engine.idle:
-        parts += [part for _, part in engine.step()]
-    return concatenate(parts)
+    finished: list[tuple[Unit, Records]] = []
+    while not finished:
+        finished = engine.step()
+    return finished[0][1]
 
 
 def every_segment(settings: Settings) -> Settings:
     """The settings of a run that can be replayed: everything is run, every segment is recorded."""
     return settings.replace(policy="full", snapshots=tuple(range(1, settings.depth + 1)), budget=None)
-
-
-BLOCK_BYTES = 1 << 25  # of predictions, most of what a row has: 400,000 rows of 9x9 Sudoku
 
 
 @dataclass(frozen=True)
@@ -126,7 +115,8 @@ class RecordedRun:
     def blocks(self) -> Iterator[Records]:
         """All records in order, whole puzzles at a time: BLOCK_BYTES at most, or one unit's where that has more."""
         waiting: list[Records] = []
-        for _, parts in groupby(sorted((self.path / "records").glob("*.parquet")), key=_puzzles_of):
+        files = sorted((self.path / "records").glob("*.parquet"))
+        for _, parts in groupby(files, key=lambda part: part.name.rpartition("-r")[0]):  # by puzzles: see `Unit.name`
             block = concatenate([read_part(part) for part in parts]).in_order()
             if waiting and sum(one.prediction.nbytes for one in (*waiting, block)) > BLOCK_BYTES:
                 yield concatenate(waiting)
@@ -136,16 +126,13 @@ class RecordedRun:
             yield concatenate(waiting)
 
 
-def _puzzles_of(part: Path) -> str:
-    return part.name.rpartition("-r")[0]  # folder.py names a part by its puzzles, then by its restarts
-
-
 def open_recorded(path: Path, data: str | None = None) -> RecordedRun:
     """The run in this folder and its puzzles, from where it says it had them or from `data`.
 
     UserError: not a finished run, not every segment of every restart, other puzzles, or puzzles without answers.
     """
-    manifest = RunDir(path, "infer").identity()
+    folder = RunDir(path, "infer")
+    manifest = folder.identity()
     if not manifest:
         raise UserError(f"records={path}: no run of infer is there")
     kept = {name: manifest[name] for name in Settings.model_fields if name in manifest}
@@ -155,13 +142,14 @@ def open_recorded(path: Path, data: str | None = None) -> RecordedRun:
             f"records={path}: policy={settings.policy} with {len(settings.snapshots)} snapshots of {settings.depth} "
             "segments; a replay needs policy=full with all of them: let `eqr_ray.frontier checkpoint=` record"
         )
-    summary, config = (_read(path / name) for name in ("summary.json", "config.json"))
-    if not config or any(summary.get(name) != manifest[name] for name in kept):
+    summary = folder.summary() or {}
+    if any(summary.get(name) != manifest[name] for name in kept):
         raise UserError(f"records={path}: the run is not finished; the command that began it continues it")
-    puzzle_set = open_puzzle_set(data or config["data"], summary["task"], manifest["puzzles"])
+    data = data or folder.config()["data"]
+    puzzle_set = open_puzzle_set(data, summary["task"], manifest["puzzles"])
     if puzzle_set.data_hash != manifest["data_hash"]:
-        raise UserError(f"data={data or config['data']} does not hold the puzzles that records={path} are of")
-    check_answers(puzzle_set, data or config["data"])
+        raise UserError(f"data={data} does not hold the puzzles that records={path} are of")
+    check_answers(puzzle_set, data)
     flops = summary["flops_mean"] / summary["segments_mean"]
     return RecordedRun(path, manifest, settings, puzzle_set, flops, summary["row_segments_per_s"])
 
@@ -170,9 +158,3 @@ def check_answers(puzzle_set: PuzzleSet, data: str) -> None:
     """UserError: no answer of the puzzles in `data` is known."""
     if puzzle_set.labels is None or not is_answered(puzzle_set.labels).any():
         raise UserError(f"data={data} has no answers to compare with")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The JSON object in this file; empty where there is none: the run was cut short."""
-    found = json.loads(path.read_text()) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}

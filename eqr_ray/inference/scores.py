@@ -1,4 +1,4 @@
-"""Scores: what a run's records say, block by block in constant memory.
+"""Scores: what a run's records say, block by block in constant memory, after the run and while it goes on.
 
 Every number of `summary.json` and every cell of a depth x breadth table comes from here. Only rows that were run are
 counted. Accuracies are over the puzzles whose answer is known: a row of labels that is all zeros asks nothing.
@@ -9,16 +9,22 @@ counted. Accuracies are over the puzzles whose answer is known: a row of labels 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.inference.records import CANCELLED, PRUNED, Records, is_answered, is_exact
-from eqr_ray.inference.selection import SCORED, check_selection, choose
+from eqr_ray.inference.engine import EngineReport
+from eqr_ray.inference.records import CANCELLED, PRUNED, Records, Tokens, is_answered, is_exact
+from eqr_ray.inference.selection import SCORED, choose
+from eqr_ray.inference.units import Unit
+from eqr_ray.storage.progress import Rate
 
 NORMAL_975 = 1.959963984540054  # the 97.5 % quantile of the normal distribution: two-sided 95 %
+TOP = 4  # the reference reports the mean of so many restarts of least residual
+FEW = 0.1  # of all puzzles: too few to tell the time left
 
 
 def wilson(right: int, total: int, z: float = NORMAL_975) -> tuple[float, float]:
@@ -44,6 +50,15 @@ def pass_at_k(right: npt.NDArray[np.integer], total: npt.NDArray[np.integer], k:
     return 1.0 - miss
 
 
+def powers_of_two(limit: int) -> Iterator[int]:
+    """1, 2, 4, ... and `limit` itself."""
+    k = 1
+    while k < limit:
+        yield k
+        k *= 2
+    yield limit
+
+
 class RunningAuroc:
     """How well a residual tells wrong from right: the chance that a wrong row has the greater one, ties counted half.
 
@@ -52,8 +67,7 @@ class RunningAuroc:
     """
 
     def __init__(self) -> None:
-        self._right = np.zeros(1 << 16, dtype=np.int64)
-        self._wrong = np.zeros(1 << 16, dtype=np.int64)
+        self._right, self._wrong = np.zeros((2, 1 << 16), dtype=np.int64)
 
     def add(self, residual_N: npt.NDArray[np.float32], right_N: npt.NDArray[np.bool_]) -> None:
         # The bit patterns of non-negative floats order as the floats do.
@@ -64,25 +78,8 @@ class RunningAuroc:
     def value(self) -> float | None:
         """None where there are no right rows, or no wrong ones."""
         rights, wrongs = int(self._right.sum()), int(self._wrong.sum())
-        if not rights or not wrongs:
-            return None
         below = np.cumsum(self._right) - self._right  # right rows with a smaller residual
-        return float((self._wrong * (below + 0.5 * self._right)).sum() / (rights * wrongs))
-
-
-Labels = npt.NDArray[np.uint8]
-
-
-TOP = 4  # the reference reports the mean of so many restarts of least residual
-
-
-def powers_of_two(limit: int) -> Iterator[int]:
-    """1, 2, 4, ... and `limit` itself."""
-    k = 1
-    while k < limit:
-        yield k
-        k *= 2
-    yield limit
+        return _ratio(float((self._wrong * (below + 0.5 * self._right)).sum()), rights * wrongs)
 
 
 class Mean:
@@ -106,7 +103,7 @@ class Scores:
     """
 
     def __init__(self, *, depth: int, breadth: int, select: str = "logit_residual") -> None:
-        self.depth, self.breadth, self.select = depth, breadth, check_selection(select)
+        self.depth, self.breadth, self.select = depth, breadth, select
         self.puzzles = self.settled = self.segments = self.rows = 0
         self.answered = self.answered_settled = self.answered_rows = 0
         self.settled_right = self.rows_right = self.any_right = self.tokens = self.tokens_right = 0
@@ -117,7 +114,7 @@ class Scores:
         self._all_restarts = True
         self._auroc = RunningAuroc()
 
-    def add(self, block: Records, labels_NL: Labels | None) -> None:
+    def add(self, block: Records, labels_NL: Tokens | None) -> None:
         """Count a block; `labels_NL` (N, L) the right answer of each row's puzzle, zeros where it is not
         known, None without answers."""
         at = block.last_at(self.depth, self.breadth)
@@ -135,7 +132,7 @@ class Scores:
         if labels_NL is not None and (known := is_answered(labels_NL[at])).any():
             self._add_answers(rows.take(known), labels_NL[at][known])
 
-    def _add_answers(self, rows: Records, labels_NL: Labels) -> None:
+    def _add_answers(self, rows: Records, labels_NL: Tokens) -> None:
         right, chosen = is_exact(rows.prediction, labels_NL), choose(self.select, rows)
         self.answered += len(chosen)
         self.answered_rows += len(rows)
@@ -147,9 +144,8 @@ class Scores:
         self.tokens_right += int((asked & (rows.prediction[chosen] == labels_NL[chosen])).sum())
         for method in SCORED:
             self.selected_right[method] += int(right[choose(method, rows)].sum())
-        _, first = np.unique(rows.puzzle, return_index=True)
+        _, first, run = np.unique(rows.puzzle, return_index=True, return_counts=True)
         per_puzzle = np.add.reduceat(right.astype(np.int64), first)
-        run = np.diff(np.append(first, len(rows)))
         self.any_right += int((per_puzzle > 0).sum())
         complete = bool((run == self.breadth).all()) and not (rows.status == PRUNED).any()
         self._all_restarts = self._all_restarts and complete
@@ -165,24 +161,20 @@ class Scores:
         order = np.lexsort((rows.restart, residual, rows.puzzle))  # NaN sorts last
         return np.asarray(order.reshape(-1, self.breadth)[:, :TOP].ravel(), dtype=np.int64)
 
-    def accuracy(self) -> tuple[float, float, float] | None:
-        """(share, low, high) of exactly right answers with the 95 % Wilson interval; None without known answers."""
-        if not self.answered:
-            return None
-        right = self.selected_right[self.select]
-        return right / self.answered, *wilson(right, self.answered)
+    def accuracy(self) -> dict[str, float | None]:
+        """The share of exactly right answers with its 95 % Wilson interval; None without known answers."""
+        right, n = self.selected_right[self.select], self.answered
+        low, high = wilson(right, n) if n else (None, None)
+        return {"exact_accuracy": _ratio(right, n), "exact_low": low, "exact_high": high}
 
     def summary(self, flops_per_segment: float) -> dict[str, Any]:
         """All metrics that records give, by the names of `summary.json`. Ratios of nothing are None."""
-        accuracy = self.accuracy()
         n = self.answered
         complete = n > 0 and self._all_restarts
         return {
             "puzzles": self.puzzles,
             "answered": n,
-            "exact_accuracy": accuracy[0] if accuracy else None,
-            "exact_low": accuracy[1] if accuracy else None,
-            "exact_high": accuracy[2] if accuracy else None,
+            **self.accuracy(),
             "token_accuracy": _ratio(self.tokens_right, self.tokens),
             # only where every restart was run: restarts that a policy left out were not left out at random
             "pass_at": {k: v / n for k, v in self._pass_sum.items()} if complete else None,
@@ -205,3 +197,80 @@ class Scores:
 
 def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
+
+
+class LiveScores:
+    """How far a run is: counts reports. `puzzles` in all; `scores` judges finished units (each with all restarts of its
+    puzzles)."""
+
+    def __init__(self, puzzles: int, scores: Scores, clock: Callable[[], float] = time.monotonic) -> None:
+        self.puzzles, self.scores = puzzles, scores
+        self.row_segments = 0
+        self._before, self._restarts = 0, 0  # puzzles of earlier sittings; restarts of answered puzzles in this one
+        self._open: dict[Unit, int] = {}  # puzzles that are answered in units that are not finished
+        self._segment_rate, self._puzzle_rate = Rate(clock=clock), Rate(clock=clock)
+        self._count()
+
+    def resume(self, block: Records, labels_NL: Tokens | None) -> None:
+        """Count a part of an earlier sitting: towards the accuracy, not towards the speed."""
+        self.scores.add(block, labels_NL)
+        self._before = self.scores.puzzles
+
+    def report(self, report: EngineReport, labels_NL: Tokens | None) -> None:
+        """Count a report; `labels_NL` is indexed by row number of the data."""
+        self.row_segments += report.row_segments
+        for unit, answered in report.answered.items():
+            self._open[unit] = max(answered, self._open.get(unit, 0))
+        for unit, rows in report.finished:
+            self._open = {part: answered for part, answered in self._open.items() if not part.is_in(unit)}
+            self._restarts += unit.rows
+            if (unit.restart_first, unit.restart_last) == (0, self.scores.breadth):
+                self.scores.add(rows, None if labels_NL is None else labels_NL[rows.puzzle])
+        self._count()
+
+    def _count(self) -> None:
+        self._segment_rate.add(self.row_segments)
+        self._puzzle_rate.add(self.answered)
+
+    @property
+    def answered(self) -> int:
+        """Puzzles with all their restarts done, of all sittings, whether or not their unit is finished."""
+        restarts = self._restarts + sum(answered * unit.restarts for unit, answered in self._open.items())
+        return min(self.puzzles, self._before + restarts // self.scores.breadth)
+
+    def seconds_left(self) -> float | None:
+        """From the segments that a puzzle has taken so far, at most depth x breadth. None before the first step; and
+        where puzzles take less than that, while only a few are done (the easy ones end first) and after more segments
+        than were expected (some may have been run ahead in vain)."""
+        scores, rate = self.scores, self._segment_rate.per_s()
+        if rate is None:
+            return None
+        most = float(scores.depth * scores.breadth)
+        per_puzzle = scores.segments / scores.puzzles if scores.puzzles else most
+        if per_puzzle < most and scores.puzzles < FEW * self.puzzles:
+            return None
+        left = per_puzzle * (self.puzzles - self._before) - self.row_segments
+        if left <= 0 and scores.puzzles < self.puzzles:
+            return None
+        return max(0.0, left) / rate
+
+    def metrics(self) -> dict[str, Any]:
+        """For the log and for Ray, of all sittings: shares are over the puzzles of finished units."""
+        left_s = self.seconds_left()
+        return {
+            "puzzles": self.answered,
+            "settled_share": _ratio(self.scores.settled, self.scores.puzzles),
+            **self.scores.accuracy(),
+            "row_segments_per_s": self._segment_rate.per_s(),
+            "left_s": None if left_s is None else round(left_s, 1),
+        }
+
+    def words(self) -> str:
+        """For people, behind the number of puzzles."""
+        exact, low, high = self.scores.accuracy().values()
+        settled = _ratio(self.scores.settled, self.scores.puzzles)
+        rates = (
+            f"{self._puzzle_rate.per_s() or 0:,.1f} puzzles/s  {self._segment_rate.per_s() or 0:,.0f} row-segments/s"
+        )
+        shares = "" if settled is None else f"  settled {settled:.1%}"
+        return rates + shares + ("" if exact is None else f"  exact {exact:.1%} [{low:.1%}, {high:.1%}]")

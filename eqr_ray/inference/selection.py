@@ -1,34 +1,37 @@
-"""Choose one restart per puzzle.
+"""Choose one restart per puzzle, and write the answers, one row per puzzle, for people and programs.
 
 The method answers with the trajectory of least residual; other rules are judged beside it on the same records. Every
 rule is one sort: by puzzle, by the rule's own score, then by logit residual, then by restart number, so that ties fall
-the same way whatever order the rows came in.
+the same way whatever order the rows came in. Answers are read from records and puzzles alone, block by block, so that
+choosing otherwise never means running again.
 
     N rows (puzzle, restart), L tokens, P puzzles
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import csv
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.config.errors import UserError
-from eqr_ray.inference.records import ACCEPTED, CANCELLED, Records
+from eqr_ray.data.puzzle_set import PuzzleSet
+from eqr_ray.inference.records import ACCEPTED, CANCELLED, STATUSES, Records, growing_table, is_answered, is_exact
+from eqr_ray.inference.settings import Selection
+from eqr_ray.storage.atomic import atomic
 
-SELECTIONS = ("logit_residual", "latent_residual", "halt")
+SELECTIONS: tuple[str, ...] = get_args(Selection)
 SCORED = (*SELECTIONS, "vote")  # rules that every run is scored by
-REMOVED = "select=vote was removed: summary.json has the majority vote of every run (docs/log.md)"
 
-
-def check_selection(name: str) -> str:
-    """The name of a rule that may be selected by. UserError otherwise."""
-    if name == "vote":
-        raise UserError(REMOVED)
-    if name not in SELECTIONS:
-        raise UserError(f"select={name} is not allowed: {', '.join(SELECTIONS)}")
-    return name
+# puzzle: number among the rows that can be read, as in records; line: in the user's file, from 1; residual: the one
+# selected by (the logit residual with halt), null if there is none; segments: spent by all restarts; exact:
+# null where no answer is known
+COLUMNS = {"puzzle": "int64", "line": "int64", "question": "string", "answer": "string", "restart": "int32"}
+COLUMNS |= {"residual": "float", "segments": "int64", "settled": "bool", "exact": "bool", "status": "string"}
 
 
 def votes(rows: Records) -> npt.NDArray[np.int64]:
@@ -57,8 +60,7 @@ def choose(method: str, rows: Records) -> npt.NDArray[np.int64]:
         assert method == "vote"
         score = -votes(rows).astype(np.float64)
     order = np.lexsort((rows.restart, logit_residual, score, rows.status != ACCEPTED, rows.puzzle))
-    first = np.ones(len(order), dtype=np.bool_)
-    first[1:] = np.diff(rows.puzzle[order]) != 0
+    first = np.diff(rows.puzzle[order], prepend=-1) != 0
     return np.asarray(order[first], dtype=np.int64)
 
 
@@ -82,3 +84,49 @@ def answers_of(rows: Records, select: str) -> Chosen:
     _, first = np.unique(rows.puzzle, return_index=True)
     residual = chosen.latent_residual if select == "latent_residual" else chosen.logit_residual
     return Chosen(chosen, residual, np.add.reduceat(rows.segments.astype(np.int64), first))
+
+
+def _answer_rows(rows: Records, puzzle_set: PuzzleSet, select: str) -> list[dict[str, Any]]:
+    chosen, residual, spent = answers_of(rows, select)
+    exact: list[bool | None] = [None] * len(chosen)
+    if puzzle_set.labels is not None:
+        labels = puzzle_set.labels[chosen.puzzle]
+        right = is_exact(chosen.prediction, labels).tolist()
+        exact = [one if known else None for one, known in zip(right, is_answered(labels).tolist(), strict=True)]
+    return [
+        {
+            "puzzle": puzzle,
+            "line": int(puzzle_set.lines[puzzle]),
+            "question": puzzle_set.task.decode(puzzle_set.inputs[puzzle]),
+            "answer": puzzle_set.task.decode(chosen.prediction[number]),
+            "restart": int(chosen.restart[number]),
+            "residual": float(residual[number]) if math.isfinite(residual[number]) else None,
+            "segments": int(spent[number]),
+            "settled": bool(chosen.settled[number]),
+            "exact": exact[number],
+            "status": STATUSES[chosen.status[number]],
+        }
+        for number, puzzle in enumerate(chosen.puzzle.tolist())
+    ]
+
+
+def write_answers(
+    out: Path, blocks: Iterable[Records], puzzle_set: PuzzleSet, select: str, depth: int, breadth: int
+) -> None:
+    """`answers.parquet` and `answers.csv` in `out`, each atomically, in constant memory. `blocks`: ordered records with
+    all restarts of their puzzles. Rows that could not be read follow at the end with the reason."""
+    with (
+        growing_table(out / "answers.parquet", COLUMNS) as write,
+        atomic(out / "answers.csv") as path,
+        path.open("w", newline="") as file,
+    ):
+        lines = csv.DictWriter(file, list(COLUMNS))
+        lines.writeheader()
+        for block in blocks:
+            rows = _answer_rows(block.take(block.last_at(depth, breadth)), puzzle_set, select)
+            write(rows)
+            lines.writerows(rows)
+        bad = [{"line": row.line, "question": row.text, "status": f"bad row: {row}"} for row in puzzle_set.bad]
+        if bad:
+            write(bad)
+            lines.writerows(bad)

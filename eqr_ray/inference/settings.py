@@ -1,4 +1,4 @@
-"""What shapes the records of a run, and the calibration artifact that gives their threshold.
+"""The options of answering: what shapes the records of a run, and what the commands that answer are asked for.
 
 The settings, the data and the weights decide every bit of the records. How many actors work, and which restart is
 chosen afterwards, are no part of them.
@@ -6,19 +6,24 @@ chosen afterwards, are no part of them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.schema import Options, option
+from eqr_ray.config.schema import Options, option, read_json
 from eqr_ray.model.pretrained import ModelCard
 
 SETTLE_BELOW, SETTLE_FOR = 1.0, 2  # where neither the user nor the model's card says
 BUDGETED = ("sequential", "verify")  # policies whose restarts follow each other
+
+PolicyName = Literal["full", "halt", "settle", "sequential", "race", "verify"]
+REMOVED_POLICIES = {"halving": "it lost to full and sequential in every measurement (docs/log.md)"}
+DtypeName = Literal["auto", "bfloat16", "float32", "float16"]
+Selection = Literal["logit_residual", "latent_residual", "halt"]
+REMOVED_SELECTIONS = {"vote": "summary.json has the majority vote of every run (docs/log.md)"}
 
 
 class Settings(Options):
@@ -32,7 +37,7 @@ class Settings(Options):
     depth: int = option(16, "", ge=1)
     breadth: int = option(1, "", ge=1)
     seed: int = option(0, "", ge=0, lt=2**63)
-    policy: str = "full"
+    policy: PolicyName = option("full", "", removed=REMOVED_POLICIES)
     settle_below: float = option(SETTLE_BELOW, "", ge=0, inf=True)
     settle_for: int = option(SETTLE_FOR, "", ge=1)
     snapshots: tuple[int, ...] = ()
@@ -51,34 +56,155 @@ class Settings(Options):
         return self
 
 
-def settling(asked: float | None, card: ModelCard | None) -> float:
-    """`settle_below`: what was asked for, else what the model's card knows, else the default."""
-    known = None if card is None else card.settle_below
-    return next(value for value in (asked, known, SETTLE_BELOW) if value is not None)
+class ActorOptions(Options):
+    """Which puzzles, and where it runs:"""
+
+    seed: int = option(0, "of all draws", ge=0, lt=2**63)
+    limit: int | None = option(None, "the first so many puzzles; null: all", ge=1)
+    actors: int | None = option(
+        None,
+        "Ray actors, a GPU or an equal share of the CPUs each; 0: this process, no Ray; null: a cluster or several "
+        "GPUs are used, else 0",
+        ge=0,
+        resume=True,
+    )
+    gpus_each: float = option(1.0, "GPUs of an actor; 0.5 puts two on each GPU", gt=0, resume=True)
+    address: str | None = option(None, "a Ray cluster to join; null: RAY_ADDRESS, or none", resume=True)
+    device: str = option("auto", "auto, cpu, cuda, mps", resume=True)
+
+
+class NetworkRunOptions(ActorOptions):
+    """How the network is run:"""
+
+    noise_scale: float | None = option(None, "noise of every cell call; null: as in training", ge=0)
+    init_std: float | None = option(None, "standard deviation of random starts; null: as in training", ge=0)
+    slots: int | None = option(None, "trajectories side by side on a device; null: what suits it", ge=1)
+    dtype: DtypeName = option(
+        "auto", "of the states: bfloat16, float32, float16; auto: bfloat16 where the processor has it, else float32"
+    )
+    compile: bool | None = option(None, "torch.compile; null: for long jobs")
+
+
+CHECKPOINT = "a run's folder, a folder with model.safetensors, FILE.pth of the reference, or zoo:NAME"
+
+
+class AnsweringOptions(NetworkRunOptions):
+    """What is answered, and how:"""
+
+    checkpoint: str | None = option(None, CHECKPOINT)
+    data: str | None = option(None, "puzzles with answers: FILE.csv, FILE.arrow or a folder; null: those of records=")
+    depth: int | None = option(None, "segments per trajectory at most; null: as in infer, or as recorded", ge=1)
+    breadth: int | None = option(
+        None, "trajectories (restarts) per puzzle at most; null: as in infer, or as recorded", ge=1
+    )
+    select: Selection = option(
+        "logit_residual",
+        "the answer among restarts: logit_residual, latent_residual or halt",
+        removed=REMOVED_SELECTIONS,
+    )
+
+
+class ReplayOptions(AnsweringOptions):
+    """What is answered, and how:"""
+
+    out: str | None = option(None, "folder of results; null: beside what it is about")
+
+    @model_validator(mode="after")
+    def _check_source(self) -> ReplayOptions:
+        records = getattr(self, "records", None)
+        if (self.checkpoint is None) == (records is None):
+            raise UserError("either checkpoint= or records= must be given (--help shows an example)")
+        if self.checkpoint is not None and self.data is None:
+            raise UserError("data= must be given with checkpoint= (--help shows an example)")
+        return self
+
+
+class InferConfig(AnsweringOptions):
+    """Answers puzzles: depth x breadth trajectories each, the one of least residual wins. A folder that exists is
+    continued when model, data and settings are the same, and refused otherwise.
+
+    Example: python -m eqr_ray.infer checkpoint=zoo:sudoku9 data=mine.csv depth=64 breadth=16
+    """
+
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "budget_total": "budget= is per puzzle",
+        "halving_from": f"so was policy=halving: {REMOVED_POLICIES['halving']}",
+    }
+
+    checkpoint: str = option(..., CHECKPOINT)
+    data: str = option(
+        ...,
+        "FILE.csv or text (a puzzle a line, answer optional), FILE.arrow, or a folder (its test split, or npy arrays)",
+    )
+    out: str | None = option(None, "folder of results; null: runs/infer-HASH, named by model, data and settings")
+    mirror: str | None = option(None, "s3://bucket/path, gs://...: holds a copy of out=, for other machines")
+    recipe: str | None = option(None, "FILE.yaml of keys (best.yaml of a sweep); what is typed counts more")
+    depth: int = option(16, "segments per trajectory at most", ge=1)
+    breadth: int = option(8, "trajectories (restarts) per puzzle at most", ge=1)
+    policy: PolicyName = option(
+        "full",
+        "full: all of depth x breadth; halt: stop at a positive halting logit; settle: stop when settled; sequential: "
+        "... and restart only while none has settled; race: restarts side by side until one settles; verify: until the "
+        "task's rules accept an answer",
+        removed=REMOVED_POLICIES,
+    )
+    budget: int | None = option(None, "sequential, verify: segments per puzzle at most", ge=1)
+    settle_below: float | None = option(
+        None,
+        "a trajectory has settled when its logit residual is at most this ...; null: as the model's card says "
+        "(pretrained), else 1.0",
+        ge=0,
+        inf=True,
+    )
+    settle_for: int | None = option(None, "... after so many segments in a row; null: 2", ge=1)
+    calibration: str | None = option(
+        None,
+        "calibration.json that eqr_ray.calibrate made: gives settle_below and settle_for; refused for another model, "
+        "task, noise or policy",
+    )
+    snapshots: tuple[int, ...] = option(
+        (), "record every trajectory at these segments too, e.g. [1,4,16]: one run gives a table of depths"
+    )
+    wait_minutes: float = option(0.0, "for nodes that a cluster's autoscaler brings", ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> InferConfig:
+        if self.mirror is not None and self.out is None:
+            raise UserError("mirror= needs out=: the folder that is copied")
+        for name in ("settle_below", "settle_for"):
+            if self.calibration is not None and getattr(self, name) is not None:
+                raise UserError(f"{name}={getattr(self, name)} does not go with calibration=, which gives it")
+        return self
+
+    def settings(self, card: ModelCard | None = None) -> Settings:
+        """What is asked for, with what the model's card knows better than a default."""
+        known = SETTLE_BELOW if card is None or card.settle_below is None else card.settle_below
+        return Settings(
+            depth=self.depth,
+            breadth=self.breadth,
+            seed=self.seed,
+            policy=self.policy,
+            settle_below=known if self.settle_below is None else self.settle_below,
+            settle_for=SETTLE_FOR if self.settle_for is None else self.settle_for,
+            snapshots=tuple(sorted(set(self.snapshots))),
+            budget=self.budget,
+            verifier=card.task if card is not None and self.policy == "verify" else "",
+        )
 
 
 CALIBRATION = "calibration.json"
 # Whatever may move the share of wrong answers among settled ones must be the same where a calibration is used: also a
 # smaller depth or breadth, for a puzzle that would have settled late is then answered otherwise. The seed may differ,
 # for its draws do not depend on the puzzles; so may slots, compile and device, which change only how sums are rounded.
+OF_NETWORK = ("checkpoint_hash", "noise_scale", "init_std", "dtype")
 FREE = ("seed", "snapshots", "settle_below", "settle_for", "verifier")  # no condition, or given by the calibration
 
 
-def conditions(
-    settings: Settings,
-    *,
-    checkpoint_hash: str,
-    task: str,
-    noise_scale: float,
-    init_std: float | None,
-    dtype: str,
-    select: str,
-) -> dict[str, Any]:
-    """What a threshold is made for, as JSON values."""
+def conditions(settings: Settings, identity: Mapping[str, Any], task: str, select: str) -> dict[str, Any]:
+    """What a threshold is made for, as JSON values; `identity` of the run."""
+    network = {name: identity[name] for name in OF_NETWORK}
     procedure = {name: value for name, value in settings.to_dict().items() if name not in FREE}
-    network = {"checkpoint_hash": checkpoint_hash, "task": task}
-    draws = {"noise_scale": noise_scale, "init_std": init_std, "dtype": dtype}
-    return {**network, **draws, "select": select, **procedure}
+    return {**network, "task": task, "select": select, **procedure}
 
 
 def calibrated(settings: Settings, here: Mapping[str, Any], path: Path) -> Settings:
@@ -87,7 +213,12 @@ def calibrated(settings: Settings, here: Mapping[str, Any], path: Path) -> Setti
     UserError: no such file, no threshold was found, or it was made for something else.
     """
     path = path / CALIBRATION if path.is_dir() else path
-    found = _read(path)
+    try:
+        found = read_json(path)
+    except FileNotFoundError:
+        raise UserError(f"calibration={path}: no such file; `eqr_ray.calibrate` makes it") from None
+    if not {"settle_below", "settle_for", "risk", "confidence"} <= found.keys():
+        raise UserError(f"calibration={path} was not made by `eqr_ray.calibrate`")
     differing = [f"{name}={found.get(name)}, not {value}" for name, value in here.items() if found.get(name) != value]
     if differing:
         raise UserError(f"calibration={path} was made for {'; '.join(differing)}")
@@ -96,15 +227,3 @@ def calibrated(settings: Settings, here: Mapping[str, Any], path: Path) -> Setti
             f"calibration={path} has no threshold: none kept risk={found['risk']} with confidence={found['confidence']}"
         )
     return settings.replace(settle_below=found["settle_below"], settle_for=found["settle_for"])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"calibration={path}: no such file; `eqr_ray.calibrate` makes it") from None
-    except ValueError as error:
-        raise UserError(f"calibration={path} is damaged: {error}") from error
-    if not isinstance(found, dict) or not {"settle_below", "settle_for", "risk", "confidence"} <= found.keys():
-        raise UserError(f"calibration={path} was not made by `eqr_ray.calibrate`")
-    return found

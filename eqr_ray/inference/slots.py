@@ -8,60 +8,28 @@ a few numbers, never its past. They know neither policies nor units.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from eqr_ray.inference.policies import Signals
+from eqr_ray.inference.records import Tokens
 from eqr_ray.inference.settings import Settings
+from eqr_ray.model.network import Network
 from eqr_ray.model.noise import row_keys
 from eqr_ray.model.residual import RunningMean, latent_change, logit_change
 
+Numbers = npt.NDArray[np.int64]
+
 START = -1  # the segment number in the key of a start
-
-
-class SegmentLike(Protocol):
-    """`network.Segment`: latent (a tuple of tensors (B, ...)), logits (B, L, V) float32, halt_logit (B,) float32."""
-
-    @property
-    def latent(self) -> Any: ...
-    @property
-    def logits(self) -> Tensor: ...
-    @property
-    def halt_logit(self) -> Tensor: ...
-
-
-class NetworkLike(Protocol):
-    """What the engine asks of a network (`network.Network`, or a stand-in in tests). Rows are independent, and the
-    tensors of a segment are fresh: the engine writes new starts into `latent`."""
-
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def length(self) -> int: ...
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def flops_per_segment(self) -> float: ...
-    def embed(self, inputs_BL: Tensor, /) -> Tensor: ...
-    def start(self, keys_B: Tensor, /) -> Any: ...
-    def segment(self, latent: Any, embedding_BLD: Tensor, keys_B: Tensor, /) -> SegmentLike: ...
 
 
 class SlotsLike(Protocol):
     """What the engine asks of its slots (`Slots`, or records that are played back)."""
 
-    def fill(
-        self,
-        slots: npt.NDArray[np.int64],
-        puzzles: npt.NDArray[np.int64],
-        restarts: npt.NDArray[np.int64],
-        inputs_FL: npt.NDArray[np.uint8],
-        /,
-    ) -> None: ...
+    def fill(self, slots: Numbers, puzzles: Numbers, restarts: Numbers, inputs_FL: Tokens, /) -> None: ...
     def advance(self) -> Signals: ...
 
 
@@ -69,7 +37,7 @@ class Slots:
     """`count` trajectories side by side. A trajectory's draws are keyed by (seed, puzzle, restart, segment) alone."""
 
     @torch.no_grad()
-    def __init__(self, network: NetworkLike, count: int, settings: Settings) -> None:
+    def __init__(self, network: Network, count: int, settings: Settings) -> None:
         device = network.device
         self.network, self._settings = network, settings
         self._puzzle, self._restart, self._segments, self._settled_streak = (
@@ -83,20 +51,14 @@ class Slots:
         self._logit_window, self._latent_window = RunningMean(count, device), RunningMean(count, device)
 
     @torch.no_grad()
-    def fill(
-        self,
-        slots: npt.NDArray[np.int64],
-        puzzles: npt.NDArray[np.int64],
-        restarts: npt.NDArray[np.int64],
-        inputs_FL: npt.NDArray[np.uint8],
-    ) -> None:
+    def fill(self, slots: Numbers, puzzles: Numbers, restarts: Numbers, inputs_FL: Tokens) -> None:
         """Start trajectories in these slots: puzzle and restart numbers (F,), inputs (F, L)."""
         device = self.network.device
-        at, puzzle, restart = (torch.from_numpy(words).to(device) for words in (slots, puzzles, restarts))
+        at, puzzle, restart, inputs = (torch.from_numpy(a).to(device) for a in (slots, puzzles, restarts, inputs_FL))
+        # The network's tensors are fresh after every segment, so starts may be written into them.
         start = self.network.start(row_keys(self._settings.seed, puzzle, restart, START))
         for state, fresh in zip(self._latent, start, strict=True):
             state.index_copy_(0, at, fresh)
-        inputs = torch.from_numpy(inputs_FL).to(device)
         self._inputs.index_copy_(0, at, inputs)
         self._embedding.index_copy_(0, at, self.network.embed(inputs))
         self._puzzle.index_copy_(0, at, puzzle)
@@ -117,13 +79,11 @@ class Slots:
         self._segments += 1
         residual = self._logit_window.mean()
         self._settled_streak = torch.where(residual <= self._settings.settle_below, self._settled_streak + 1, 0)
-        settled = self._settled_streak >= self._settings.settle_for
-        prediction = segment.logits.argmax(dim=-1).to(torch.uint8)
         return Signals(
             logit_residual=residual,
             latent_residual=self._latent_window.mean(),
             halt_logit=segment.halt_logit,
-            settled=settled,
+            settled=self._settled_streak >= self._settings.settle_for,
             inputs=self._inputs,
-            prediction=prediction,
+            prediction=segment.logits.argmax(dim=-1).to(torch.uint8),
         )

@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.schema import option
-from eqr_ray.inference.options import ActorOptions
+from eqr_ray.inference.settings import ActorOptions
 from eqr_ray.search.proposals import most_trials
 from eqr_ray.search.study import SearchConfig, written
 from eqr_ray.search.trial_dirs import MOST_SEEDS

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.schema import read_json
-from eqr_ray.inference.records import TableWriter
+from eqr_ray.inference.records import growing_table
 from eqr_ray.search.space import Parameter, Space, Values
 from eqr_ray.search.study import SearchConfig, search_of
 from eqr_ray.search.trial import Report, Status, Trial, ranked
@@ -137,8 +137,8 @@ def write_trials(path: Path, space: Space, trials: Iterable[Trial]) -> None:
     schema = {"trial": "int64", "status": "string", "reason": "string", "step": "int64", "time": "double"}
     schema |= {"is_last": "bool", **{VALUE + one.name: _column(one) for one in space}}
     schema |= dict.fromkeys(sorted(metrics), "double")
-    with TableWriter(path, schema) as table:
-        table.write({name: [row.get(name) for row in rows] for name in schema})
+    with growing_table(path, schema) as write:
+        write(rows)
 
 
 def write_recipe(out: Path, keys: Mapping[str, Any], comment: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import write_split
 from eqr_ray.evaluation.calibration import CalibrateConfig, pilot_of, puzzles_needed
-from eqr_ray.inference.options import InferConfig
+from eqr_ray.inference.settings import InferConfig
 from eqr_ray.model.runtime import resolved_dtype
 from eqr_ray.tasks.puzzles import Puzzles
 from tests.inference.tiny import TASK, save_echo, save_tiny, sudokus, write_csv
@@ -177,7 +177,7 @@ def test_infer_refuses_another_model_and_foreign_files(made: Path, tmp_path: Pat
     found = calibration(made)["checkpoint_hash"]
     with pytest.raises(UserError, match=f"was made for checkpoint_hash={found}, not "):
         answer(made, tmp_path, checkpoint=save_tiny(tmp_path / "other"))
-    for text, message in (("{", "is damaged"), ("[]", "was not made by"), ('{"risk": 1}', "was not made by")):
+    for text, message in (("{", "is damaged"), ("[]", "is damaged"), ('{"risk": 1}', "was not made by")):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(UserError, match=message):
             answer(made, tmp_path, calibration=tmp_path / "x.json")

@@ -14,8 +14,8 @@ from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
 from eqr_ray.evaluation.frontier import FrontierConfig
 from eqr_ray.inference import replay as recorded
-from eqr_ray.inference.options import InferConfig
 from eqr_ray.inference.records import concatenate
+from eqr_ray.inference.settings import InferConfig
 from tests.inference.same import assert_same
 from tests.inference.tiny import save_tiny, sudokus, write_csv
 

@@ -23,8 +23,8 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import write_split
 from eqr_ray.distributed import answering
 from eqr_ray.distributed.resources import Node, ResourceRequest
-from eqr_ray.inference.options import InferConfig
 from eqr_ray.inference.records import Records, concatenate, read_part
+from eqr_ray.inference.settings import InferConfig
 from eqr_ray.storage.run_dir import locked
 from tests.inference.same import assert_same
 from tests.inference.tiny import TASK, save_echo, save_tiny, sudokus, write_csv
@@ -84,6 +84,19 @@ def test_what_a_run_leaves(files: dict[str, Path], capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     assert "95 % interval" in printed
     assert "answers.csv" in printed
+
+
+def test_a_cell_without_an_answer_is_shown_as_dashes(
+    files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A race may cancel restart 0 of every puzzle: then breadth 1 has no answer."""
+    summary = run(files)
+    capsys.readouterr()
+    cell = summary["table"][0]
+    summary["table"] = [{name: value if name in ("depth", "breadth") else None for name, value in cell.items()}]
+    infer.show(summary, "out")
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("│"))
+    assert row.replace("│", " ").split() == ["4", "1", *"-----"]
 
 
 def test_accuracy_is_counted_over_the_puzzles(files: dict[str, Path]) -> None:

@@ -22,7 +22,7 @@ from eqr_ray.config.schema import Options, leaves
 from eqr_ray.data.dataset import PrepareConfig
 from eqr_ray.evaluation.calibration import CalibrateConfig
 from eqr_ray.evaluation.frontier import FrontierConfig
-from eqr_ray.inference.options import InferConfig
+from eqr_ray.inference.settings import InferConfig
 from eqr_ray.parity import ParityOptions
 from eqr_ray.search.sweep_config import SweepConfig
 from eqr_ray.status import StatusOptions

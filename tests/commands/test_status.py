@@ -20,7 +20,7 @@ from eqr_ray import infer
 from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
 from eqr_ray.distributed import answering
-from eqr_ray.inference.options import InferConfig
+from eqr_ray.inference.settings import InferConfig
 from eqr_ray.status import printable, report
 from eqr_ray.storage.run_dir import LOCK, locked
 from eqr_ray.train import main as train_main

@@ -8,11 +8,10 @@ import pytest
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.inference.engine import BreadthEngine, run_units
-from eqr_ray.inference.policies import policy_named
-from eqr_ray.inference.record_dir import RecordDir
+from eqr_ray.inference.policies import POLICIES
 from eqr_ray.inference.records import Records, concatenate
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.units import plan
+from eqr_ray.inference.units import RecordDir, plan
 from tests.inference.fake import FakeNetwork, puzzles
 from tests.inference.same import assert_same
 
@@ -22,7 +21,7 @@ SEQUENTIAL = Settings(depth=8, breadth=6, seed=1, policy="sequential", settle_be
 
 def run(path: Path, settings: Settings, parts: int = 1000) -> Records | None:
     """Run until `parts` parts have been saved here; all records once nothing is missing."""
-    kind = policy_named(settings.policy)
+    kind = POLICIES[settings.policy]
     folder = RecordDir(path, settings.to_dict(), [], kind.widens)
     folder.units += plan(len(INPUTS), folder.widths[0], settings.depth, whole=kind.whole)
     folder.make({})

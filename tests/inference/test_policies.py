@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,8 +12,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.inference.policies import Signals, make_policy, policy_named
-from eqr_ray.inference.schedule import Schedule, Win
+from eqr_ray.inference.engine import OpenUnit
+from eqr_ray.inference.policies import Signals, Win, make_policy
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.units import UNIT_SEGMENTS, Unit, enough_ahead, plan
 from eqr_ray.tasks.registry import task_named
@@ -28,13 +28,12 @@ SIGNALS = Signals(
 )
 
 
-def schedule_of(policy: str, unit: Unit, **settings: Any) -> Schedule:
+def schedule_of(policy: str, unit: Unit, **settings: Any) -> OpenUnit:
     made = Settings(policy=policy, depth=8, breadth=8, **settings)
-    numbers = range(unit.restart_first, unit.restart_last)
-    return Schedule(range(unit.first, unit.last), partial(policy_named(policy).restarts, numbers, made))
+    return OpenUnit(unit, np.ones((unit.puzzles, 1), np.uint8), make_policy(made))
 
 
-def taken(schedule: Schedule) -> list[tuple[int, int, int]]:
+def taken(schedule: OpenUnit) -> list[tuple[int, int, int]]:
     return [tuple(trajectory) for trajectory in iter(schedule.take, None)]
 
 
@@ -65,8 +64,8 @@ def test_verify_asks_the_rules_of_the_task() -> None:
 
 
 def test_an_unknown_policy_names_the_allowed_ones() -> None:
-    with pytest.raises(UserError, match=r"policy=setle is not allowed: full, halt, .*; did you mean 'settle'"):
-        policy_named("setle")
+    with pytest.raises(UserError, match=r'policy="setle": expected one of "full", "halt", .*; did you mean \'settle\''):
+        Settings(policy="setle")
 
 
 def test_all_restarts_go_puzzle_by_puzzle() -> None:

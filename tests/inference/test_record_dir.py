@@ -11,10 +11,9 @@ import pytest
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.inference.engine import BreadthEngine, run_units
-from eqr_ray.inference.record_dir import RecordDir
 from eqr_ray.inference.records import concatenate
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.units import Unit, plan
+from eqr_ray.inference.units import RecordDir, Unit, plan
 from eqr_ray.storage.run_dir import LOCK, locked
 from eqr_ray.storage.run_log import RunLog
 from tests.inference.fake import FakeNetwork, puzzles

@@ -144,3 +144,6 @@ def test_cancelled_restarts_cost_and_do_not_answer() -> None:
     assert (figures["puzzles"], figures["mean_restart_accuracy"]) == (5, 1.0)
     assert figures["segments_total"] == rows.segments.sum()
     assert figures["pass_at"] is None
+    first = Scores(depth=8, breadth=1)
+    first.add(dataclasses.replace(rows, status=status, prediction=right), answers[rows.puzzle])
+    assert (first.puzzles, first.summary(1.0)["segments_mean"]) == (0, None)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eqr_ray.config.errors import UserError
 from eqr_ray.inference.records import ACCEPTED, DEPTH, Records
-from eqr_ray.inference.selection import SCORED, check_selection, choose, votes
+from eqr_ray.inference.selection import SCORED, choose, votes
 
 
 def candidates(seed: int, puzzles: int, restarts: int) -> Records:
@@ -72,10 +70,3 @@ def test_votes_count_equal_answers_of_the_same_puzzle_only() -> None:
     zeros = np.zeros(4, np.float32)
     rows = made(np.array([0, 0, 0, 7]), np.array([0, 1, 2, 0]), zeros, zeros, zeros, answers, zeros > 0)
     assert votes(rows).tolist() == [2, 2, 1, 1]
-
-
-def test_an_unknown_rule_names_the_allowed_ones() -> None:
-    with pytest.raises(UserError, match=r"select=best is not allowed: logit_residual, latent_residual, halt$"):
-        check_selection("best")
-    with pytest.raises(UserError, match=r"select=vote was removed: summary\.json has the majority vote"):
-        check_selection("vote")

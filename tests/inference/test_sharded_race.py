@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from eqr_ray.inference.dispatch import ShardedRace
 from eqr_ray.inference.engine import BreadthEngine
-from eqr_ray.inference.policies import make_policy
+from eqr_ray.inference.policies import Win, make_policy
 from eqr_ray.inference.records import CANCELLED, SETTLED, Records, concatenate
-from eqr_ray.inference.schedule import Win
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.units import Unit
 from tests.inference import naive

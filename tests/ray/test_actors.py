@@ -24,7 +24,7 @@ from eqr_ray.distributed.actors import Actors, Breadth, Turn
 from eqr_ray.distributed.cluster import nodes
 from eqr_ray.distributed.ray_internals import unused_resources
 from eqr_ray.distributed.resources import ResourceRequest, share
-from eqr_ray.inference.engine import BreadthEngine, Report, run_units
+from eqr_ray.inference.engine import BreadthEngine, EngineReport, run_units
 from eqr_ray.inference.records import SETTLED, Records, concatenate
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.units import Unit, plan
@@ -108,8 +108,8 @@ def test_an_actor_comes_back_when_it_has_slots_to_spare_and_drops_what_is_not_wa
     actor = Breadth(FakeNetwork, SETTINGS, SLOTS, torch.get_num_threads())
     actor.build()
     work = [(unit, INPUTS[unit.first : unit.last]) for unit in UNITS[:3]]  # of 4 trajectories each, for 8 slots
-    assert actor.run([], work[:1], [], more=True, seconds=60.0) == Turn(Report(4, []), starved=True)
-    assert actor.run([UNITS[0]], [], [], more=True, seconds=60.0) == Turn(Report(0, []), starved=False)
+    assert actor.run([], work[:1], [], more=True, seconds=60.0) == Turn(EngineReport(4, []), starved=True)
+    assert actor.run([UNITS[0]], [], [], more=True, seconds=60.0) == Turn(EngineReport(0, []), starved=False)
     turn = actor.run([UNITS[0]], work[1:], [], more=True, seconds=60.0)
     assert not turn.starved
     expected = here()
