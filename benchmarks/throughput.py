@@ -29,15 +29,12 @@ from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.units import Unit
 from eqr_ray.model import ModelConfig, Reasoner
 from eqr_ray.model import network as networks
-from eqr_ray.model.compiling import cell_function
-from eqr_ray.model.network import Network, flops_per_segment
+from eqr_ray.model.network import Network, cell_function, flops_per_segment
 from eqr_ray.model.noise import row_keys
 from eqr_ray.tasks.registry import task_named
-from eqr_ray.training.backend import LocalBackend
-from eqr_ray.training.carry import empty_carry
+from eqr_ray.training.backend import Ema, LocalBackend
 from eqr_ray.training.config import TrainingConfig
-from eqr_ray.training.optim import Ema
-from eqr_ray.training.step import training_step
+from eqr_ray.training.step import empty_carry, training_step
 
 REPETITIONS = 9
 PUZZLES = 256

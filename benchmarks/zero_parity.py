@@ -38,14 +38,12 @@ from torch import Tensor
 from eqr_ray.data.arrow_store import Split, write_split
 from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import ModelConfig, Reasoner
-from eqr_ray.model.compiling import cell_function
+from eqr_ray.model.network import cell_function
 from eqr_ray.tasks import task_named
-from eqr_ray.training.backend import Backend, LocalBackend
-from eqr_ray.training.carry import Carry, empty_carry
+from eqr_ray.training.backend import Backend, LocalBackend, learning_rate
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.loop import rows_of
-from eqr_ray.training.optim import learning_rate
-from eqr_ray.training.step import training_step
+from eqr_ray.training.step import Carry, empty_carry, training_step
 
 TASK = task_named("sudoku4")
 STAGES = (0, 1, 2, 3)
@@ -173,7 +171,7 @@ def worker(rank: int, workers: int, store: str, setting: Setting, results: Queue
         backend.load(state.weights, state.moments, middle)
         given = backend.parameters() | backend.optimizer_state()
         assert all(torch.equal(given[name], value) for name, value in (state.weights | state.moments).items())
-        carry = Carry.of({name: value[rows.start : rows.stop] for name, value in state.carry.tensors().items()})
+        carry = Carry(**{name: value[rows.start : rows.stop] for name, value in state.carry.tensors().items()})
         handed = course(backend, setting, config, carry, middle, setting.steps)
         row = {
             "workers": workers,

@@ -22,7 +22,7 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.config.schema import Options, option
 from eqr_ray.model import Latent, Reasoner
 from eqr_ray.model.reference import our_config, our_name, our_weights
-from eqr_ray.training.loss import row_losses
+from eqr_ray.training.step import row_losses
 
 TOLERANCE = 1e-5
 ROUNDING_FACTOR = 4.0

@@ -13,14 +13,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from eqr_ray.config.cli import resumed as resumed_values
+from eqr_ray.config.cli import resumed as merged
 from eqr_ray.config.cli import run_command
 from eqr_ray.config.errors import UserError, extra
 from eqr_ray.config.schema import flat
@@ -50,31 +50,22 @@ DEFAULT_TASK = "sudoku9"
 
 def main(options: TrainOptions, typed: frozenset[str] = frozenset()) -> int:
     """`typed`: the keys that were typed; a resume takes the others from the run."""
-    if options.resume is not None:
-        folder = Path(options.resume)
-        make = partial(resumed, options, typed, folder)
-    else:
-        task = options.task or DEFAULT_TASK
-        if options.task is None and options.data is not None:
-            task = open_splits(Path(options.data))[0].task_name
-        folder = Path(options.out or f"runs/{task}-{time.strftime('%Y%m%d-%H%M%S')}")
-        make = partial(begun, options, folder)
     if options.mirror is not None and options.resume is None and options.out is None:
         raise UserError("mirror= needs out=: the folder that is copied")
+    folder = _folder_of(options)
+    make = partial(begun, options) if options.resume is None else partial(resumed, options, typed)
     url = mirror_of({"mirror": options.mirror}, typed, folder)
     fetch(folder, url)
     try:
-        make(check_only=True)  # a mistake leaves nothing behind, and no folder that is no run is made to look like one
+        make(folder, check_only=True)  # a mistake leaves nothing behind, and makes no folder look like a run
     except Finished:
         with locked(folder), mirrored(folder, url):  # the copy may lack its end
             raise
     with locked(folder), mirrored(folder, url):
-        experiment = make(check_only=False)
+        experiment = make(folder)
+        display = Progress(experiment.steps, "steps")
         try:
-            with (
-                Progress(experiment.steps, "steps") as display,
-                followed(folder / LOG, partial(show_entry, display, experiment.steps)),
-            ):
+            with display, followed(folder / LOG, partial(show_entry, display, experiment.steps)):
                 summary = run(experiment, folder)
         except TrainingDiverged as error:
             print(f"eqr-train: {error}; try a smaller learning_rate=", file=sys.stderr)
@@ -89,7 +80,14 @@ def main(options: TrainOptions, typed: frozenset[str] = frozenset()) -> int:
     return 0
 
 
-def begun(options: TrainOptions, folder: Path, check_only: bool) -> Experiment:
+def _folder_of(options: TrainOptions) -> Path:
+    if options.resume is not None or options.out is not None:
+        return Path(options.resume or options.out or "")
+    task = options.task or (DEFAULT_TASK if options.data is None else open_splits(Path(options.data))[0].task_name)
+    return Path(f"runs/{task}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def begun(options: TrainOptions, folder: Path, check_only: bool = False) -> Experiment:
     """A new run's experiment; without `data` its puzzles are generated into the folder, if not `check_only`."""
     run_dir = RunDir(folder, "train")
     run_dir.check()
@@ -108,46 +106,31 @@ def begun(options: TrainOptions, folder: Path, check_only: bool) -> Experiment:
     return experiment
 
 
-def resumed(options: TrainOptions, typed: Collection[str], folder: Path, check_only: bool) -> Experiment:
-    """The run's own experiment with what was typed over it. UserError: that may not change, or nothing is to do."""
-    config = RunDir(folder, "train").config()
-    before = Experiment.parse(config)
-    after = Experiment.parse(resumed_values(TrainOptions, config, typed_values(options, typed), str(folder)))
-    assert after.identity == before.identity
-    summary = RunDir(folder, "train").summary()
-    if summary is not None:
-        check_unfinished(folder, summary, after)
-    return after
-
-
-def typed_values(options: TrainOptions, typed: Collection[str]) -> dict[str, Any]:
-    """Key -> value of what was typed, as an experiment names and writes it."""
-    data = options.data and str(Path(options.data).resolve())
-    values = {**flat(options.to_dict()), "weights": placed(options.weights), "data": data}
-    pairs: dict[str, Any] = {}
-    for key in set(typed) - {"resume", *(("data",) if data is None else ())}:
-        if key == "model":
-            pairs |= {name: value for name, value in values.items() if name.startswith("model.")}
-        else:
-            pairs |= dict.fromkeys(KNOBS.get(key, (key,)), values[key])
-    return pairs
-
-
 class Finished(UserError):
     """There is nothing left to train."""
 
 
-def check_unfinished(folder: Path, summary: Mapping[str, Any], limits: Experiment) -> None:
-    """Finished where the limits of a run that was finished are not raised."""
-    step, seconds = number(summary, "step"), number(summary, "seconds")
-    if step is None or seconds is None:
-        raise UserError(f"{folder / SUMMARY} is damaged: step or seconds is no number")
-    spent = limits.minutes > 0 and seconds >= limits.minutes * 60
-    if step >= limits.steps or spent:
-        raise Finished(
-            f"resume={folder}: the run is finished ({step:,.0f} steps, {duration(seconds)}); "
-            f"raise {'minutes=' if spent else 'steps='} to train on"
-        )
+def resumed(options: TrainOptions, typed: Collection[str], folder: Path, check_only: bool = False) -> Experiment:
+    """The run's own experiment with what was typed over it. UserError: that may not change; Finished: nothing to do."""
+    config, summary = RunDir(folder, "train").config(), RunDir(folder, "train").summary()
+    data = options.data and str(Path(options.data).resolve())
+    values = {**flat(options.to_dict()), "weights": placed(options.weights), "data": data}
+    changes: dict[str, Any] = {}  # what was typed, as an experiment names and writes it
+    for key in typed:
+        if key == "model":
+            changes |= {name: value for name, value in values.items() if name.startswith("model.")}
+        elif key != "resume" and (key != "data" or data is not None):
+            changes |= dict.fromkeys(KNOBS.get(key, (key,)), values[key])
+    experiment = Experiment.parse(merged(TrainOptions, config, changes, str(folder)))
+    if summary is not None:
+        step, seconds = number(summary, "step"), number(summary, "seconds")
+        if step is None or seconds is None:
+            raise UserError(f"{folder / SUMMARY} is damaged: step or seconds is no number")
+        spent = 0 < experiment.minutes * 60 <= seconds
+        if step >= experiment.steps or spent:
+            done, raised = f"{step:,.0f} steps, {duration(seconds)}", "minutes" if spent else "steps"
+            raise Finished(f"resume={folder}: the run is finished ({done}); raise {raised}= to train on")
+    return experiment
 
 
 def run(experiment: Experiment, folder: Path) -> dict[str, Any]:

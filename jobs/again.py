@@ -44,7 +44,7 @@ def is_finished(words: Sequence[str], run: Path) -> bool:
     from eqr_ray.training.experiment import TrainOptions  # noqa: PLC0415
 
     try:
-        resumed(*parse_arguments(TrainOptions, words), run, check_only=True)
+        resumed(*parse_arguments(TrainOptions, words), run)
     except Finished:
         return True
     except UserError:

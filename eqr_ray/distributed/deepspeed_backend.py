@@ -31,9 +31,8 @@ from torch.nn import Parameter
 
 from eqr_ray.model import Latent, Readout, Reasoner
 from eqr_ray.model.cell import Noise
-from eqr_ray.training.backend import MOMENTS
+from eqr_ray.training.backend import MOMENTS, build_optimizer
 from eqr_ray.training.config import TrainingConfig
-from eqr_ray.training.optim import build_optimizer
 
 Stage = Literal[0, 1, 2, 3]
 

@@ -1,20 +1,40 @@
-"""One cell call: the damped, noisy application of the blocks to a state and what is injected into it.
+"""One cell call, the operator: the damped, noisy application of the blocks to a state and what is injected into it.
 
 z' = (1 - g) z + g blocks(z + injection) + beta eps, with g = 1 - damping (EqR, arXiv 2605.21488; the reference's option
-`lambda_` is g). This function is the unit that torch.compile sees: everything between two matrix products is fused, and
-compiling it takes seconds where a whole segment of 21 calls takes minutes.
+`lambda_` is g). A block is post-norm and mixes the tokens, then the channels; token mixing by MLP acts on the
+transposed state and is normalised there, over the tokens (method.md). `cell` is the unit that torch.compile sees:
+everything between two matrix products is fused, and compiling it takes seconds where a whole segment of 21 calls takes
+minutes.
 
-Shapes: B rows, T tokens, D channels.
+Shapes: B rows, T tokens, D channels, F hidden width.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from eqr_ray.model.block import BlockWeights, Mixing, block
-from eqr_ray.model.layers import wide
+from eqr_ray.model.config import ModelConfig
+from eqr_ray.model.layers import Rotary, attention, linear_weight, rms_norm, swiglu, wide
+
+
+class BlockWeights(NamedTuple):
+    """A block's weights, cast to the compute type. MLP mixing: `mix_in` (2F_T, T) and `mix_out` (T, F_T); attention:
+    qkv (3D, D) and output (D, D)."""
+
+    mix_in: Tensor
+    mix_out: Tensor
+    mlp_in: Tensor  # (2F, D), gate first
+    mlp_out: Tensor  # (D, F)
+
+
+class Mixing(NamedTuple):
+    """What a block must know besides its weights. `heads` is 0 for MLP mixing."""
+
+    heads: int
+    rotaries: tuple[Rotary, ...]
 
 
 class Noise(Protocol):
@@ -22,7 +42,35 @@ class Noise(Protocol):
 
     def __call__(self, call: Tensor, like: Tensor) -> Tensor:
         """`call` () int32 counts the cell calls of a segment; float32 of the shape of `like` (B, T, D)."""
-        ...
+
+
+class Block(nn.Module):
+    """The parameters of one block, in float32."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        D, T = config.width, config.tokens
+        if config.mixing == "mlp":
+            hidden = config.hidden_width(T)
+            self.mix_in, self.mix_out = linear_weight(2 * hidden, T), linear_weight(T, hidden)
+        else:
+            self.mix_in, self.mix_out = linear_weight(3 * D, D), linear_weight(D, D)
+        hidden = config.hidden_width(D)
+        self.mlp_in, self.mlp_out = linear_weight(2 * hidden, D), linear_weight(D, hidden)
+
+    def cast(self, dtype: torch.dtype) -> BlockWeights:
+        return BlockWeights(*(w.to(dtype) for w in (self.mix_in, self.mix_out, self.mlp_in, self.mlp_out)))
+
+
+def block(x: Tensor, weights: BlockWeights, mixing: Mixing) -> Tensor:
+    """x (B, T, D) -> (B, T, D)."""
+    if mixing.heads:
+        x = rms_norm(x + attention(x, weights.mix_in, weights.mix_out, mixing.heads, mixing.rotaries))
+    else:
+        x_BDT = x.transpose(1, 2).contiguous()
+        x_BDT = rms_norm(x_BDT + swiglu(x_BDT, weights.mix_in, weights.mix_out))
+        x = x_BDT.transpose(1, 2).contiguous()
+    return rms_norm(x + swiglu(x, weights.mlp_in, weights.mlp_out))
 
 
 def cell(

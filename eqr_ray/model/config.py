@@ -52,25 +52,19 @@ class ModelConfig(ModelOptions):
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
+        head_width, parts = self.width // max(self.heads, 1), {"none": 1, "rope": 2, "rope2d": 4}[self.positions]
         if not 1 <= self.grad_cycles <= self.h_cycles:
             raise UserError(f"model.grad_cycles={self.grad_cycles} is not allowed: 1..h_cycles={self.h_cycles}")
-        if self.mixing == "attention":
-            self._check_heads()
+        if self.mixing == "attention" and (self.heads < 1 or self.width % self.heads):
+            raise UserError(f"model.heads={self.heads} is not allowed: a divisor of width={self.width}")
+        if self.mixing == "attention" and head_width % parts:
+            allowed = f"the head width {head_width} must be a multiple of {parts}"
+            raise UserError(f"model.positions={self.positions} is not allowed: {allowed}")
         if self.grid[0] * self.grid[1] != self.length:
             raise UserError(f"model.grid={self.grid} is not allowed: rows * columns must be length={self.length}")
         if not 0 <= self.puzzle_width <= self.puzzle_tokens * self.width:
             raise UserError(f"model.puzzle_width={self.puzzle_width} is not allowed: 0..puzzle_tokens * width")
         return self
-
-    def _check_heads(self) -> None:
-        if self.heads < 1 or self.width % self.heads:
-            raise UserError(f"model.heads={self.heads} is not allowed: a divisor of width={self.width}")
-        parts = {"none": 1, "rope": 2, "rope2d": 4}[self.positions]
-        if (self.width // self.heads) % parts:
-            raise UserError(
-                f"model.positions={self.positions} is not allowed: "
-                f"the head width {self.width // self.heads} must be a multiple of {parts}"
-            )
 
     @property
     def tokens(self) -> int:

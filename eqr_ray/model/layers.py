@@ -1,7 +1,6 @@
-"""The parts that blocks are made of: exact-variance linear maps, RMS norm, SwiGLU and rotary attention.
+"""The parts that blocks are made of: exact-variance linear maps, RMS norm, SwiGLU and rotary attention, without bias.
 
-Weights are kept in float32 and arrive here already cast to the compute type, once per segment (see reasoner.py): a
-segment applies each of them 21 times. Nothing here has a bias.
+Weights are float32 and arrive here cast to the compute type, once per segment: it applies each of them 21 times.
 
 Shapes: B rows, T tokens, D channels, F hidden width, N heads, H channels of a head.
 """
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eqr_ray.model.kernels.gate import gate
+from eqr_ray.model.gate import gate
 
 NORM_EPS = 1e-5
 ROPE_BASE = 10_000.0
@@ -58,8 +57,7 @@ class Rotary(NamedTuple):
 def rotary_table(positions_T: Tensor, head_width: int) -> Rotary:
     """Angles of 1-D rotary positions: the two halves of a head rotate against each other."""
     inverse = ROPE_BASE ** (-torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
-    angles = torch.outer(positions_T.float(), inverse)
-    angles = torch.cat([angles, angles], dim=-1)
+    angles = torch.outer(positions_T.float(), inverse).repeat(1, 2)
     return Rotary(angles.cos(), angles.sin())
 
 
@@ -86,12 +84,9 @@ def attention(x: Tensor, qkv: Tensor, out: Tensor, heads: int, rotaries: tuple[R
     elif len(rotaries) == 2:
         q, k = rotate_grid(q, *rotaries), rotate_grid(k, *rotaries)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    explicit = x.device.type == "cpu" and torch.is_grad_enabled() and T <= EXPLICIT_TOKENS
-    mixed = softmax_attention(q, k, v) if explicit else F.scaled_dot_product_attention(q, k, v)
+    if x.device.type == "cpu" and torch.is_grad_enabled() and T <= EXPLICIT_TOKENS:
+        # As torch's fused one, by plain products: on CPU their backward is the faster one.
+        mixed = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), dim=-1) @ v
+    else:
+        mixed = F.scaled_dot_product_attention(q, k, v)
     return F.linear(mixed.transpose(1, 2).reshape(B, T, D), out)
-
-
-def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """As torch's fused one, (B, N, T, H) each, by plain products: on CPU its backward is the faster one."""
-    weights = torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), dim=-1)
-    return weights @ v

@@ -1,39 +1,57 @@
-"""A Reasoner as the map that solvers iterate: keyed starts, one noisy segment, readout.
+"""A Reasoner as the map that solvers iterate: keyed starts, one noisy segment, readout; compiled if possible.
 
 Training and inference both meet the network here, so that a start or a noise draw has one home. Randomness is keyed by
-row (dynamics/noise.py). On CPU the rows of a segment run in chunks that stay in a core's cache from the first cell call
-to the last.
+row (noise.py). On CPU the rows of a segment run in chunks that stay in a core's cache from the first cell call to the
+last.
 
 Shapes: B rows, L sequence length, T tokens of the state, D channels, V vocabulary.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+import logging
 
 import torch
 from torch import Tensor
 
-from eqr_ray.model import Latent, ModelConfig, Reasoner
-from eqr_ray.model.compiling import cell_function
+from eqr_ray.model import Latent, ModelConfig, Readout, Reasoner, gate
+from eqr_ray.model.cell import cell
 from eqr_ray.model.noise import START_CALLS, keyed_noise, truncated_normal
+from eqr_ray.model.reasoner import CellFn
 
+log = logging.getLogger(__name__)
 CPU_CHUNK = 64  # rows; measured in docs/results/speed.md
+RECOMPILE_LIMIT = 64  # shapes and gradient modes of one process; torch's own limit of 8 ends in silent eager code
 
 
-class Segment(NamedTuple):
-    """`latent` after the segment, `logits` (B, L, V) float32, `halt_logit` (B,) float32."""
+def cell_function(device: torch.device, wanted: bool = True) -> CellFn:
+    """The compiled cell where it is wanted and can be built for `device`, else the eager one: the same up to rounding.
+    On CPU torch.compile needs a C++ compiler; triton comes with torch's CUDA builds."""
+    if not wanted or (device.type == "cpu" and not _has_compiler()):
+        return cell
+    if device.type == "cpu":
+        gate.build()
+    return _compiled_cell()
 
-    latent: Latent
-    logits: Tensor
-    halt_logit: Tensor
+
+@functools.cache
+def _has_compiler() -> bool:
+    if gate.cxx() is None:
+        log.warning("no C++ compiler found (g++ or clang++): torch.compile is off, the network runs eagerly and slower")
+    return gate.cxx() is not None
+
+
+@functools.cache
+def _compiled_cell() -> CellFn:
+    torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
+    compiled: CellFn = torch.compile(cell, dynamic=False)
+    return compiled
 
 
 def start_latent(model: Reasoner, keys: Tensor, dtype: torch.dtype, init_std: float | None = None) -> Latent:
     """The start of trajectories with `keys` (B,) int64: random (RI of the paper), or the model's own fixed vectors.
-
-    `init_std` replaces the standard deviation of both states.
-    """
+    `init_std` replaces the standard deviation of both states."""
     c = model.config
     if c.start == "fixed":
         return model.fixed_start(len(keys), dtype)
@@ -58,41 +76,39 @@ class Network:
     def __init__(
         self,
         model: Reasoner,
-        *,
         noise_scale: float | None = None,
         init_std: float | None = None,
+        *,
         dtype: torch.dtype = torch.bfloat16,
         compile: bool = True,
     ) -> None:
-        self.model = model.eval()
+        self.model, self.dtype, self.device = model.eval(), dtype, model.embed.device
         self.noise_scale = model.config.noise_scale if noise_scale is None else noise_scale
         self.init_std = init_std
-        self.dtype = dtype
-        self.device = model.embed.device
         self.length, self.vocab_size = model.config.length, model.config.vocab_size
         self.flops_per_segment = flops_per_segment(model.config)
         model.cell_fn = cell_function(self.device, compile)
 
+    @torch.no_grad()
     def embed(self, inputs: Tensor) -> Tensor:
         """inputs (B, L) integer tokens -> (B, T, D)."""
-        with torch.no_grad():
-            return self.model.embed_inputs(inputs, self.dtype)
+        return self.model.embed_inputs(inputs, self.dtype)
 
     def start(self, keys: Tensor) -> Latent:
         """keys (B,) int64 -> the start of these trajectories."""
         return start_latent(self.model, keys, self.dtype, self.init_std)
 
-    def segment(self, latent: Latent, embedding: Tensor, keys: Tensor) -> Segment:
+    @torch.no_grad()
+    def segment(self, latent: Latent, embedding: Tensor, keys: Tensor) -> Readout:
         """One segment of all rows; keys (B,) int64 name its noise."""
-        with torch.no_grad():
-            chunk = CPU_CHUNK if self.device.type == "cpu" else len(keys)
-            parts = [self._segment(latent, embedding, keys, slice(at, at + chunk)) for at in range(0, len(keys), chunk)]
-            if len(parts) == 1:
-                return parts[0]
-            states = Latent(*(torch.cat([part.latent[i] for part in parts]) for i in range(2)))
-            return Segment(states, torch.cat([p.logits for p in parts]), torch.cat([p.halt_logit for p in parts]))
+        chunk = CPU_CHUNK if self.device.type == "cpu" else len(keys)
+        parts = [self._segment(latent, embedding, keys, slice(at, at + chunk)) for at in range(0, len(keys), chunk)]
+        if len(parts) == 1:
+            return parts[0]
+        states = Latent(*(torch.cat([part.latent[i] for part in parts]) for i in range(2)))
+        return Readout(states, torch.cat([p.logits for p in parts]), torch.cat([p.halt_logit for p in parts]))
 
-    def _segment(self, latent: Latent, embedding: Tensor, keys: Tensor, rows: slice) -> Segment:
+    def _segment(self, latent: Latent, embedding: Tensor, keys: Tensor, rows: slice) -> Readout:
         noise = keyed_noise(keys[rows], self.noise_scale)
         after = self.model.segment(Latent(latent.z_H[rows], latent.z_L[rows]), embedding[rows], noise)
-        return Segment(*self.model.readout(after))
+        return self.model.readout(after)

@@ -3,8 +3,8 @@
 A 64-bit key names a row's work, (seed, puzzle, restart, segment) or (seed, step, global row); within it a counter names
 the cell call and the element. The draws of a row are therefore the same for any batch size, device count or order.
 
-`normal` hashes 32-bit counters and adds the four bytes of the hash: an Irwin-Hall sum whose mean, variance and skewness
-are the normal's, with kurtosis 2.7 and no value beyond 3.45 deviations. It is a dozen integer operations that
+`KeyedNoise` hashes 32-bit counters and adds the four bytes of the hash: an Irwin-Hall sum whose mean, variance and
+skewness are the normal's, with kurtosis 2.7 and no value beyond 3.45 deviations. It is a dozen integer operations that
 torch.compile fuses into the state update, where torch's own generator costs a third of the step on CPU.
 `truncated_normal`, used once per start, inverts the normal distribution exactly.
 
@@ -51,17 +51,13 @@ def _signed(word: int) -> int:
 
 def _splitmix(x: Tensor) -> Tensor:
     x = x + GAMMA64
-    x = (x ^ _shift64(x, 30)) * MUL64_A
-    x = (x ^ _shift64(x, 27)) * MUL64_B
-    return x ^ _shift64(x, 31)
+    x = (x ^ _shift(x, 30, 64)) * MUL64_A
+    x = (x ^ _shift(x, 27, 64)) * MUL64_B
+    return x ^ _shift(x, 31, 64)
 
 
-def _shift64(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)  # >> keeps the sign, the mask makes it logical
-
-
-def _shift32(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & ((1 << (32 - bits)) - 1)
+def _shift(x: Tensor, by: int, width: int = 32) -> Tensor:
+    return (x >> by) & ((1 << (width - by)) - 1)  # >> keeps the sign, the mask makes it logical
 
 
 def _hash32(key_low: Tensor, key_high: Tensor, call: Tensor | int, like: Tensor) -> Tensor:
@@ -69,10 +65,10 @@ def _hash32(key_low: Tensor, key_high: Tensor, call: Tensor | int, like: Tensor)
     T, D = like.shape[1], like.shape[2]
     element = torch.arange(T * D, dtype=torch.int32, device=like.device).view(1, T, D)
     x = (element * GOLDEN32) ^ key_low
-    x = (x ^ _shift32(x, 16)) * MUL32_A
+    x = (x ^ _shift(x, 16)) * MUL32_A
     x = x + (key_high + call * MUL32_B)
-    x = (x ^ _shift32(x, 13)) * MUL32_B
-    return x ^ _shift32(x, 16)
+    x = (x ^ _shift(x, 13)) * MUL32_B
+    return x ^ _shift(x, 16)
 
 
 class KeyedNoise(NamedTuple):
@@ -85,7 +81,7 @@ class KeyedNoise(NamedTuple):
 
     def __call__(self, call: Tensor, like: Tensor) -> Tensor:
         x = _hash32(self.key_low, self.key_high, call, like)
-        total = (x & 255) + (_shift32(x, 8) & 255) + (_shift32(x, 16) & 255) + _shift32(x, 24)
+        total = (x & 255) + (_shift(x, 8) & 255) + (_shift(x, 16) & 255) + _shift(x, 24)
         return (total.float() - BYTES_MEAN) * (self.scale / BYTES_STD)
 
 
@@ -93,8 +89,7 @@ def keyed_noise(keys: Tensor, scale: float) -> KeyedNoise | None:
     """Noise of std `scale` for rows with `keys` (B,) int64; None where the scale is 0."""
     if scale == 0.0:
         return None
-    low, high = _halves(keys)
-    return KeyedNoise(low, high, torch.full((), scale, dtype=torch.float32, device=keys.device))
+    return KeyedNoise(*_halves(keys), torch.full((), scale, dtype=torch.float32, device=keys.device))
 
 
 def _halves(keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,9 +99,7 @@ def _halves(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 def truncated_normal(keys: Tensor, call: int, shape: tuple[int, int], std: float) -> Tensor:
     """(B, T, D) float32 with the exact `std`, truncated at two deviations of the normal it is cut from."""
-    low, high = _halves(keys)
-    like = torch.empty((1, *shape), device=keys.device)
-    x = _hash32(low, high, call, like)
-    uniform = (_shift32(x, 8).float() + 0.5) / (1 << 24)  # in (0, 1), 24 bits as float32 holds them
+    x = _hash32(*_halves(keys), call, torch.empty((1, *shape), device=keys.device))
+    uniform = (_shift(x, 8).float() + 0.5) / (1 << 24)  # in (0, 1), 24 bits as float32 holds them
     reach = math.erf(CUT / math.sqrt(2))
     return torch.erfinv((2.0 * uniform - 1.0) * reach) * (math.sqrt(2) * std / CUT_STD)

@@ -6,7 +6,6 @@ Nothing read here executes pickled code: safetensors, JSON, and the reference's 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from safetensors.torch import save as bytes_of_tensors
 from torch import Tensor
 
 from eqr_ray.config.errors import UserError, nearest
-from eqr_ray.config.schema import Options, option
+from eqr_ray.config.schema import Options, option, read_json
 from eqr_ray.model.config import ModelConfig
 from eqr_ray.model.reasoner import Reasoner
 from eqr_ray.model.reference import read_reference
@@ -37,14 +36,19 @@ class ModelCard(Options):
     hash: str = option("", "sha256 of the weights file")
     recipe: dict[str, Any] = option({}, "what it was trained with")
     settle_below: float | None = option(
-        None, "the logit residual at which this network's right answers settle, where that has been measured", inf=True
+        None, "logit residual at which its right answers settle; null: unknown", inf=True
     )
+
+
+def bytes_of(tensors: Mapping[str, Tensor]) -> bytes:
+    """The content of a safetensors file."""
+    return bytes_of_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
 def save_model(folder: Path, weights: Mapping[str, Tensor], card: ModelCard) -> ModelCard:
     """Write the two files of a network, each atomically, and return the card with its hash."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = bytes_of_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
+    content = bytes_of(weights)
     card = card.replace(hash=hashlib.sha256(content).hexdigest())
     write_bytes(folder / WEIGHTS, content)
     write_json(folder / CARD, card.to_dict())
@@ -54,20 +58,21 @@ def save_model(folder: Path, weights: Mapping[str, Tensor], card: ModelCard) -> 
 def load_model(name: str) -> tuple[Reasoner, ModelCard]:
     """The network called `name`: `zoo:NAME`, a folder with model.safetensors (a run is one), or a reference FILE.pth.
 
-    Raises UserError for a name that leads nowhere and for files that are damaged or do not fit each other.
+    UserError: the name leads nowhere, or files are damaged or do not fit each other.
     """
     if name.startswith("zoo:"):
-        return _load_folder(_pretrained_folder(name.removeprefix("zoo:")))
+        known = pretrained_names()
+        if (inner := name.removeprefix("zoo:")) not in known:
+            raise UserError(f"checkpoint={name} is not a pretrained network{nearest(inner, known)}")
+        return _load_folder(PRETRAINED / inner)
     path = Path(name)
     if path.suffix == ".pth":
         return _load_reference(path)
-    if path.name == WEIGHTS:
-        path = path.parent
-    if not path.is_dir():
-        raise UserError(
-            f"checkpoint={name}: no such folder; allowed: a run, a folder with {WEIGHTS}, FILE.pth, zoo:NAME"
-        )
-    return _load_folder(path)
+    folder = path.parent if path.name == WEIGHTS else path
+    if not folder.is_dir():
+        allowed = f"a run, a folder with {WEIGHTS}, FILE.pth, zoo:NAME"
+        raise UserError(f"checkpoint={name}: no such folder; allowed: {allowed}")
+    return _load_folder(folder)
 
 
 def pretrained_names() -> list[str]:
@@ -75,25 +80,15 @@ def pretrained_names() -> list[str]:
     return sorted(card.parent.name for card in PRETRAINED.glob(f"*/{CARD}"))
 
 
-def _pretrained_folder(name: str) -> Path:
-    if name not in pretrained_names():
-        raise UserError(f"checkpoint=zoo:{name} is not a pretrained network{nearest(name, pretrained_names())}")
-    return PRETRAINED / name
-
-
 def _load_folder(folder: Path) -> tuple[Reasoner, ModelCard]:
     for name in (WEIGHTS, CARD):
         if not (folder / name).is_file():
             raise UserError(f"checkpoint {folder} has no {name}")
-    try:
-        card = ModelCard.parse(json.loads((folder / CARD).read_text()))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{folder / CARD} is damaged: {error}") from error
+    card = ModelCard.parse(read_json(folder / CARD))
     content = (folder / WEIGHTS).read_bytes()
     if hashlib.sha256(content).hexdigest() != card.hash:
-        raise UserError(
-            f"{folder / WEIGHTS} is damaged: its sha256 is not the one that {CARD} names ({card.hash[:12]}...)"
-        )
+        words = f"its sha256 is not the one that {CARD} names ({card.hash[:12]}...)"
+        raise UserError(f"{folder / WEIGHTS} is damaged: {words}")
     try:
         weights = tensors_from_bytes(content)
     except SafetensorError as error:
@@ -102,22 +97,20 @@ def _load_folder(folder: Path) -> tuple[Reasoner, ModelCard]:
 
 
 def _load_reference(path: Path) -> tuple[Reasoner, ModelCard]:
-    checkpoint = read_reference(path)
-    c = checkpoint.config
+    c, weights, step = read_reference(path)
     task = REFERENCE_TASKS.get((c.vocab_size, c.length))
     if task is None:
         raise UserError(f"{path}: vocabulary {c.vocab_size} and length {c.length} belong to no known task")
-    model = _build(c, checkpoint.weights, path)
     content_hash = hashlib.sha256(path.read_bytes()).hexdigest()
-    return model, ModelCard(task=task, config=c, step=checkpoint.step, hash=content_hash, recipe={"source": path.name})
+    card = ModelCard(task=task, config=c, step=step, hash=content_hash, recipe={"source": path.name})
+    return _build(c, weights, path), card
 
 
 def _build(config: ModelConfig, weights: Mapping[str, Tensor], source: Path) -> Reasoner:
     model = Reasoner(config)
     try:
-        model.load_state_dict(dict(weights))
+        model.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(
-            f"{source}: the weights do not fit their configuration ({str(error).splitlines()[-1].strip()})"
-        ) from error
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{source}: the weights do not fit their configuration ({reason})") from error
     return model

@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eqr_ray.model.block import Block, BlockWeights, Mixing
-from eqr_ray.model.cell import Noise, cell
+from eqr_ray.model.cell import Block, BlockWeights, Mixing, Noise, cell
 from eqr_ray.model.config import ModelConfig
 from eqr_ray.model.layers import Rotary, linear_weight, rotary_table, wide
 
@@ -60,21 +59,18 @@ class Reasoner(nn.Module):
         if config.puzzle_tokens:
             self.puzzle_embed = nn.Parameter(torch.zeros(config.puzzle_ids, config.puzzle_width))
         self._rotaries = _rotaries(config)
-        self.cell_fn: CellFn = cell  # a compiled cell may take its place (compiling.py)
-
-    # -- the map ---------------------------------------------------------------------------------------------------
+        self.cell_fn: CellFn = cell  # a compiled cell may take its place (network.py)
 
     def forward(
         self, inputs: Tensor, latent: Latent, noise: Noise | None = None, puzzle_ids: Tensor | None = None
     ) -> Readout:
         """One segment from `inputs` (B, L) integer tokens; the state type is the compute type."""
         embedding = self.embed_inputs(inputs, latent.z_H.dtype, puzzle_ids)
-        latent = self.segment(latent, embedding, noise)
-        return self.readout(latent)
+        return self.readout(self.segment(latent, embedding, noise))
 
     def segment(self, latent: Latent, embedding: Tensor, noise: Noise | None = None) -> Latent:
         """H_cycles recursions; only the last `grad_cycles` of them carry a gradient."""
-        weights = tuple(cast_block.cast(latent.z_H.dtype) for cast_block in self._blocks())
+        weights = tuple(block.cast(latent.z_H.dtype) for block in self.blocks if isinstance(block, Block))
         free = self.config.h_cycles - self.config.grad_cycles
         with torch.no_grad():
             for recursion in range(free):
@@ -103,10 +99,10 @@ class Reasoner(nn.Module):
     ) -> Tensor:
         c = self.config
         own = weights[call * c.layers : (call + 1) * c.layers] if c.weights == "distinct" else weights
-        mixing = Mixing(c.heads if c.mixing == "attention" else 0, self._rotaries_on(z.device))
+        if self._rotaries and self._rotaries[0].cos.device != z.device:
+            self._rotaries = tuple(Rotary(r.cos.to(z.device), r.sin.to(z.device)) for r in self._rotaries)
+        mixing = Mixing(c.heads if c.mixing == "attention" else 0, self._rotaries)
         return self.cell_fn(z, injection, own, mixing, c.damping, noise, torch.tensor(call, dtype=torch.int32))
-
-    # -- in and out ------------------------------------------------------------------------------------------------
 
     def embed_inputs(self, inputs: Tensor, dtype: torch.dtype, puzzle_ids: Tensor | None = None) -> Tensor:
         """inputs (B, L) integer tokens -> (B, T, D) in `dtype`, scaled by sqrt(D)."""
@@ -119,10 +115,10 @@ class Reasoner(nn.Module):
         return (math.sqrt(c.width) * embedding).to(dtype)
 
     def readout(self, latent: Latent) -> Readout:
+        """What z_H says, in at least float32."""
         z_H = latent.z_H
         logits = wide(F.linear(z_H[:, self.config.puzzle_tokens :], self.lm_head.to(z_H.dtype)))
-        halt_logit = self.q_head(wide(z_H[:, 0]))[:, 0]
-        return Readout(latent, logits, halt_logit)
+        return Readout(latent, logits, self.q_head(wide(z_H[:, 0]))[:, 0])
 
     def fixed_start(self, rows: int, dtype: torch.dtype) -> Latent:
         """The trained-with start of a network with `start='fixed'`, for `rows` rows."""
@@ -130,14 +126,6 @@ class Reasoner(nn.Module):
         buffers = (self.get_buffer("z_H_init"), self.get_buffer("z_L_init"))
         z_H, z_L = (z.to(dtype).expand(shape).contiguous() for z in buffers)
         return Latent(z_H, z_L[:, :0] if self.config.states == "single" else z_L)
-
-    def _blocks(self) -> list[Block]:
-        return [module for module in self.blocks if isinstance(module, Block)]
-
-    def _rotaries_on(self, device: torch.device) -> tuple[Rotary, ...]:
-        if self._rotaries and self._rotaries[0].cos.device != device:
-            self._rotaries = tuple(Rotary(r.cos.to(device), r.sin.to(device)) for r in self._rotaries)
-        return self._rotaries
 
 
 def _rotaries(config: ModelConfig) -> tuple[Rotary, ...]:

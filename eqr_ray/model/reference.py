@@ -9,9 +9,8 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +18,6 @@ from torch import Tensor
 from eqr_ray.config.errors import UserError
 from eqr_ray.model.config import ModelConfig
 
-PREFIX = "model.inner."
 # Attention checkpoints do not record their length; the published ones are 30x30 mazes.
 MAZE_VOCABULARY, MAZE_LENGTH = 6, 900
 FIXED_NAMES = {
@@ -39,12 +37,10 @@ BLOCK_NAMES = {
     "mlp.gate_up_proj": "mlp_in",
     "mlp.down_proj": "mlp_out",
 }
-POSITIONS: dict[str, Literal["none", "rope", "rope2d"]] = {"none": "none", "rope": "rope", "rope2d": "rope2d"}
 BLOCK_PATTERN = re.compile(r"L_level\.layers\.(\d+)\.([a-z_]+\.[a-z_]+)\.weight")
 
 
-@dataclass(frozen=True)
-class ReferenceCheckpoint:
+class ReferenceCheckpoint(NamedTuple):
     """What of a reference file concerns the network: its configuration, its weights by our names, and its step."""
 
     config: ModelConfig
@@ -54,13 +50,11 @@ class ReferenceCheckpoint:
 
 def our_name(name: str) -> str | None:
     """Our name of a parameter of the reference; None for a name that is no parameter of this network."""
-    bare = name.replace("_orig_mod.", "").removeprefix(PREFIX)
-    if bare in FIXED_NAMES:
-        return FIXED_NAMES[bare]
+    bare = name.replace("_orig_mod.", "").removeprefix("model.").removeprefix("inner.")
     found = BLOCK_PATTERN.fullmatch(bare)
-    if found is None or found.group(2) not in BLOCK_NAMES:
-        return None
-    return f"blocks.{found.group(1)}.{BLOCK_NAMES[found.group(2)]}"
+    if found is not None and found[2] in BLOCK_NAMES:
+        return f"blocks.{found[1]}.{BLOCK_NAMES[found[2]]}"
+    return FIXED_NAMES.get(bare)
 
 
 def our_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -77,26 +71,20 @@ def our_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def our_config(arch: Mapping[str, Any], weights: Mapping[str, Tensor], length: int) -> ModelConfig:
     """The reference's `arch` options as ours. `length` is the sequence's; its grid is square where it can be."""
     if arch.get("H_layers"):
-        raise UserError(
-            f"H_layers={arch['H_layers']} is not supported: the reference's EqR and TRM share one stack (H_layers 0)"
-        )
-    side = round(length**0.5)
-    width = int(arch["hidden_size"])
-    table = weights.get("puzzle_embed")
-    fixed = "z_H_init" in weights
-    positions = arch.get("pos_encodings") or "none"
-    if positions not in POSITIONS:
-        raise UserError(f"pos_encodings={positions} is not supported; known: {', '.join(POSITIONS)}")
+        words = "the reference's EqR and TRM share one stack (H_layers 0)"
+        raise UserError(f"H_layers={arch['H_layers']} is not supported: {words}")
+    side, fixed = round(length**0.5), "z_H_init" in weights
+    puzzle_ids, puzzle_width = weights["puzzle_embed"].shape if "puzzle_embed" in weights else (1, 0)
     return ModelConfig(
-        vocab_size=int(arch["vocab_size"]) if "vocab_size" in arch else weights["embed"].shape[0],
+        vocab_size=int(arch.get("vocab_size", weights["embed"].shape[0])),
         length=length,
         grid=(side, side) if side * side == length else (1, length),
-        width=width,
+        width=int(arch["hidden_size"]),
         layers=int(arch["L_layers"]),
         expansion=float(arch["expansion"]),
         mixing="mlp" if arch.get("mlp_t") else "attention",
         heads=int(arch["num_heads"]),
-        positions=POSITIONS[positions],
+        positions=arch.get("pos_encodings") or "none",
         h_cycles=int(arch["H_cycles"]),
         l_cycles=int(arch["L_cycles"]),
         start="fixed" if fixed else "random",
@@ -105,34 +93,27 @@ def our_config(arch: Mapping[str, Any], weights: Mapping[str, Tensor], length: i
         init_std_H=float(arch.get("H_init_std", 1.0)),
         init_std_L=float(arch.get("L_init_std", 1.0)),
         puzzle_tokens=_puzzle_tokens(arch, weights),
-        puzzle_ids=1 if table is None else table.shape[0],
-        puzzle_width=0 if table is None else table.shape[1],
+        puzzle_ids=puzzle_ids,
+        puzzle_width=puzzle_width,
     )
 
 
 def read_reference(path: Path, ema: bool = True) -> ReferenceCheckpoint:
     """Read a `.pth` of the reference: its EMA weights (as it is evaluated), or the raw ones.
 
-    Raises UserError for a file that is damaged, holds anything but tensors and plain data, or lacks a part.
+    UserError: the file is damaged, holds anything but tensors and plain data, or lacks a part.
     """
     content = _read_plain(path)
     try:
         config, model = content["config"], content["model"]
         arch = config.get("arch", config)
-        shadow = content["ema"]["shadow"] if ema else model
+        shadow = content["ema"]["shadow"] if ema else {}
         # The shadow has the trained parameters only; buffers (TRM's starts) come from the model.
-        weights = our_weights({**model, **{_with_prefix(name): tensor for name, tensor in shadow.items()}})
-        dataset = config.get("dataset", {})
-        ours = our_config(arch, weights, _length(arch, dataset, weights))
-        step = int(content.get("step", 0))
+        weights = our_weights(model) | our_weights(shadow)
+        ours = our_config(arch, weights, _length(arch, config.get("dataset", {}), weights))
+        return ReferenceCheckpoint(ours, weights, int(content.get("step", 0)))
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise UserError(f"{path} is no checkpoint of the reference: {error!r} is missing or malformed") from error
-    return ReferenceCheckpoint(ours, weights, step)
-
-
-def _with_prefix(name: str) -> str:
-    bare = name.replace("_orig_mod.", "")
-    return bare if bare.startswith(PREFIX) else PREFIX + bare.removeprefix("inner.")
 
 
 def _length(arch: Mapping[str, Any], dataset: Mapping[str, Any], weights: Mapping[str, Tensor]) -> int:
@@ -147,10 +128,9 @@ def _length(arch: Mapping[str, Any], dataset: Mapping[str, Any], weights: Mappin
 
 
 def _puzzle_tokens(arch: Mapping[str, Any], weights: Mapping[str, Tensor]) -> int:
-    table = weights.get("puzzle_embed")
-    if table is None:
+    if "puzzle_embed" not in weights:
         return 0
-    return int(arch.get("puzzle_emb_len") or -(-table.shape[1] // int(arch["hidden_size"])))
+    return int(arch.get("puzzle_emb_len") or -(-weights["puzzle_embed"].shape[1] // int(arch["hidden_size"])))
 
 
 def _read_plain(path: Path) -> dict[str, Any]:
@@ -158,15 +138,11 @@ def _read_plain(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {path} does not exist") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is refused: it holds more than tensors and plain data ({_reason(error)})") from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged or no PyTorch file: {_reason(error)}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        refused = isinstance(error, pickle.UnpicklingError)
+        what = "is refused: it holds more than tensors and plain data" if refused else "is damaged or no PyTorch file"
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"{path} {what} ({reason})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is no checkpoint of the reference: a {type(content).__name__} instead of a dict")
     return content
-
-
-def _reason(error: Exception) -> str:
-    """An exception in one line."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,15 +1,11 @@
-"""Residuals: how far a trajectory still moves, the quantity that the method selects by.
-
-Two quantities go under this name and are kept apart.
+"""Residuals: how far a trajectory still moves, the quantity that the method selects by. Two go under this name.
 
 - **logit residual** (the reference code's): mean over positions of the L2 norm, over the vocabulary, of the difference
   between the logits of consecutive segments. Unit: logits. Undefined, here `inf`, before the second segment.
 - **latent residual** (the paper's ||f(z; x) - z||): relative to the state, ||z' - z|| / ||z'||, over z_H and z_L
   together. No unit; the states are RMS-normalised, so that it reads as a share. Noise and damping are part of f.
 
-Both are averaged over the last `WINDOW` segments in a running window, whose memory does not grow with depth.
-
-    B rows, L tokens, V vocabulary, W window
+Shapes: B rows, L tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -39,8 +35,8 @@ def latent_change(new: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
 
 
 def _square_sum(part: Tensor) -> Tensor:
-    wide = torch.promote_types(part.dtype, torch.float32)
-    norm: Tensor = torch.linalg.vector_norm(part.flatten(1), dim=1, dtype=wide)
+    dtype = torch.promote_types(part.dtype, torch.float32)
+    norm: Tensor = torch.linalg.vector_norm(part.flatten(1), dim=1, dtype=dtype)
     return norm.square()
 
 
@@ -53,17 +49,14 @@ class RunningMean:
 
     def push(self, value_B: Tensor, where_B: Tensor | None = None) -> None:
         """Add one value per row; rows that `where_B` (B,) bool leaves out must be empty and stay so."""
-        if where_B is not None:
-            value_B = torch.where(where_B, value_B, 0.0)
-        self._values = [value_B, *self._values[:-1]]
-        added = 1 if where_B is None else where_B.to(self._count.dtype)
-        self._count = (self._count + added).clamp_max(len(self._values))
+        if where_B is None:
+            where_B = torch.ones_like(self._count, dtype=torch.bool)
+        self._values = [torch.where(where_B, value_B, 0.0), *self._values[:-1]]
+        self._count = (self._count + where_B).clamp_max(len(self._values))
 
     def mean(self) -> Tensor:
         """(B,) float32. The sum has one fixed order, so that a row's value does not depend on its place."""
-        total = self._values[0]
-        for value in self._values[1:]:
-            total = total + value
+        total = sum(self._values[1:], self._values[0])
         return torch.where(self._count > 0, total / self._count.clamp_min(1), torch.inf)
 
     def reset(self, rows: Tensor) -> None:

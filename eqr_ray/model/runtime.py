@@ -52,12 +52,10 @@ def dtype_named(name: str) -> torch.dtype:
 def slots_for(trajectories: int, device_type: str, slots: int | None = None) -> int:
     """`slots` if given; else what suits the device, no more than a small job fills (a power of two). It depends on the
     job alone, because the number of rows of a matrix product may change its rounding. UserError: less than 1."""
-    if slots is not None:
-        if slots < 1:
-            raise UserError(f"slots={slots} is not allowed: at least 1")
-        return slots
+    if slots is not None and slots < 1:
+        raise UserError(f"slots={slots} is not allowed: at least 1")
     most = SLOTS_CPU if device_type == "cpu" else SLOTS_GPU
-    return min(most, max(FEWEST_SLOTS, 1 << (trajectories - 1).bit_length()))
+    return slots or min(most, max(FEWEST_SLOTS, 1 << (trajectories - 1).bit_length()))
 
 
 @dataclass(frozen=True)
@@ -73,13 +71,9 @@ class NetworkFactory:
 
     def __call__(self) -> Network:
         device = device_named(self.device)
-        return Network(
-            self.reasoner.to(device),
-            noise_scale=self.noise_scale,
-            init_std=self.init_std,
-            dtype=dtype_named(resolved_dtype(self.dtype, device.type)),
-            compile=self.compile,
-        )
+        dtype = dtype_named(resolved_dtype(self.dtype, device.type))
+        model = self.reasoner.to(device)
+        return Network(model, self.noise_scale, self.init_std, dtype=dtype, compile=self.compile)
 
 
 def worth_compiling(trajectories: int, depth: int, flops_per_segment: float) -> bool:

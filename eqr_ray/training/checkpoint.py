@@ -15,21 +15,19 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as bytes_of_tensors
 from torch import Tensor
 
 from eqr_ray.config.errors import UserError
+from eqr_ray.model.pretrained import bytes_of
 from eqr_ray.storage.atomic import flush, write_bytes, write_json
-from eqr_ray.training.backend import Backend, broadcast, collective_call
-from eqr_ray.training.carry import Carry
-from eqr_ray.training.optim import Ema
+from eqr_ray.training.backend import Backend, Ema, broadcast, collective_call
+from eqr_ray.training.step import Carry
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -48,10 +46,34 @@ class Checkpoint:
     experiment: str  # content hash of what may not change on resume
     files: dict[str, str]  # name -> sha256
 
+    def read(self, name: str) -> bytes:
+        """The content of a file. OSError: it is unreadable, or not what was written."""
+        content = (self.folder / name).read_bytes()
+        if _sha256(content) != self.files[name]:
+            raise OSError(f"{name} has changed since it was written")
+        return content
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors in a file. OSError as `read`."""
+        return tensors_from_bytes(self.read(name))
+
+    def read_carry(self, rows: range) -> dict[str, Tensor]:
+        """The carry of `rows`, from those files that hold some. OSError: one has changed, or rows are missing."""
+        matches = [match for name in self.files if (match := CARRY_NAME.fullmatch(name))]
+        ranges = sorted((int(match[1]), int(match[2]), match[0]) for match in matches)
+        needed = [(first, name) for first, end, name in ranges if first < rows.stop and rows.start < end]
+        if needed:
+            pieces = [self.tensors(name) for _, name in needed]
+            at = rows.start - needed[0][0]
+            mine = {name: torch.cat([piece[name] for piece in pieces])[at : at + len(rows)] for name in pieces[0]}
+            if mine["rows"].tolist() == list(rows):
+                return mine
+        raise OSError(f"{self.folder} does not hold the rows {rows.start} to {rows.stop - 1}")
+
 
 def save_checkpoint(
     folder: Path, backend: Backend, ema: Ema, carry: Carry, step: int, elapsed_s: float, experiment: str, keep: int
-) -> Path:
+) -> None:
     """Write `folder/STEP` from all workers together; keep the newest `keep`. Collective."""
     final, partial = folder / f"{step:08d}", folder / f"{step:08d}.partial"
     weights, moments = backend.parameters(), backend.optimizer_state()
@@ -60,15 +82,16 @@ def save_checkpoint(
         partial.mkdir(parents=True)
     backend.barrier()
     rows = carry.rows.tolist()
-    _write(partial / f"carry-{rows[0]:06d}-{rows[-1] + 1:06d}.safetensors", carry.tensors())
+    files = {f"carry-{rows[0]:06d}-{rows[-1] + 1:06d}.safetensors": carry.tensors()}
     if backend.rank == 0:
-        _write(partial / WEIGHTS, {**weights, **dict(backend.model.named_buffers())})
-        _write(partial / EMA, ema.shadow)
-        _write(partial / OPTIMIZER, moments)
+        files[WEIGHTS] = {**weights, **dict(backend.model.named_buffers())}
+        files |= {EMA: ema.shadow, OPTIMIZER: moments}
+    for name, tensors in files.items():
+        write_bytes(partial / name, bytes_of(tensors))
     backend.barrier()
     if backend.rank == 0:
-        files = {path.name: _sha256(path.read_bytes()) for path in sorted(partial.glob("*.safetensors"))}
-        state = {"format": FORMAT, "step": step, "elapsed_s": elapsed_s, "experiment": experiment, "files": files}
+        digests = {path.name: _sha256(path.read_bytes()) for path in sorted(partial.glob("*.safetensors"))}
+        state = {"format": FORMAT, "step": step, "elapsed_s": elapsed_s, "experiment": experiment, "files": digests}
         write_json(partial / STATE, state)
         flush(partial)
         shutil.rmtree(final, ignore_errors=True)
@@ -78,7 +101,6 @@ def save_checkpoint(
         for old in older[keep - 1 :]:
             shutil.rmtree(old)
     backend.barrier()
-    return final
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
@@ -96,10 +118,16 @@ def choose_checkpoint(folder: Path, experiment: str, backend: Backend) -> Checkp
 
     def choose() -> Checkpoint | None:
         found = newest_checkpoint(folder) if backend.rank == 0 else None
-        if found is not None and found.experiment != experiment:
+        if found is None:
+            return None
+        if found.experiment != experiment:
             raise UserError(f"{found.folder} was written by another experiment: its data, model or batch differ")
-        if found is not None:
-            _set_aside(folder, found.folder.name)
+        for path in complete_checkpoints(folder):
+            if path.name > found.folder.name:
+                aside = path.with_name(f"{path.name}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+                log.warning("checkpoint %s is set aside as %s", path, aside.name)
         return found
 
     chosen = collective_call(backend, choose)
@@ -109,26 +137,15 @@ def choose_checkpoint(folder: Path, experiment: str, backend: Backend) -> Checkp
     return collective_call(backend, lambda: chosen or _open(folder / f"{step:08d}"))
 
 
-def _set_aside(folder: Path, chosen: str) -> None:
-    for path in complete_checkpoints(folder):
-        if path.name > chosen:
-            aside = path.with_name(f"{path.name}.damaged")
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
-            log.warning("checkpoint %s is set aside as %s", path, aside.name)
-
-
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint whose files are all as they were written; None where there is none at all.
-
-    Raises UserError where there are checkpoints and every one of them is damaged.
-    """
+    UserError: there are some, and every one of them is damaged."""
     candidates = complete_checkpoints(folder)
     for path in reversed(candidates):
         try:
             checkpoint = _open(path)
             for name in checkpoint.files:
-                _read(checkpoint, name)
+                checkpoint.read(name)
             return checkpoint
         except OSError as error:
             log.warning("checkpoint %s is damaged and passed over: %s", path, error)
@@ -153,49 +170,20 @@ def _open(path: Path) -> Checkpoint:
         raise OSError(f"{path / STATE} is damaged: {error}") from error
 
 
-def _read(checkpoint: Checkpoint, name: str) -> bytes:
-    """The content of a file. OSError: it is unreadable, or not what was written."""
-    content = (checkpoint.folder / name).read_bytes()
-    if _sha256(content) != checkpoint.files[name]:
-        raise OSError(f"{name} has changed since it was written")
-    return content
-
-
 def load_checkpoint(checkpoint: Checkpoint, backend: Backend, ema: Ema, rows: range) -> Carry:
     """Put backend and EMA where they were, and return the carry of `rows`, whoever held them then. Collective.
+    OSError, on every worker: one of them reads something else than what was written."""
 
-    OSError, on every worker: one of them reads something else than what was written.
-    """
-
-    def read() -> tuple[dict[str, Tensor], ...]:
-        whole = [tensors_from_bytes(_read(checkpoint, name)) for name in (WEIGHTS, EMA, OPTIMIZER)]
-        return (*whole, _read_carry(checkpoint, rows))
+    def read() -> list[dict[str, Tensor]]:
+        return [*map(checkpoint.tensors, (WEIGHTS, EMA, OPTIMIZER)), checkpoint.read_carry(rows)]
 
     weights, shadow, optimizer, carry = collective_call(backend, read)
     backend.load(weights, optimizer, checkpoint.step)
     with torch.no_grad():
         for name, buffer in backend.model.named_buffers():  # fixed starts are drawn once, and belong to the weights
             buffer.copy_(weights[name])
-    ema.load({name: tensor.to(backend.device) for name, tensor in shadow.items()})
-    return Carry.of({name: tensor.to(backend.device) for name, tensor in carry.items()})
-
-
-def _read_carry(checkpoint: Checkpoint, rows: range) -> dict[str, Tensor]:
-    """The carry of `rows`, from those files that hold some of them. OSError: one has changed, or rows are missing."""
-    matches = [match for name in checkpoint.files if (match := CARRY_NAME.fullmatch(name))]
-    ranges = sorted((int(match[1]), int(match[2]), match[0]) for match in matches)
-    needed = [(first, name) for first, end, name in ranges if first < rows.stop and rows.start < end]
-    if needed:
-        pieces = [tensors_from_bytes(_read(checkpoint, name)) for _, name in needed]
-        at = rows.start - needed[0][0]
-        mine = {name: torch.cat([piece[name] for piece in pieces])[at : at + len(rows)] for name in pieces[0]}
-        if mine["rows"].tolist() == list(rows):
-            return mine
-    raise OSError(f"{checkpoint.folder} does not hold the rows {rows.start} to {rows.stop - 1}")
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    write_bytes(path, bytes_of_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+    ema.shadow = {name: tensor.to(backend.device) for name, tensor in shadow.items()}
+    return Carry(**{name: tensor.to(backend.device) for name, tensor in carry.items()})
 
 
 def _sha256(content: bytes) -> str:

@@ -62,10 +62,8 @@ class TrainingConfig(TrainingOptions):
         """Which segments of one update end with a loss: SOT has one segment, the others run whole trajectories."""
         if self.schedule == "sot":
             return (True,)
-        last = self.max_segments
-        if self.schedule == "vanilla":
-            return (*(False for _ in range(last - 1)), True)
-        return tuple(k % self.supervise_every == 0 or k == last for k in range(1, last + 1))
+        last, along = self.max_segments, self.schedule == "trajectory"
+        return tuple(k == last or (along and k % self.supervise_every == 0) for k in range(1, last + 1))
 
     @property
     def backwards_per_step(self) -> int:

@@ -73,13 +73,11 @@ class TrainOptions(TrainingOptions, WorkerOptions):
     """
 
     task: str | None = option(
-        None,
-        "sudoku4, sudoku6, sudoku9, sudoku16, maze15, any mazeN; null: that of data=, else sudoku9",
-        sweep=False,
+        None, "sudoku4, sudoku6, sudoku9, sudoku16, maze15, any mazeN; null: that of data=, else sudoku9", sweep=False
     )
     data: str | None = option(
         None,
-        "a folder that prepare made; null: 1,000 generated puzzles in the run's own data/",
+        "a folder that prepare made; null: 1,000 generated puzzles in the run's data/",
         resume=True,
         sweep=False,
     )
@@ -87,9 +85,7 @@ class TrainOptions(TrainingOptions, WorkerOptions):
     resume: str | None = option(
         None, "a run's folder: go on there. Limits, workers, logging, where the data is may change", sweep=False
     )
-    recipe: str | None = option(
-        None, "FILE.yaml of keys (best.yaml of a sweep); what is typed counts more", sweep=False
-    )
+    recipe: str | None = option(None, "FILE.yaml of keys (best.yaml of a sweep); typed ones count more", sweep=False)
     model: ModelOptions = option(ModelOptions(), "the network", preset=True)
     damping: float | None = option(None, "share of the old state that a cell keeps; null: the model's", ge=0, lt=1)
     noise_scale: float | None = option(None, "noise of every cell call; null: the model's", ge=0)
@@ -134,8 +130,9 @@ class Experiment(TrainingConfig, WorkerOptions):
     @property
     def fixed(self) -> dict[str, Any]:
         """The part of its dict that a resume must find again."""
-        names = {name for name, field in type(self).model_fields.items() if not about(field)["resume"]}
-        return {name: value for name, value in self.to_dict().items() if name in names}
+        return {
+            name: value for name, value in self.to_dict().items() if not about(Experiment.model_fields[name])["resume"]
+        }
 
     @property
     def identity(self) -> str:
@@ -151,23 +148,14 @@ def placed(weights: str | None) -> str | None:
 def experiment_of(options: TrainOptions, task: Task, data: Path, data_hash: str) -> Experiment:
     """What the options mean for `data`, of which `describe_data` told the rest. UserError: they do not go together."""
     values = {name: getattr(options, name) for name in Experiment.model_fields if name in TrainOptions.model_fields}
-    model = model_of(task, options)
-    segments = options.max_segments
+    model, segments = model_of(task, options), options.max_segments
     if segments is None:  # a feed-forward network is not iterated
         segments = 1 if model.weights == "distinct" else TrainingConfig.model_fields["max_segments"].default
-    return Experiment(
-        **{
-            **values,
-            "task": task.name,
-            "data": str(data.resolve()),
-            "data_hash": data_hash,
-            "model": model,
-            "weights": placed(options.weights),
-            "max_segments": segments,
-            "dtype": resolved_dtype(options.dtype, _device_type(options)),
-            "validate_depth": segments if options.validate_depth is None else options.validate_depth,
-        }
-    )
+    values |= {"task": task.name, "data": str(data.resolve()), "data_hash": data_hash, "model": model}
+    values |= {"weights": placed(options.weights), "max_segments": segments}
+    values["dtype"] = resolved_dtype(options.dtype, _device_type(options))
+    values["validate_depth"] = segments if options.validate_depth is None else options.validate_depth
+    return Experiment(**values)
 
 
 def _device_type(options: TrainOptions) -> str:
@@ -176,6 +164,19 @@ def _device_type(options: TrainOptions) -> str:
         return options.device
     joins = options.workers > 0 and (options.address or os.environ.get("RAY_ADDRESS"))
     return "cuda" if joins else device_named("auto").type
+
+
+def model_of(task: Task, options: TrainOptions) -> ModelConfig:
+    """The network of `options.model` for a task, with the knobs set over it; null leaves them be."""
+    parts = {name: value for name, value in options.model if value is not None}
+    for knob, names in KNOBS.items():
+        if (value := getattr(options, knob)) is not None:
+            parts |= {name.removeprefix("model."): value for name in names}
+    # A maze is a graph of cells: attention with rotary positions. A sudoku's 81 places are mixed by an MLP (method.md).
+    parts.setdefault("mixing", "attention" if task.name.startswith("maze") else "mlp")
+    parts.setdefault("positions", "rope" if parts["mixing"] == "attention" else "none")
+    parts |= {"vocab_size": task.vocab_size, "length": task.length, "grid": task.grid}
+    return ModelConfig.parse(parts, "model")
 
 
 def describe_data(data: Path, task: str | None) -> tuple[Task, str]:
@@ -192,20 +193,6 @@ def open_splits(data: Path) -> tuple[Split, Split]:
     """The training and the validation puzzles of a dataset folder, all of them read once and compared with their hash
     (a second for 4 million). UserError: missing or damaged."""
     return Split.open(data / "train.arrow", verify=True), Split.open(data / "validation.arrow", verify=True)
-
-
-def model_of(task: Task, options: TrainOptions) -> ModelConfig:
-    """The network of `options.model` for a task, with the knobs set over it; null leaves them be."""
-    parts = {name: value for name, value in options.model if value is not None}
-    for knob, names in KNOBS.items():
-        if (value := getattr(options, knob)) is not None:
-            parts |= dict.fromkeys((name.removeprefix("model.") for name in names), value)
-    # A maze is a graph of cells: attention with rotary positions. A sudoku's 81 places are mixed by an MLP (method.md).
-    parts.setdefault("mixing", "attention" if task.name.startswith("maze") else "mlp")
-    parts.setdefault("positions", "rope" if parts["mixing"] == "attention" else "none")
-    return ModelConfig.parse(
-        {**parts, "vocab_size": task.vocab_size, "length": task.length, "grid": task.grid}, "model"
-    )
 
 
 def build_model(experiment: Experiment) -> Reasoner:
@@ -232,13 +219,12 @@ def training_job(
     interrupted: Callable[[], bool],
 ) -> TrainingJob:
     """What one worker needs besides its backend. UserError where the data is not what the experiment was made with."""
-    if describe_data(Path(experiment.data), experiment.task)[1] != experiment.data_hash:
-        raise UserError(f"data={experiment.data} is not what the run began with: its content has another hash")
     train, validation = open_splits(Path(experiment.data))
+    if content_hash([train.content_hash, validation.content_hash]) != experiment.data_hash:
+        raise UserError(f"data={experiment.data} is not what the run began with: its content has another hash")
     sampler = Sampler(train, task_named(experiment.task), experiment.batch, experiment.seed, experiment.augment)
-    return TrainingJob(
-        experiment, sampler, validation, folder / CHECKPOINTS, experiment.identity, log, report, interrupted
-    )
+    checkpoints, identity = folder / CHECKPOINTS, experiment.identity
+    return TrainingJob(experiment, sampler, validation, checkpoints, identity, log, report, interrupted)
 
 
 def train_here(
@@ -264,22 +250,14 @@ def begin(experiment: Experiment, folder: Path) -> None:
 
 def finish(experiment: Experiment, folder: Path, result: dict[str, Any]) -> dict[str, Any]:
     """Write model.safetensors, model.json and, last, summary.json, whose presence says that the run is finished.
-
-    `result` is what the training loop returned. Returns the summary.
-    """
+    `result` is what the training loop returned. Returns the summary."""
     weights = result.pop("ema")
     private = ("model", "data", "address", "wandb")  # in the card already, or nobody else's business
     recipe = {key: value for key, value in experiment.to_dict().items() if key not in private}
     card = ModelCard(task=experiment.task, config=experiment.model, step=result["step"], recipe=recipe)
     card = save_model(folder, weights, card)
-    summary = {
-        "task": experiment.task,
-        **result,
-        "workers": experiment.workers,
-        "zero": experiment.zero,
-        "seed": experiment.seed,
-        "model_hash": card.hash,
-        "data_hash": experiment.data_hash,
-    }
+    about_run = {key: getattr(experiment, key) for key in ("workers", "zero", "seed")}
+    hashes = {"model_hash": card.hash, "data_hash": experiment.data_hash}
+    summary = {"task": experiment.task, **result, **about_run, **hashes}
     RunDir(folder, "train").write_summary(summary)
     return summary

@@ -20,19 +20,15 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import Split
 from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import Reasoner
-from eqr_ray.model.compiling import cell_function
-from eqr_ray.model.network import Network
+from eqr_ray.model.network import Network, cell_function
 from eqr_ray.model.noise import row_keys
 from eqr_ray.model.runtime import dtype_named
 from eqr_ray.storage.progress import Rate
 from eqr_ray.storage.run_log import RunLog
-from eqr_ray.training.backend import Backend
-from eqr_ray.training.carry import Carry, empty_carry
+from eqr_ray.training.backend import Backend, Ema, learning_rate
 from eqr_ray.training.checkpoint import choose_checkpoint, load_checkpoint, save_checkpoint
 from eqr_ray.training.config import TrainingConfig
-from eqr_ray.training.loss import IGNORE, row_losses
-from eqr_ray.training.optim import Ema, learning_rate
-from eqr_ray.training.step import StepSums, training_step
+from eqr_ray.training.step import IGNORE, Carry, empty_carry, row_losses, training_step
 
 VALIDATION_BATCH = 32  # rows; a multiple of nothing, but the same shape for every call
 VALIDATION_SEED = 20_260_521  # validation draws are the same for every run, so that runs compare
@@ -62,7 +58,7 @@ class _Clock:
 
     before_s: float
     first_step: int
-    started: float
+    started: float = field(default_factory=time.monotonic)
     rate: Rate = field(default_factory=Rate)  # steps; the first one, which may compile, does not count
 
     def elapsed_s(self) -> float:
@@ -84,15 +80,12 @@ def train(backend: Backend, job: TrainingJob) -> dict[str, Any]:
     TrainingDiverged; KeyboardInterrupt after a checkpoint, where the job is interrupted.
     """
     config = job.config
-    rows = rows_of(backend.rank, backend.workers, config.batch)
-    if len(rows) % config.accumulation:
-        raise UserError(f"accumulation={config.accumulation} does not divide the {len(rows)} rows of a worker")
     backend.model.cell_fn = cell_function(backend.device, config.compile)
     ema = Ema(backend.parameters(), config.ema)
-    carry, done, before_s = _begin(backend, ema, job, rows)
+    carry, done, before_s = _begin(backend, ema, job)
     network = _ema_network(backend, config)
-    clock = _Clock(before_s, done, time.monotonic())
-    sums: list[StepSums] = []
+    clock = _Clock(before_s, done)
+    sums: list[dict[str, Tensor]] = []
     metrics: dict[str, Any] = {"step": done}
     stop = done >= config.steps
     if stop:  # killed between its last checkpoint and its end: only the metrics are missing
@@ -113,24 +106,20 @@ def train(backend: Backend, job: TrainingJob) -> dict[str, Any]:
             metrics |= _validate(backend, job, ema, network, done)
         interrupted = job.interrupted()
         if stop or interrupted or done % config.checkpoint_every == 0:
-            save_checkpoint(
-                job.checkpoints, backend, ema, carry, done, clock.elapsed_s(), job.experiment, config.keep_checkpoints
-            )
+            elapsed_s, keep = clock.elapsed_s(), config.keep_checkpoints
+            save_checkpoint(job.checkpoints, backend, ema, carry, done, elapsed_s, job.experiment, keep)
             job.report({**metrics, "step": done})
         if interrupted:
             raise KeyboardInterrupt
     ema.copy_to(network.model)
-    return {
-        "parameters": sum(parameter.numel() for parameter in network.model.parameters()),
-        **metrics,
-        "step": done,
-        "seconds": round(clock.elapsed_s(), 1),
-        "ema": network.model.state_dict(),
-    }
+    parameters = sum(parameter.numel() for parameter in network.model.parameters())
+    ends = {"step": done, "seconds": round(clock.elapsed_s(), 1), "ema": network.model.state_dict()}
+    return {"parameters": parameters, **metrics, **ends}
 
 
-def _begin(backend: Backend, ema: Ema, job: TrainingJob, rows: range) -> tuple[Carry, int, float]:
+def _begin(backend: Backend, ema: Ema, job: TrainingJob) -> tuple[Carry, int, float]:
     """The carry, the steps done and the time spent, from the newest checkpoint or from nothing."""
+    rows = rows_of(backend.rank, backend.workers, job.config.batch)
     checkpoint = choose_checkpoint(job.checkpoints, job.experiment, backend)
     if checkpoint is None:
         return empty_carry(backend.model, rows, dtype_named(job.config.dtype), backend.device), 0, 0.0
@@ -146,29 +135,27 @@ def _ema_network(backend: Backend, config: TrainingConfig) -> Network:
     return Network(shadow, dtype=dtype_named(config.dtype), compile=config.compile)
 
 
-def _log(backend: Backend, job: TrainingJob, sums: list[StepSums], done: int, clock: _Clock) -> dict[str, Any]:
+def _log(backend: Backend, job: TrainingJob, sums: list[dict[str, Tensor]], done: int, clock: _Clock) -> dict[str, Any]:
     """Means over all rows of all workers since the last time."""
-    local: Tensor = torch.stack([torch.stack(list(step)) for step in sums]).sum(0)
-    total = StepSums(*backend.sum(local).tolist())
-    if not math.isfinite(float(total.loss)):
-        words = f"the loss became {float(total.loss)} before step {done}"
+    local: Tensor = torch.stack([torch.stack(list(step.values())) for step in sums]).sum(0)
+    total = dict(zip(sums[0], backend.sum(local).tolist(), strict=True))
+    if not math.isfinite(total["loss"]):
+        words = f"the loss became {total['loss']} before step {done}"
         job.log.log("diverged", done, message=words)
         raise TrainingDiverged(words)
-    rows, config = float(total.rows), job.config
+    config, mean = job.config, {name: round(value / total["rows"], 5) for name, value in total.items()}
     clock.rate.add(done)
     speed = clock.rate.per_s() or (done - clock.first_step) / max(time.monotonic() - clock.started, 1e-9)
-    by_steps = (config.steps - done) / speed
-    left_s = min(by_steps, config.minutes * 60 - clock.elapsed_s()) if config.minutes else by_steps
-    halted = max(float(total.halted), 1.0)
+    left_s = (config.steps - done) / speed
+    if config.minutes:
+        left_s = min(left_s, config.minutes * 60 - clock.elapsed_s())
     metrics = {
-        "loss": round(float(total.loss) / rows, 5),
-        "token_loss": round(float(total.token_loss) / rows, 5),
-        "halt_loss": round(float(total.halt_loss) / rows, 5),
-        "exact_accuracy": round(float(total.exact) / rows, 5),
-        "token_accuracy": round(float(total.token_accuracy) / rows, 5),
-        "halted_share": round(float(total.halted) / rows, 5),
-        "halted_exact": round(float(total.halted_exact) / halted, 5),
-        "mean_age": round(float(total.age) / rows, 3),
+        **{name: mean[name] for name in ("loss", "token_loss", "halt_loss")},
+        "exact_accuracy": mean["exact"],
+        "token_accuracy": mean["token_accuracy"],
+        "halted_share": mean["halted"],
+        "halted_exact": round(total["halted_exact"] / max(total["halted"], 1.0), 5),
+        "mean_age": round(total["age"] / total["rows"], 3),
         "learning_rate": learning_rate(done - 1, config),
         "segments_per_s": round(speed * len(config.supervised), 3),
         "rows_per_s": round(speed * config.batch * len(config.supervised), 1),
@@ -217,31 +204,26 @@ class ValidationSums(NamedTuple):
 
 
 def validate(network: Network, split: Split, puzzles: range, depth: int) -> ValidationSums:
-    """Run `puzzles` (row numbers of the split) for `depth` segments from one start each."""
+    """Run `puzzles` (row numbers of the split) for `depth` segments from one start each.
+
+    A batch is filled up to VALIDATION_BATCH rows by repeating its first puzzle; the filling is not counted. What is
+    right is what training counts as right: padding (token 0 of the labels) is not asked.
+    """
     assert split.labels is not None
     total = np.zeros(len(ValidationSums._fields))
     for at in range(0, len(puzzles), VALIDATION_BATCH):
         index = np.array(puzzles[at : at + VALIDATION_BATCH], dtype=np.int64)
-        total += _batch(network, split, index, depth)
+        count = len(index)
+        full = np.concatenate([index, np.repeat(index[:1], VALIDATION_BATCH - count)])
+        arrays = (split.inputs[full], split.labels[index], full)
+        inputs, labels, puzzle = (torch.from_numpy(array.astype(np.int64)).to(network.device) for array in arrays)
+        embedding, latent = network.embed(inputs), network.start(row_keys(VALIDATION_SEED, puzzle, 0))
+        for k in range(1, depth + 1):
+            segment = network.segment(latent, embedding, row_keys(VALIDATION_SEED, puzzle, k))
+            latent = segment.latent
+        halt_logit = segment.halt_logit[:count]
+        rows = row_losses(segment.logits[:count], halt_logit, labels.masked_fill(labels == 0, IGNORE))
+        exact, halted = rows.exact, halt_logit > 0
+        sums = (exact.sum(), rows.token_accuracy.double().sum(), halted.sum(), (halted & exact).sum())
+        total += [count, *map(float, sums)]
     return ValidationSums(*total.tolist())
-
-
-def _batch(network: Network, split: Split, index: np.ndarray[tuple[int], np.dtype[np.int64]], depth: int) -> np.ndarray:
-    """One batch, filled up to VALIDATION_BATCH rows by repeating the first puzzle; the filling is not counted.
-
-    What is right is what training counts as right: padding (token 0 of the labels) is not asked.
-    """
-    assert split.labels is not None
-    full = np.concatenate([index, np.repeat(index[:1], VALIDATION_BATCH - len(index))])
-    inputs = torch.from_numpy(split.inputs[full].astype(np.int64)).to(network.device)
-    labels = torch.from_numpy(split.labels[index].astype(np.int64)).to(network.device)
-    puzzle = torch.from_numpy(full.astype(np.int64)).to(network.device)
-    embedding, latent = network.embed(inputs), network.start(row_keys(VALIDATION_SEED, puzzle, 0))
-    for k in range(1, depth + 1):
-        segment = network.segment(latent, embedding, row_keys(VALIDATION_SEED, puzzle, k))
-        latent = segment.latent
-    logits, halt_logit = segment.logits[: len(index)], segment.halt_logit[: len(index)]
-    rows, halted = row_losses(logits, halt_logit, labels.masked_fill(labels == 0, IGNORE)), halt_logit > 0
-    exact, accuracy = rows.exact, rows.token_accuracy.double()
-    sums = (len(index), exact.sum(), accuracy.sum(), halted.sum(), (halted & exact).sum())
-    return np.array([float(value) for value in sums])

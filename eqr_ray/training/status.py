@@ -13,8 +13,6 @@ from eqr_ray.storage.status import RunStatus, unread, warned
 from eqr_ray.training.checkpoint import complete_checkpoints
 from eqr_ray.training.config import TrainingConfig
 
-Entries = Sequence[Entry]
-
 
 def show_entry(display: Progress, steps: int, entry: Entry) -> None:
     """Show what a training run has just logged."""
@@ -36,7 +34,7 @@ def show_entry(display: Progress, steps: int, entry: Entry) -> None:
 def status_of_training(path: Path, config: TrainingConfig, summary: Mapping[str, Any] | None) -> RunStatus:
     """`summary`: of a finished run. UserError: the log cannot be read."""
     log = read_log(path / LOG)
-    metrics, validation = _last(log.entries, "train"), _last(log.entries, "validation")
+    metrics, validation = ((log.of(event) or [{}])[-1] for event in ("train", "validation"))
     checkpoints = complete_checkpoints(path / CHECKPOINTS)
     facts = {
         "how far": _how_far(config, metrics, summary),
@@ -47,52 +45,45 @@ def status_of_training(path: Path, config: TrainingConfig, summary: Mapping[str,
     }
     facts = {label: words for label, words in facts.items() if words}
     diverged = bool(log.entries) and log.entries[-1].get("event") == "diverged"
-    lost = _restarts(log.entries)
+    lost = _restarts(log.of("train", "resume"))
     if damaged := sorted(folder.name for folder in (path / CHECKPOINTS).glob("*.damaged")):
         lost.append(f"damaged checkpoints, set aside: {', '.join(damaged)}")
     if diverged:
         lost.append(f"diverged: {log.entries[-1].get('message')}")
-    needs = ["a new run with a smaller learning_rate="] if diverged else []
-    if not checkpoints and summary is None and not diverged:
+    elif not checkpoints and summary is None:
         lost.append("no checkpoint yet: it would begin again at step 0")
     lost += [*warned(log.entries), *unread(log.unread)]
+    needs = ["a new run with a smaller learning_rate="] if diverged else []
     return RunStatus(facts, lost, needs, goes_on=summary is None and not diverged)
 
 
-def _how_far(config: TrainingConfig, metrics: Mapping[str, Any] | None, summary: Mapping[str, Any] | None) -> str:
-    entry = dict(summary or metrics or {})
+def _how_far(config: TrainingConfig, metrics: Entry, summary: Mapping[str, Any] | None) -> str:
+    entry = summary or metrics
     step = number(entry, "step") or 0.0
     words = f"step {step:,.0f} of {config.steps:,} ({step / config.steps:.0%})"
-    elapsed_s = number(entry, "seconds" if summary else "elapsed_s")
+    elapsed_s, left_s = number(entry, "seconds" if summary else "elapsed_s"), number(entry, "left_s")
     if elapsed_s is not None:
         words += f", {duration(elapsed_s)} of training" + (f" of {config.minutes:g} min" if config.minutes else "")
-    left_s = number(entry, "left_s")
     return words if summary or left_s is None else f"{words}, {duration(left_s)} left when it last wrote"
 
 
-def _last(entries: Entries, event: str) -> dict[str, Any] | None:
-    return next((entry for entry in reversed(entries) if entry.get("event") == event), None)
-
-
-def _filled(entry: dict[str, Any] | None, words: str) -> str:
+def _filled(entry: Entry, words: str) -> str:
     """`words` with the numbers of an entry; empty where one of them is missing."""
-    numbers = {key: number(entry, key) for key in entry} if entry else {}
     try:
-        return words.format_map({key: value for key, value in numbers.items() if value is not None})
+        return words.format_map({key: value for key in entry if (value := number(entry, key)) is not None})
     except KeyError:
         return ""
 
 
-def _restarts(entries: Entries) -> list[str]:
+def _restarts(entries: Sequence[Entry]) -> list[str]:
     """How often the run went back to an earlier step, and how many steps were done again for it."""
     step, times, again = 0.0, 0, 0.0
     for entry in entries:
         now = number(entry, "step")
-        if now is None or entry.get("event") not in ("train", "resume"):
+        if now is None:
             continue
-        if entry["event"] == "resume":
-            times, again = times + 1, again + max(0.0, step - now)
-        elif now <= step:  # it began again without a checkpoint
-            times, again = times + 1, again + step
+        if entry["event"] == "resume" or now <= step:
+            times += 1
+            again += max(0.0, step - now) if entry["event"] == "resume" else step  # else it began without a checkpoint
         step = now
     return [f"restarted {times} times, {again:,.0f} steps done again"] if times else []

@@ -12,7 +12,7 @@ import torch
 
 from eqr_ray import parity
 from eqr_ray.config.errors import UserError
-from eqr_ray.model.block import Block
+from eqr_ray.model.cell import Block
 from eqr_ray.parity import CEILING, ParityOptions, Quantity
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "parity"

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from eqr_ray.model import ModelConfig, Reasoner
 from eqr_ray.model.cell import cell
-from eqr_ray.model.compiling import cell_function
-from eqr_ray.model.network import start_latent
+from eqr_ray.model.network import cell_function, start_latent
 from eqr_ray.model.noise import keyed_noise, row_keys
 
 EQR = ModelConfig(vocab_size=6, length=16, grid=(4, 4), width=32, layers=1, hidden_multiple=32, h_cycles=2, l_cycles=2)

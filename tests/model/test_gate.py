@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eqr_ray.model.kernels import gate as gates
-from eqr_ray.model.kernels.gate import gate, plain_gate
+from eqr_ray.model import gate as gates
+from eqr_ray.model.gate import gate, plain_gate
 
 TOLERANCE = 2.0**-8 + 3e-4  # relative: half the distance of two neighbours in bfloat16, and the kernel's own error
 

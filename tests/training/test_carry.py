@@ -7,12 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from eqr_ray.model import Latent
 from eqr_ray.training.backend import LocalBackend
-from eqr_ray.training.carry import Carry, empty_carry, exploration_minimum, halt, noise_keys, refill
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.loop import rows_of
-from eqr_ray.training.step import training_step
+from eqr_ray.training.step import Carry, empty_carry, exploration_minimum, halt, noise_keys, refill, training_step
 
 
 def start(bench, rows: range | None = None) -> Carry:
@@ -26,7 +24,7 @@ def test_refill_replaces_halted_rows_only(bench) -> None:
     assert before.draws.tolist() == [1] * 8
     assert not before.halted.any()
     halted = torch.tensor([True, False] * 4)
-    moved = replace(before, halted=halted, age=torch.full((8,), 3), latent=Latent(*(z + 1 for z in before.latent)))
+    moved = replace(before, halted=halted, age=torch.full((8,), 3), z_H=before.z_H + 1, z_L=before.z_L + 1)
     after = refill(moved, bench.sampler(bench.config), bench.model(), bench.config)
     assert after.draws.tolist() == [2, 1] * 4
     assert after.age.tolist() == [0, 3] * 4

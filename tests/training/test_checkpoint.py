@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.model.network import Segment
-from eqr_ray.training.backend import LocalBackend, broadcast, collective_call
+from eqr_ray.model import Readout
+from eqr_ray.training.backend import Ema, LocalBackend, broadcast, collective_call
 from eqr_ray.training.checkpoint import choose_checkpoint, load_checkpoint, newest_checkpoint
 from eqr_ray.training.loop import train, validate
-from eqr_ray.training.optim import Ema
 
 WAIT_S = 20
 
@@ -207,9 +206,9 @@ class Says:
     def start(self, keys: Tensor) -> None:
         return None
 
-    def segment(self, latent: None, embedding: Tensor, keys: Tensor) -> Segment:
+    def segment(self, latent: None, embedding: Tensor, keys: Tensor) -> Readout:
         logits = torch.nn.functional.one_hot(torch.full_like(embedding, 2), 4).float()
-        return Segment(latent, logits, torch.ones(len(embedding)))  # type: ignore[arg-type]
+        return Readout(latent, logits, torch.ones(len(embedding)))  # type: ignore[arg-type]
 
 
 def test_padding_is_not_asked_in_validation() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from eqr_ray.training.loss import HALT_WEIGHT, IGNORE, log_stablemax, row_losses
+from eqr_ray.training.step import HALT_WEIGHT, IGNORE, log_stablemax, row_losses
 
 
 def stablemax(values: list[float]) -> list[float]:

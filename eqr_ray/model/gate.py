@@ -1,11 +1,11 @@
 """silu(a) * b of a SwiGLU: a kernel of our own for bfloat16 on CPUs with AMX, torch elsewhere.
 
-Only with AMX: it was an eighth faster on an Intel that has it and not faster on an AMD that has not. It is built with
-the first compiled cell of a process (`build`, called by compiling.py), which needs a C++ compiler anyway. Where it is
-not built, and in an eager cell, `gate` is the plain expression, whose last bits differ: what a cell computes does not
-depend on what else its process has done.
+Only with AMX: it was an eighth faster on an Intel that has it and not faster on an AMD that has not. `build` makes it
+with the first compiled cell of a process, which needs a C++ compiler anyway. Where it is not built, and in an eager
+cell, `gate` is the plain expression, whose last bits differ: what a cell computes does not depend on what else its
+process has done.
 
-    R rows, F hidden width
+Shapes: R rows, F hidden width.
 """
 
 from __future__ import annotations
@@ -63,19 +63,15 @@ def build() -> bool:
         return False
     try:
         with tempfile.TemporaryDirectory() as folder:
-            library = Path(folder) / "gate.so"
-            command = [compiler, *FLAGS, *INSTRUCTIONS, str(SOURCE), "-o", str(library)]
+            library = f"{folder}/gate.so"
+            command = [compiler, *FLAGS, *INSTRUCTIONS, str(SOURCE), "-o", library]
             subprocess.run(command, check=True, capture_output=True, text=True)
-            _register(ctypes.CDLL(str(library)))
+            _register(ctypes.CDLL(library))
     except (OSError, subprocess.CalledProcessError) as error:
         log.warning("the gate's own kernel was not built, torch's is used: %s", getattr(error, "stderr", None) or error)
         return False
     _ready = True
     return True
-
-
-def _like_contiguous(x: Tensor, dy: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _register(kernel: ctypes.CDLL) -> None:
@@ -90,13 +86,18 @@ def _register(kernel: ctypes.CDLL) -> None:
         kernel.eqr_gate(x.data_ptr(), y.data_ptr(), *y.shape, torch.get_num_threads())
         return y
 
+    def like_contiguous(x: Tensor, dy: Tensor) -> Tensor:
+        return torch.empty_like(x, memory_format=torch.contiguous_format)
+
     def backward(x: Tensor, dy: Tensor) -> Tensor:
-        x, dy = x.contiguous(), dy.contiguous()
-        dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+        x, dy, dx = x.contiguous(), dy.contiguous(), like_contiguous(x, dy)
         kernel.eqr_gate_backward(x.data_ptr(), dy.data_ptr(), dx.data_ptr(), *dy.shape, torch.get_num_threads())
         return dx
 
-    def setup(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    def gradient(ctx: Any, dy: Tensor) -> Any:
+        return torch.ops.eqr_ray.gate_backward(ctx.saved_tensors[0], dy)
+
+    def save_input(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0])
 
     torch.library.define("eqr_ray::gate", "(Tensor x) -> Tensor")
@@ -104,9 +105,5 @@ def _register(kernel: ctypes.CDLL) -> None:
     torch.library.impl("eqr_ray::gate", "CPU", forward)
     torch.library.impl("eqr_ray::gate_backward", "CPU", backward)
     torch.library.register_fake("eqr_ray::gate", lambda x: x.new_empty(x.shape[0], x.shape[1] // 2))
-    torch.library.register_fake("eqr_ray::gate_backward", _like_contiguous)
-    torch.library.register_autograd(
-        "eqr_ray::gate",
-        lambda ctx, dy: torch.ops.eqr_ray.gate_backward(ctx.saved_tensors[0], dy),
-        setup_context=setup,
-    )
+    torch.library.register_fake("eqr_ray::gate_backward", like_contiguous)
+    torch.library.register_autograd("eqr_ray::gate", gradient, setup_context=save_input)

@@ -1,1 +1,0 @@
-"""Kernels of our own, each with a plain twin."""
