@@ -23,10 +23,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.distributed.job_server import STOP_WAIT_S, JobSubmissionClient, job_server
+from eqr_ray.distributed.cluster import STOP_WAIT_S, job_server
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from ray.job_submission import JobStatus
 
 from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
-from eqr_ray.distributed.job_server import job_server
+from eqr_ray.distributed.cluster import job_server
 from eqr_ray.storage.run_dir import RunDir
 from eqr_ray.tasks import task_named
 from eqr_ray.training.experiment import TrainOptions, experiment_of
@@ -342,6 +342,6 @@ def test_mistakes_are_one_line_and_status_2(
 
 def test_no_cluster_is_started_beside_another(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        monkeypatch.setattr("eqr_ray.distributed.job_server.AGENT_PORT", other.getsockname()[1])
+        monkeypatch.setattr("eqr_ray.distributed.cluster.AGENT_PORT", other.getsockname()[1])
         with pytest.raises(UserError, match="another Ray on this machine"), job_server(None):
             pass

@@ -23,13 +23,10 @@ SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # the old output is silent at verbose=0, the new one is not
-    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the old output is silent at verbose=0, the new one is not
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",  # a machine that is busy takes minutes
-    # actors without a GPU keep the devices that the user made visible
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # actors without a GPU keep the devices that the user made visible
 }
-
 for name, value in SETTINGS.items():
     os.environ.setdefault(name, value)
 

@@ -28,8 +28,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.distributed.cluster import nodes
-from eqr_ray.distributed.metrics import RayMetrics
+from eqr_ray.distributed.cluster import RayMetrics, nodes
 from eqr_ray.distributed.ray_internals import unused_resources
 from eqr_ray.distributed.resources import ResourceRequest, capacity
 from eqr_ray.inference.dispatch import CALL_S, Dispatcher, ShardedRace, call_s

@@ -80,14 +80,14 @@ def runner(run: Run, team: ResourceRequest | None, joined: bool, log: RunLog) ->
         return
     with extra("cluster", f"actors={team.workers}"):
         # lazy: Ray takes seconds to import, and answering in one process needs none of it
-        from eqr_ray.distributed import actors, cluster, metrics  # noqa: PLC0415
+        from eqr_ray.distributed import actors, cluster  # noqa: PLC0415
     with ExitStack() as stack:
         if not joined:
             here = this_machine()[0]
             gpus = int(here["GPU"]) if team.gpus_each else 0
             stack.enter_context(cluster.start_ray(num_cpus=int(here["CPU"]), num_gpus=gpus))
         elastic = joined and run.config.actors is None
-        shown = metrics.RayMetrics(run.folder.path.name)
+        shown = cluster.RayMetrics(run.folder.path.name)
         log.sinks.append(shown.show)
         stack.callback(log.sinks.remove, shown.show)
         yield stack.enter_context(actors.Actors(team, run.factory, run.settings, run.slots, elastic, shown)).run
@@ -107,8 +107,8 @@ def answer(config: InferConfig, check: Callable[[Run], None] | None = None) -> t
                 from eqr_ray.distributed import cluster  # noqa: PLC0415
             stack.enter_context(cluster.start_ray(address))
             if config.wait_minutes:  # so that an autoscaler brings machines
-                cluster.request_nodes([{"GPU" if config.device == "cuda" else "CPU": 1}] * (config.actors or 1))
-                stack.callback(cluster.request_nodes, [])
+                cluster.request_nodes(config.actors or 1, gpus=config.device == "cuda")
+                stack.callback(cluster.request_nodes, 0)
             team = cluster.wait_for_nodes(lambda there: team_of(config, there, joined), config.wait_minutes * 60)
         else:
             team = team_of(config, this_machine(), joined)

@@ -41,8 +41,8 @@ def private(address: str) -> Any | None:
 
 def draining_nodes() -> set[str]:
     """Ids of nodes that will be taken away soon. Without the private state: none is known."""
-    get_draining_nodes = getattr(private(STATE), "get_draining_nodes", None)
-    return set(get_draining_nodes()) if get_draining_nodes else set()
+    get_draining_nodes = getattr(private(STATE), "get_draining_nodes", dict)
+    return set(get_draining_nodes())
 
 
 def unused_resources() -> list[Node]:
@@ -54,16 +54,17 @@ def unused_resources() -> list[Node]:
 def remove_orphaned_placement_groups() -> None:
     """Remove the placement groups of this job's actors that have died, such as Ray Train's controller. Ray keeps them
     until the job ends; Ray Train's own helper for it asks the dashboard, which may not be there."""
-    state, Group = private(STATE), private(PLACEMENT_GROUP)
     if not _can_remove_groups():
         return
+    state: Any = private(STATE)
+    Group: Any = private(PLACEMENT_GROUP)
     job = ray.get_runtime_context().get_job_id()
-    for entry in state._connect_and_get_accessor().get_placement_group_table():  # type: ignore[union-attr]
-        group = Group.FromString(entry)  # type: ignore[union-attr]
-        is_removed = group.state == Group.REMOVED  # type: ignore[union-attr]
+    for entry in state._connect_and_get_accessor().get_placement_group_table():
+        group = Group.FromString(entry)
         # a driver's group has no actor as its creator
         is_orphan = group.creator_actor_dead and not ActorID(group.creator_actor_id).is_nil()
-        if is_orphan and not (group.is_detached or is_removed) and group.creator_job_id.hex() == job:
+        is_there = group.state != Group.REMOVED and not group.is_detached
+        if is_orphan and is_there and group.creator_job_id.hex() == job:
             log.info("removing placement group %s of a dead actor", group.placement_group_id.hex())
             remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 
@@ -84,13 +85,11 @@ class WithoutHelperProcesses:
 
 
 def node_is_leaving() -> bool:
-    """Whether Ray Train's watcher has told this worker that a node is about to be taken away. Call it on all workers.
-
-    The public call asks all workers through an actor, too slow for every step; it is for a Ray without the private one.
-    """
-    context = private(TRAIN_CONTEXT)
+    """Whether Ray Train has told this worker that a node is about to be taken away. Call it on all workers."""
+    context: Any = private(TRAIN_CONTEXT)
     preemption = getattr(context(), "preemption_context", None) if context else None
     if preemption is not None:
         return preemption.preemption_info is not None
+    # public, but too slow for every step: it asks all workers through an actor
     get_preemption_info: Any = importlib.import_module("ray.train").get_preemption_info
     return get_preemption_info() is not None

@@ -9,10 +9,14 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from eqr_ray.config.errors import UserError
+
+if TYPE_CHECKING:
+    from eqr_ray.training.experiment import Experiment
 
 RAY_PRECISION = 10_000  # Ray counts resources in these parts of one, rounded: 6 x 0.1667 GPUs do not fit on one
 
@@ -48,6 +52,12 @@ def this_machine() -> list[Node]:
     return [{"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}]
 
 
+def describe_nodes(nodes: Sequence[Node]) -> str:
+    """What there is: "2 GPUs, 24 CPUs on 3 nodes"."""
+    total = ", ".join(f"{sum(node.get(name, 0) for node in nodes):g} {name}s" for name in ("GPU", "CPU"))
+    return total if len(nodes) == 1 else f"{total} on {len(nodes)} nodes"
+
+
 def uses_gpus(device: str, nodes: Sequence[Node]) -> bool:
     """`cuda` means GPUs, `auto` where there is one."""
     return device == "cuda" or (device == "auto" and places(nodes, use_gpus=True) > 0)
@@ -57,6 +67,16 @@ def places(nodes: Sequence[Node], use_gpus: bool, gpus_each: float = 1.0) -> int
     """Workers at most: one per CPU, or as many as the GPUs of each node are divided into."""
     each = {"GPU": gpu_share(gpus_each)} if use_gpus else {"CPU": 1.0}
     return sum(_fitting(node, each) for node in nodes)
+
+
+def capacity(nodes: Sequence[Node], request: ResourceRequest) -> int:
+    """How many workers like those of the request fit on these nodes."""
+    return sum(_fitting(node, {"CPU": request.cpus_each, "GPU": request.gpus_each}) for node in nodes)
+
+
+def _fitting(node: Node, each: Mapping[str, float]) -> int:
+    """How many workers with these resources `each` fit on a node."""
+    return min(int(node.get(name, 0) / amount + 1e-6) for name, amount in each.items() if amount)
 
 
 def gpu_share(gpus_each: float) -> float:
@@ -69,37 +89,24 @@ def gpu_share(gpus_each: float) -> float:
     return RAY_PRECISION // count / RAY_PRECISION
 
 
-def capacity(nodes: Sequence[Node], request: ResourceRequest) -> int:
-    """How many workers like those of the request fit on these nodes."""
-    return sum(_fitting(node, {"CPU": request.cpus_each, "GPU": request.gpus_each}) for node in nodes)
-
-
 def share(
     nodes: Sequence[Node], workers: int, use_gpus: bool, key: str = "actors", gpus_each: float = 1.0
 ) -> ResourceRequest:
     """A request for `workers` (at least 1) that fits on these nodes: each with `gpus_each` GPUs and the whole CPUs that
     its node has per such share (none where there are fewer CPUs than shares), or with the most whole CPUs that fit
-    `workers` times.
-
-    `key` is what the user calls the number. NotEnoughResources: fewer GPUs or CPUs than workers.
-    """
+    `workers` times. `key` is what the user calls the number. NotEnoughResources: fewer GPUs or CPUs than workers."""
     if workers < 1:
         raise UserError(f"{key}={workers} is not allowed: at least 1, or 0 to work without Ray")
     if workers > places(nodes, use_gpus, gpus_each):
         raise NotEnoughResources(_too_many(nodes, workers, use_gpus, key, gpus_each))
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
     if use_gpus:
         each = gpu_share(gpus_each)
-        shares = [(int(node.get("CPU", 0)), _fitting(node, {"GPU": each})) for node in nodes]
-        cpus_each = sorted((cpus // count for cpus, count in shares for _ in range(count)), reverse=True)
-        return ResourceRequest(workers, float(cpus_each[workers - 1]), each)
-    cpus = [int(node.get("CPU", 0)) for node in nodes]
-    most = next(c for c in range(max(cpus), 0, -1) if sum(count // c for count in cpus) >= workers)
+        counts = [_fitting(node, {"GPU": each}) for node in nodes]
+        per_share = [own // count for own, count in zip(cpus, counts, strict=True) for _ in range(count)]
+        return ResourceRequest(workers, float(sorted(per_share, reverse=True)[workers - 1]), each)
+    most = next(c for c in range(max(cpus), 0, -1) if sum(own // c for own in cpus) >= workers)
     return ResourceRequest(workers, float(most), 0.0)
-
-
-def _fitting(node: Node, each: Mapping[str, float]) -> int:
-    """How many workers with these resources `each` fit on a node."""
-    return min(int(node.get(name, 0) / amount + 1e-6) for name, amount in each.items() if amount)
 
 
 def _too_many(nodes: Sequence[Node], workers: int, use_gpus: bool, key: str, gpus_each: float) -> str:
@@ -111,7 +118,22 @@ def _too_many(nodes: Sequence[Node], workers: int, use_gpus: bool, key: str, gpu
     return f"{wanted}; there are {describe_nodes(nodes)}; device=cpu lets {key} share the CPUs"
 
 
-def describe_nodes(nodes: Sequence[Node]) -> str:
-    """What there is: "2 GPUs, 24 CPUs on 3 nodes"."""
-    total = ", ".join(f"{sum(node.get(name, 0) for node in nodes):g} {name}s" for name in ("GPU", "CPU"))
-    return total if len(nodes) == 1 else f"{total} on {len(nodes)} nodes"
+def place(
+    experiment: Experiment, nodes: Sequence[Node], device: str | None = None, at_most: int | None = None
+) -> ResourceRequest:
+    """As many training workers as the nodes have capacity for, from `workers_min` to `workers`, so that the batch can
+    be dealt out evenly. `device`: that of an earlier attempt; `at_most`: fewer, because more were not placed.
+    NotEnoughResources: not even the least."""
+    use_gpus, least = uses_gpus(device or experiment.device, nodes), experiment.least_workers
+    most = max(min(at_most or experiment.workers, places(nodes, use_gpus)), least)
+    count = next(number for number in range(most, least - 1, -1) if number == least or experiment.can_use(number))
+    return share(nodes, count, use_gpus, "workers" if least == experiment.workers else "workers_min")
+
+
+def could_grow(experiment: Experiment, now: ResourceRequest, nodes: Sequence[Node], unused: Sequence[Node]) -> bool:
+    """Whether another attempt would have more workers than `now`; `unused`: what is free on each node."""
+    try:
+        wanted = place(experiment, nodes, now.device_type)
+    except NotEnoughResources:
+        return False
+    return wanted.workers > now.workers and capacity(unused, wanted) >= wanted.workers - now.workers

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,18 @@ from typing import Any
 from ray.exceptions import RayActorError, RayError
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from eqr_ray.config.errors import Failure, UserError
-from eqr_ray.distributed.attempts import RESTART, STOP, Patience, StopRequest, could_grow, place
-from eqr_ray.distributed.cluster import is_joined, nodes, request_nodes, start_ray, wait_for_nodes
-from eqr_ray.distributed.metrics import RayMetrics
+from eqr_ray.distributed.cluster import RayMetrics, is_joined, nodes, request_nodes, start_ray, wait_for_nodes
 from eqr_ray.distributed.ray_internals import (
     WithoutHelperProcesses,
     remove_orphaned_placement_groups,
     unused_resources,
 )
-from eqr_ray.distributed.resources import NotEnoughResources, ResourceRequest, describe_nodes
+from eqr_ray.distributed.resources import NotEnoughResources, ResourceRequest, could_grow, describe_nodes, place
+from eqr_ray.distributed.worker import RESTART, STOP, STOP_REQUEST, work
 from eqr_ray.storage.run_dir import CHECKPOINTS
 from eqr_ray.storage.run_log import RunLog
 from eqr_ray.training.checkpoint import complete_checkpoints
@@ -69,21 +69,24 @@ def train_on_ray(
             os.environ[WATCHER] = "1"
         attempts = _Attempts(experiment, folder, request, elastic, interrupted)
         try:
-            result = attempts.to_the_end()
+            return attempts.to_the_end()
         finally:
             attempts.clean_up()
-    if "mistake" in result:
-        raise UserError(result["mistake"])
-    if "diverged" in result:
-        raise TrainingDiverged(result["diverged"])
-    summary: dict[str, Any] = result["summary"]
-    return summary
 
 
-def newest_step(folder: Path) -> int:
-    """The step of the newest checkpoint of the run; -1 where there is none."""
-    checkpoints = complete_checkpoints(folder / CHECKPOINTS)
-    return int(checkpoints[-1].name) if checkpoints else -1
+@dataclass
+class Patience:
+    """How often in a row an attempt may fail without a new checkpoint: then more of the same would not help."""
+
+    max_failures: int
+    step: int = -1  # of the newest checkpoint, -1 where there is none: at the beginning, then at the last failure
+    failures: int = 0
+
+    def lasts(self, step: int) -> bool:
+        """Count a failure with the newest checkpoint at `step`; whether another attempt is allowed."""
+        self.failures = 1 if step > self.step else self.failures + 1
+        self.step = step
+        return self.failures <= self.max_failures
 
 
 class _Attempts:
@@ -99,53 +102,56 @@ class _Attempts:
     ) -> None:
         self._experiment, self._folder, self._ray_files = experiment, folder, folder.resolve() / "ray"
         self._fixed_request, self._elastic, self._interrupted = fixed_request, elastic, interrupted
-        self._stop_request = StopRequest(folder)
-        self._patience = Patience(experiment.max_failures, newest_step(folder))
+        self._stop_request, self._asked = folder / STOP_REQUEST, ""
+        self._patience = Patience(experiment.max_failures, self._newest_step())
         self._metrics = RayMetrics(folder.name)
         self._wait_s = experiment.wait_minutes * 60 if elastic else 0.0  # for nodes
         self._device: str | None = None  # of the earlier attempts
         self._at_most: int | None = None  # workers, where more could not be placed
 
     def to_the_end(self) -> dict[str, Any]:
-        """What the workers of the last attempt returned: a `summary`, a `mistake` or that it `diverged`."""
+        """The summary that the first worker of the last attempt returned; errors: see `train_on_ray`."""
         while True:
             if self._interrupted():
                 raise KeyboardInterrupt
             request = self._fixed_request or self._place()
             try:
                 result = self._attempt(request)
-            except (ControllerError, WorkerGroupError, RayActorError) as error:
+            except (TrainingFailedError, RayActorError) as error:
                 reason = self._why_again(error, request)
             else:
-                if result.get("ended") == STOP:
+                if "summary" in result:
+                    return dict(result["summary"])
+                if "mistake" in result:
+                    raise UserError(result["mistake"])
+                if "diverged" in result:
+                    raise TrainingDiverged(result["diverged"])
+                if result["ended"] == STOP:
                     raise KeyboardInterrupt
-                if result.get("ended") != RESTART:
-                    return result
                 self._at_most, reason = None, "workers come or go"
-            log.warning("%s: starting again from step %d", reason, max(newest_step(self._folder), 0))
+            log.warning("%s: starting again from step %d", reason, max(self._newest_step(), 0))
             self._metrics.count("restarts")
 
     def clean_up(self) -> None:
         """Leave no request and no file of Ray's behind."""
-        self._stop_request.remove()
+        self._stop_request.unlink(missing_ok=True)
         if self._elastic:
             with suppress(RayError, OSError, RuntimeError):  # the error that ended the run counts
-                request_nodes([])
+                request_nodes(0)
         shutil.rmtree(self._ray_files, ignore_errors=True)
 
     def _place(self) -> ResourceRequest:
         """Who works at the next attempt. Not enough in time: NotEnoughResources at the first, then Failure."""
         experiment = self._experiment
         if self._elastic:  # so that an autoscaler brings machines, for as long as fewer are there than wanted
-            kind = "GPU" if "cuda" in (experiment.device, self._device) else "CPU"
-            request_nodes([{kind: 1}] * experiment.workers)
+            request_nodes(experiment.workers, gpus="cuda" in (experiment.device, self._device))
         choose = partial(place, experiment, device=self._device, at_most=self._at_most)
         try:
             request = wait_for_nodes(choose, self._wait_s, self._interrupted)
         except NotEnoughResources as error:
             if self._device is None:
                 raise
-            raise Failure(f"{error}; resume={self._folder} goes on from the newest checkpoint") from error
+            raise Failure(f"{error}; {self._way_on()}") from error
         self._device = request.device_type
         self._wait_s = max(self._wait_s, LOST_NODES_WAIT_S) if self._elastic else 0.0
         return request
@@ -153,7 +159,8 @@ class _Attempts:
     def _attempt(self, request: ResourceRequest) -> dict[str, Any]:
         """Run Ray Train in a thread, where it leaves signals alone, and watch for reasons to end it."""
         trainer = ray_trainer(self._experiment, self._folder, self._ray_files, request)
-        self._stop_request.clear()
+        self._asked = ""
+        self._stop_request.write_text("")  # there before the workers are: a shared disk is slow to show a new file
         outcome: Future[Any] = Future()
 
         def fit() -> None:
@@ -166,24 +173,30 @@ class _Attempts:
         looked_s = time.monotonic()
         while not wait([outcome], timeout=0.2).done:
             if self._interrupted():
-                self._stop_request.send(STOP)
+                self._ask(STOP)
             elif time.monotonic() - looked_s >= LOOK_EVERY_S:
                 looked_s = time.monotonic()
                 self._look_at_cluster(request)
         result: dict[str, Any] = outcome.result().return_value
         return result
 
+    def _ask(self, reason: str) -> None:
+        """Ask the workers to end, once or more often; STOP is never taken back."""
+        if self._asked not in (reason, STOP):
+            self._asked = reason
+            self._stop_request.write_text(reason)
+
     def _look_at_cluster(self, request: ResourceRequest) -> None:
         try:
             remove_orphaned_placement_groups()
             if self._elastic and could_grow(self._experiment, request, nodes(), unused_resources()):
-                self._stop_request.send(RESTART)
+                self._ask(RESTART)
         except (RayError, OSError, RuntimeError) as error:  # the head is busy, or away for a while
             log.info("the cluster does not answer (%s)", error)
 
     def _why_again(self, error: Exception, request: ResourceRequest) -> str:
         """Why the attempt failed. UserError or Failure: another one would not help."""
-        step, not_placed, reason = newest_step(self._folder), isinstance(error, ControllerError), _cause(error)
+        step, not_placed, reason = self._newest_step(), isinstance(error, ControllerError), cause(error)
         has_begun = self._patience.failures > 0 or step > self._patience.step
         least = self._experiment.least_workers
         if not_placed and not has_begun and request.workers == least:
@@ -192,12 +205,20 @@ class _Attempts:
             raise UserError(f"{words}, which has {describe_nodes(nodes())} ({reason})") from error
         if not self._patience.lasts(step):
             words = f"the workers failed {self._patience.failures} times in a row ({reason})"
-            raise Failure(f"{words}; resume={self._folder} goes on from the newest checkpoint") from error
+            raise Failure(f"{words}; {self._way_on()}") from error
         self._at_most = max(request.workers - 1, least) if not_placed else None
         return reason
 
+    def _newest_step(self) -> int:
+        """The step of the newest checkpoint; -1 where there is none."""
+        checkpoints = complete_checkpoints(self._folder / CHECKPOINTS)
+        return int(checkpoints[-1].name) if checkpoints else -1
 
-def _cause(error: Exception) -> str:
+    def _way_on(self) -> str:
+        return f"resume={self._folder} goes on from the newest checkpoint"
+
+
+def cause(error: Exception) -> str:
     """What Ray Train, or a worker, died of. That a worker's process is gone explains what the others say of it."""
     deaths = error.worker_failures if isinstance(error, WorkerGroupError) else {}
     for rank, death in sorted(deaths.items(), key=lambda item: not isinstance(item[1], RayActorError)):
@@ -211,21 +232,19 @@ class _Trainer(WithoutHelperProcesses, TorchTrainer):
 
 
 def ray_trainer(experiment: Experiment, folder: Path, ray_files: Path, request: ResourceRequest) -> TorchTrainer:
-    """Ray Train for one attempt."""
-    task = {
-        "experiment": experiment.to_dict(),
-        "folder": str(folder.resolve()),
-        "threads": 0 if request.gpus_each else request.threads,
-    }
+    """Ray Train for one attempt, which ends at the first loss of a worker: the next one may have other workers."""
+    task = {"experiment": experiment.to_dict(), "folder": str(folder.resolve()), "threads": request.threads}
     return _Trainer(
-        _work,
+        work,
         train_loop_config=task,
         torch_config=TorchConfig(backend="nccl" if request.gpus_each else "gloo"),
         scaling_config=scaling(request),
         run_config=RunConfig(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{time.monotonic_ns()}",
             storage_path=str(ray_files),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=PLACEMENTS - 1),
+            failure_config=FailureConfig(
+                max_failures=0, max_preemption_failures=0, controller_failure_limit=PLACEMENTS - 1
+            ),
             worker_runtime_env={"env_vars": worker_environment(request)},
         ),
     )
@@ -243,10 +262,3 @@ def worker_environment(request: ResourceRequest) -> dict[str, str]:
         "OMP_NUM_THREADS": str(request.threads),  # workers of one machine must not fight for its cores
         "DS_ACCELERATOR": request.device_type,  # else DeepSpeed guesses, aloud
     }
-
-
-def _work(task: dict[str, Any]) -> dict[str, Any] | None:
-    # lazy: DeepSpeed takes seconds and memory to import, and the driver does not need it
-    from eqr_ray.distributed.worker import work  # noqa: PLC0415
-
-    return work(task)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.distributed.resources import (
     Node,
+    NotEnoughResources,
     ResourceRequest,
     capacity,
+    could_grow,
     gpu_share,
+    place,
     places,
     share,
     this_machine,
     uses_gpus,
 )
+from eqr_ray.tasks import task_named
+from eqr_ray.training.experiment import Experiment, TrainOptions, experiment_of
 
 HEAD, GPU_NODE, BIG = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 64.0, "GPU": 8.0}
 
@@ -44,6 +51,7 @@ def test_a_team_by_hand(nodes: list[Node], workers: int, use_gpus: bool, team: R
 NODES = st.lists(st.fixed_dictionaries({"CPU": st.integers(0, 9), "GPU": st.integers(0, 3)}), min_size=1, max_size=4)
 
 
+@settings(deadline=None)  # the machine may be busy with other processes
 @given(NODES, st.booleans(), st.sampled_from([1.0, 0.5, 1 / 3, 0.2, 2.0]), st.data())
 def test_every_team_fits_node_by_node(nodes: list[Node], use_gpus: bool, gpus_each: float, data: st.DataObject) -> None:
     most = places(nodes, use_gpus, gpus_each)
@@ -119,3 +127,111 @@ def test_this_machine_with_and_without_affinity(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert this_machine()[0]["CPU"] == 7
+
+
+# ---- workers of a training
+
+
+def experiment(**changes: Any) -> Experiment:
+    return experiment_of(
+        TrainOptions(**{"batch": 24, "device": "cpu", **changes}), task_named("sudoku4"), Path("data"), "hash"
+    )
+
+
+def cpus(*counts: float) -> list[dict[str, float]]:
+    return [{"CPU": count} for count in counts]
+
+
+@pytest.mark.parametrize(
+    ("there", "workers"),
+    [(cpus(1, 1, 1, 1, 1, 1, 1, 1), 8), (cpus(*[1] * 7), 6), (cpus(1, 1, 1, 1, 1), 4), (cpus(1, 1), 2), (cpus(9), 8)],
+)
+def test_as_many_workers_as_there_is_room_for_and_the_batch_allows(there: list[dict[str, float]], workers: int) -> None:
+    assert place(experiment(workers=8, workers_min=2), there).workers == workers
+
+
+@settings(deadline=None)  # the first call compiles the schema of the options
+@given(
+    nodes=st.lists(st.integers(0, 4), max_size=8),
+    most=st.integers(1, 24),
+    least=st.integers(1, 24),
+    accumulation=st.sampled_from([1, 2, 3]),
+)
+def test_a_team_always_fits_and_divides_the_batch(nodes: list[int], most: int, least: int, accumulation: int) -> None:
+    try:
+        wanted = experiment(workers=most, workers_min=least, accumulation=accumulation)
+    except UserError:
+        return
+    try:
+        team = place(wanted, cpus(*nodes))
+    except NotEnoughResources:
+        assert sum(nodes) < least
+        return
+    assert least <= team.workers <= min(most, sum(nodes))
+    assert 24 % (team.workers * accumulation) == 0
+    assert sum(int(node / team.cpus_each) for node in nodes) >= team.workers
+    larger = [n for n in range(team.workers + 1, min(most, sum(nodes)) + 1) if 24 % (n * accumulation) == 0]
+    assert not larger
+
+
+def test_fewer_than_the_least_are_refused_by_the_name_of_their_key() -> None:
+    with pytest.raises(NotEnoughResources, match=r"^workers_min=2 needs 2 CPUs; there are 0 GPUs, 1 CPUs"):
+        place(experiment(workers=4, workers_min=2), cpus(1))
+    with pytest.raises(NotEnoughResources, match=r"^workers=4 needs 4 CPUs"):
+        place(experiment(workers=4), cpus(1, 1, 1))
+
+
+def test_an_attempt_on_gpus_is_not_followed_by_one_on_cpus() -> None:
+    there = [{"CPU": 8.0, "GPU": 0.0}]
+    assert place(experiment(workers=2, device="auto"), there).device_type == "cpu"
+    with pytest.raises(NotEnoughResources, match="workers=2 needs 2 GPUs"):
+        place(experiment(workers=2, device="auto"), there, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("there", "free", "grows"),
+    [
+        (cpus(1, 1, 1), cpus(0, 0, 1), True),
+        (cpus(1, 1, 1), cpus(0, 0, 0), False),  # another job has it
+        (cpus(1, 1), cpus(1), False),
+        (cpus(1, 1, 1, 1, 1), cpus(0, 0, 1, 1, 1), True),
+        (cpus(), [], False),
+    ],
+)
+def test_growth_wants_a_place_that_is_free(
+    there: list[dict[str, float]], free: list[dict[str, float]], grows: bool
+) -> None:
+    wanted = experiment(workers=4, workers_min=1)
+    assert could_grow(wanted, place(wanted, cpus(1, 1)), there, free) is grows
+
+
+def test_growth_onto_nodes_of_another_size() -> None:
+    wanted = experiment(workers=2, workers_min=1)
+    assert could_grow(wanted, place(wanted, cpus(16)[:1], at_most=1), cpus(16, 8), cpus(0, 8))
+    two = experiment(workers=3, workers_min=1)  # 2 + 2 free CPUs are no place for a share of 4
+    assert not could_grow(two, place(two, cpus(4, 4)), cpus(4, 4, 3), cpus(2, 2))
+
+
+def test_workers_that_could_not_be_placed_are_fewer_next_time() -> None:
+    wanted = experiment(workers=3, workers_min=1)
+    assert [place(wanted, cpus(1, 1, 1), at_most=most).workers for most in (None, 3, 2, 1)] == [3, 3, 2, 1]
+
+
+def test_five_places_for_a_batch_that_four_divide_are_no_reason_to_start_again() -> None:
+    wanted = experiment(workers=8, workers_min=1)
+    assert not could_grow(wanted, place(wanted, cpus(1, 1, 1, 1)), cpus(*[1] * 5), cpus(1))
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"workers": 2, "workers_min": 3}, r"workers_min=3 is not allowed: 1 to workers=2"),
+        ({"workers": 2, "workers_min": 0}, r"workers_min=0 is not allowed"),
+        ({"workers": 24, "workers_min": 5}, r"batch=24 cannot be dealt out to workers=5"),
+        ({"workers": 8, "workers_min": 8, "accumulation": 2}, r"accumulation=2 does not divide the 3 rows"),
+        ({"wait_minutes": -1.0}, r"wait_minutes=-1.0 is not allowed"),
+    ],
+)
+def test_workers_that_the_batch_does_not_fit(keys: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        experiment(**keys)

@@ -21,7 +21,7 @@ def cluster() -> Iterator[dict[str, float]]:
     with ExitStack() as stack:
         for left in reversed(range(STARTS)):
             try:
-                resources = stack.enter_context(start_ray(num_cpus=2, num_gpus=2, log_to_driver=False))
+                stack.enter_context(start_ray(num_cpus=2, num_gpus=2, log_to_driver=False))
                 break
             except Exception as error:
                 ray.shutdown()
@@ -30,4 +30,4 @@ def cluster() -> Iterator[dict[str, float]]:
             with warnings.catch_warnings():  # the processes of that start end without us
                 warnings.simplefilter("ignore", ResourceWarning)
                 gc.collect()
-        yield resources
+        yield ray.cluster_resources()

@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 
 from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
-from eqr_ray.distributed.attempts import place
 from eqr_ray.distributed.ray_internals import remove_orphaned_placement_groups, unused_resources
+from eqr_ray.distributed.resources import place
 from eqr_ray.distributed.trainer import scaling, train_on_ray, worker_environment
 from eqr_ray.training.experiment import Experiment, TrainOptions, describe_data, experiment_of
 from tests.support.commands import Started, call, succeed
