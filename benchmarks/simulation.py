@@ -125,7 +125,7 @@ class Simulation:
 
     def __init__(self, units: Iterable[Unit], segments: Segments, machines: Machines, copies: bool = True) -> None:
         self.machines, self._segments = machines, segments
-        self.dispatcher = Dispatcher[int](machines.slots, in_turn=False, copies=copies)
+        self.dispatcher = Dispatcher(machines.slots, in_turn=False, copies=copies)
         self.dispatcher.add(units)
         self.devices: list[Device] = []
         self._there: dict[int, bool] = {}  # whether it is at a call

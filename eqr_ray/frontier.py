@@ -24,7 +24,7 @@ from eqr_ray.distributed.recording import check_not_recording, recorded
 from eqr_ray.evaluation.cost import START_UP_S, Cost, predictions
 from eqr_ray.evaluation.frontier import FrontierConfig, Point, check_same_puzzles, points_of, recommended
 from eqr_ray.inference.policies import POLICIES
-from eqr_ray.inference.records import growing_table
+from eqr_ray.inference.records import SETTLED, growing_table
 from eqr_ray.inference.replay import RecordedRun, check_answers, open_recorded
 from eqr_ray.inference.settings import AnsweringOptions
 from eqr_ray.storage.progress import Progress, print_warning
@@ -130,7 +130,7 @@ def table_of(best: Sequence[Point], title: str) -> Table:
 def settings_of(point: Point) -> str:
     """Depth x breadth, the threshold of settling, the budget: what tells it from the other points of its policy."""
     words = f"{point.depth} x {point.breadth}"
-    if POLICIES[point.policy].stop_status == "settled":
+    if POLICIES[point.policy].stop_status == SETTLED:
         words += f" at {point.settle_below:g}"
     return words if point.budget is None else f"{words}, {point.budget} at most"
 

@@ -135,7 +135,7 @@ class Actors:
         self._started = self._deaths = 0
         self._looked_s = time.monotonic()
         policy = make_policy(settings)
-        self._dispatcher = Dispatcher[Handle](slots, policy.in_turn)
+        self._dispatcher = Dispatcher(slots, policy.in_turn)
         self._race = ShardedRace(policy, slots)
 
     def __enter__(self) -> Actors:

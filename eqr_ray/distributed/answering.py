@@ -59,7 +59,7 @@ def work(run: Run, team: ResourceRequest | None, joined: bool, log: RunLog) -> N
         log.sinks.append(display)
         stack.callback(log.sinks.remove, display)
         live = started(run, log)
-        for _, inputs in run.rounds():
+        for inputs in run.folder.rounds(run.puzzle_set.inputs):
             missing = run.folder.missing()
             if missing:
                 if run_here is None:

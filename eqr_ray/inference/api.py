@@ -83,22 +83,8 @@ def solve(
     `settle_below`: None as the model's card says, else 1. `budget`: segments per puzzle at most. `compile` pays for
     thousands of trajectories. UserError: a puzzle that the model cannot read, an option that is not allowed.
     """
-    config = InferConfig(
-        checkpoint="",
-        data="",
-        depth=depth,
-        breadth=breadth,
-        noise_scale=noise_scale,
-        init_std=init_std,
-        policy=policy,
-        select=select,
-        settle_below=settle_below,
-        settle_for=settle_for,
-        budget=budget,
-        slots=slots,
-        seed=seed,
-        dtype=dtype,
-    )
+    keys = {name: value for name, value in locals().items() if name in InferConfig.model_fields}
+    config = InferConfig(checkpoint="", data="", **keys)  # which checks them, and knows the other defaults
     settings = config.settings(model.card)
     inputs = _tokens(model, puzzles)
     if len(inputs) == 0:
@@ -132,15 +118,10 @@ def _tokens(model: Model, puzzles: Sequence[str] | npt.ArrayLike) -> Tokens:
 def _answers(model: Model, rows: Records, select: str) -> list[Answer]:
     chosen, residual, spent = answers_of(rows, select)
     task = task_named(model.card.task) if model.card.task else None
+    numbers = (residual.tolist(), chosen.settled.tolist(), chosen.restart.tolist(), spent.tolist())
     return [
-        Answer(
-            text=task.decode(chosen.prediction[number]) if task else "",
-            tokens=chosen.prediction[number],
-            residual=float(residual[number]),
-            settled=bool(chosen.settled[number]),
-            restart=int(chosen.restart[number]),
-            segments=int(spent[number]),
-            status=STATUSES[chosen.status[number]],
+        Answer(task.decode(tokens) if task else "", tokens, value, settled, restart, segments, STATUSES[status])
+        for tokens, status, value, settled, restart, segments in zip(
+            chosen.prediction, chosen.status, *numbers, strict=True
         )
-        for number in range(len(chosen))
     ]

@@ -10,11 +10,11 @@ not matter whose they are.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from eqr_ray.inference.policies import FirstToSettle, Policy, Win
 from eqr_ray.inference.records import SETTLED, Records, concatenate
@@ -24,8 +24,6 @@ AHEAD = 2  # trajectories per slot that a worker is given at first ...
 MOST_AHEAD = 16  # ... and at most before it asks for more: doubled whenever slots stood idle
 CALL_S = 1.0  # a worker reports at least this often, unless ...
 REPORTS_PER_S = 100  # ... there are so many that a driver would be busy with reports alone (some 2 ms each)
-
-W = TypeVar("W", bound=Hashable)
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +53,7 @@ class Held:
     ahead: int = AHEAD
 
 
-class Dispatcher(Generic[W]):
+class Dispatcher:
     """Hands out units to workers of `slots` slots each; of every unit that is added one result is kept.
 
     `in_turn` as in `offered`. A unit is with two workers at most, and with one where not `copies`.
@@ -65,8 +63,7 @@ class Dispatcher(Generic[W]):
         self._slots, self._in_turn, self._copies = slots, in_turn, copies
         self._unread: Iterator[Unit] = iter(())
         self._waiting: deque[Unit] = deque()  # returned by lost workers, and at most one that was read ahead
-        self._held: dict[W, Held] = {}
-        self._holders: dict[Unit, list[W]] = {}  # those that were given out first come first
+        self._held: dict[Hashable, Held] = {}  # by worker
 
     def add(self, units: Iterable[Unit]) -> None:
         """More to run, behind all others. Units are read when they are handed out."""
@@ -75,38 +72,36 @@ class Dispatcher(Generic[W]):
     @property
     def finished(self) -> bool:
         """Whether every unit has its result."""
-        return not self._holders and not self._more()
+        return not any(held.units for held in self._held.values()) and not self._more()
 
-    def held(self, worker: W) -> list[Unit]:
+    def held(self, worker: Hashable) -> list[Unit]:
         """The units that it has, oldest first."""
         return list(self._held[worker].units)
 
-    def join(self, worker: W) -> None:
+    def join(self, worker: Hashable) -> None:
         """A worker is there, with nothing to do yet."""
         assert worker not in self._held
         self._held[worker] = Held()
 
-    def leave(self, worker: W) -> list[Unit]:
+    def leave(self, worker: Hashable) -> list[Unit]:
         """A worker is lost, if it had joined. Returns what waits again: its units, but for those with a copy."""
         lost = self._held.pop(worker, Held())
-        back = [unit for unit in lost.units if len(self._holders[unit]) == 1]
-        for unit in lost.units:
-            self._let_go(unit, worker)
+        back = [unit for unit in lost.units if not any(unit in held.units for held in self._held.values())]
         self._waiting.extendleft(reversed(back))
         return back
 
-    def done(self, worker: W, unit: Unit) -> bool:
+    def done(self, worker: Hashable, unit: Unit) -> bool:
         """A worker brings the result of a unit: whether it is the first, and to be kept."""
-        if worker not in self._holders.get(unit, ()):
+        if worker not in self._held or unit not in self._held[worker].units:
             return False  # finished elsewhere: the order to drop it was still on its way
-        for holder in list(self._holders[unit]):
-            self._let_go(unit, holder)
-            del self._held[holder].units[unit]
-            if holder != worker:
-                self._held[holder].drop.append(unit)
+        for holder, held in self._held.items():
+            if unit in held.units:
+                del held.units[unit]
+                if holder != worker:
+                    held.drop.append(unit)
         return True
 
-    def give(self, worker: W, starved: bool = False) -> Order:
+    def give(self, worker: Hashable, starved: bool = False) -> Order:
         """What to tell a worker now. `starved`: slots stood idle with all that it has; it gets a unit in any case."""
         held = self._held[worker]
         if starved:
@@ -114,10 +109,12 @@ class Dispatcher(Generic[W]):
         drop, held.drop = held.drop, []
         run: list[Unit] = []
         while self._more() and ((starved and not run) or offered(held.units, self._in_turn) < held.ahead * self._slots):
-            run.append(self._hand(self._waiting.popleft(), worker))
-        if not held.units and (unit := self._to_copy()) is not None:
+            run.append(self._waiting.popleft())
+            held.units[run[-1]] = None
+        if not held.units and self._copies and (unit := self._last_of_most()) is not None:
             log.info("%s a second time, on %s: nothing waits, and it has run dry", unit.name, worker)
-            run.append(self._hand(unit, worker))
+            run.append(unit)
+            held.units[unit] = None
         return Order(drop, run, self._more())
 
     def _more(self) -> bool:
@@ -126,24 +123,12 @@ class Dispatcher(Generic[W]):
             self._waiting.extend(islice(self._unread, 1))
         return bool(self._waiting)
 
-    def _hand(self, unit: Unit, worker: W) -> Unit:
-        self._held[worker].units[unit] = None
-        self._holders.setdefault(unit, []).append(worker)
-        return unit
-
-    def _let_go(self, unit: Unit, worker: W) -> None:
-        self._holders[unit].remove(worker)
-        if not self._holders[unit]:
-            del self._holders[unit]
-
-    def _to_copy(self) -> Unit | None:
-        """Of the worker with the most units that have no copy (among equals, of the oldest) the last: it has done the
-        least of that one."""
-        units_of: dict[W, list[Unit]] = defaultdict(list)
-        for unit, holders in self._holders.items():
-            if len(holders) == 1:
-                units_of[holders[0]].append(unit)
-        return max(units_of.values(), key=len)[-1] if units_of and self._copies else None
+    def _last_of_most(self) -> Unit | None:
+        """Of the worker with the most units that have no copy the last: it has done the least of that one."""
+        holders = Counter(chain.from_iterable(held.units for held in self._held.values()))
+        single = [[unit for unit in held.units if holders[unit] == 1] for held in self._held.values()]
+        most = max(single, key=len)
+        return most[-1] if most else None
 
 
 @dataclass
@@ -175,12 +160,9 @@ class ShardedRace:
             if unit.puzzles > 1 or len(starts) == 1 or not isinstance(self._policy, FirstToSettle):
                 yield unit
                 continue
-            divided = Divided(unit, len(starts))
-            shards = [
-                replace(unit, restart_first=start, restart_last=min(start + self._slots, unit.restart_last))
-                for start in starts
-            ]
-            self._of.update(dict.fromkeys(shards, divided))
+            ends = (*starts[1:], unit.restart_last)
+            shards = [Unit(unit.first, unit.last, *restarts) for restarts in zip(starts, ends, strict=True)]
+            self._of.update(dict.fromkeys(shards, Divided(unit, len(shards))))
             yield from shards
 
     def merged(self, shard: Unit, rows: Records) -> list[tuple[Unit, Records]]:
@@ -191,14 +173,10 @@ class ShardedRace:
         divided.back.append(rows)
         divided.missing -= 1
         won = rows.take(rows.status == SETTLED)
-        found = [Win(*win) for win in zip(won.restart.tolist(), won.segments.tolist(), strict=True)]
-        known = [divided.win] if divided.win else []
-        divided.win = min(found + known, key=lambda win: (win.segments, win.restart), default=None)
-        if divided.missing:
-            return []
-        return [(divided.unit, self._policy.resolve(concatenate(divided.back).in_order()))]
+        wins = [Win(*win) for win in zip(won.segments.tolist(), won.restart.tolist(), strict=True)]
+        divided.win = min(wins + ([divided.win] if divided.win else []), default=None)
+        return [] if divided.missing else [(divided.unit, self._policy.resolve(concatenate(divided.back).in_order()))]
 
     def wins(self, shards: Iterable[Unit]) -> list[tuple[Unit, Win]]:
         """Which of these are beaten by a restart of another shard, and by whom."""
-        open_shards = [(shard, self._of[shard].win) for shard in shards if shard in self._of]
-        return [(shard, win) for shard, win in open_shards if win is not None]
+        return [(one, win) for one in shards if one in self._of and (win := self._of[one].win) is not None]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,20 +20,12 @@ import numpy.typing as npt
 import torch
 
 from eqr_ray.inference.policies import Policy, Race, Restarts, Signals, Win, make_policy
-from eqr_ray.inference.records import (
-    DEPTH,
-    DIVERGED,
-    PRUNED,
-    RUNNING,
-    STATUSES,
-    Records,
-    Tokens,
-    concatenate,
-    no_records,
-)
+from eqr_ray.inference.records import DEPTH, DIVERGED, PRUNED, RUNNING, Records, Tokens, concatenate, no_records
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.slots import Numbers, Slots, SlotsLike
 from eqr_ray.inference.units import Unit, enough_ahead
+
+Flags = npt.NDArray[np.bool_]
 
 
 class EngineReport(NamedTuple):
@@ -46,24 +38,14 @@ class EngineReport(NamedTuple):
     actor: str | None = None
 
 
-class Trajectory(NamedTuple):
-    """Row number of the puzzle, number of the restart, segments after which it ends at the latest."""
-
-    puzzle: int
-    restart: int
-    until: int
-
-
 class OpenUnit:
-    """A unit in work: its `inputs` (puzzles, L), what is still to be run, and the `records` so far. Puzzles go side by
-    side, those that have begun first; rows of padding alone are left out. The engine `take`s trajectories as slots come
-    free, and reports every end."""
+    """A unit in work: its `inputs` (puzzles, L), the trajectories that are still to be run, and the `records` so far.
+    Puzzles go side by side, those that have begun first; rows of padding alone are left out."""
 
     def __init__(self, unit: Unit, inputs: Tokens, policy: Policy) -> None:
-        self.unit, self.inputs = unit, inputs
+        self.unit, self.inputs, self._policy = unit, inputs, policy
         self.records: list[Records] = []
         self.answered = 0  # puzzles of which nothing is left to do
-        self._policy = policy
         self._waiting = deque((unit.first + np.flatnonzero((inputs != 0).any(axis=1))).tolist())
         self._open: dict[int, Restarts] = {}  # puzzles that have begun, and those that are beaten before
         self._ready: deque[int] = deque()  # puzzles that may need a restart
@@ -74,38 +56,28 @@ class OpenUnit:
         """Whether all that were taken have ended and no more will come."""
         return not self._waiting and not self._open
 
-    def take(self) -> Trajectory | None:
-        """The next to start; None when there is none now (`ended` may bring more)."""
+    def take(self) -> tuple[int, int] | None:
+        """(puzzle, restart) to start next; None when there is none now (`ended` may bring more)."""
         while self._ready:
             puzzle = self._ready[0]
             if puzzle in self._open and self._open[puzzle].needed:
-                return self._start(puzzle)
+                return puzzle, self._open[puzzle].start()
             self._ready.popleft()
         if not self._waiting:
             return None
         puzzle = self._waiting.popleft()
-        self._begin(puzzle)
         self._ready.append(puzzle)
         self._rotation.append(puzzle)
-        return self._start(puzzle)
+        return puzzle, self._restarts(puzzle).start()
 
-    def take_ahead(self) -> Trajectory | None:
+    def take_ahead(self) -> tuple[int, int] | None:
         """One that may turn out not to be needed, for a slot that would be idle; None: there is none."""
         while self._rotation:
             puzzle = self._rotation.popleft()
             if puzzle in self._open and self._open[puzzle].left:
                 self._rotation.append(puzzle)
-                return self._start(puzzle)
+                return puzzle, self._open[puzzle].start()
         return None
-
-    def _begin(self, puzzle: int) -> None:
-        if puzzle not in self._open:
-            numbers = range(self.unit.restart_first, self.unit.restart_last)
-            self._open[puzzle] = self._policy.restarts(numbers, self._policy.settings)
-
-    def _start(self, puzzle: int) -> Trajectory:
-        restart = self._open[puzzle].start()
-        return Trajectory(puzzle, restart, self.until(puzzle, restart))
 
     def until(self, puzzle: int, restart: int) -> int:
         """After how many segments a trajectory that was taken ends, by what is known now."""
@@ -125,10 +97,14 @@ class OpenUnit:
 
     def beaten(self, puzzle: int, win: Win) -> bool:
         """A restart of this puzzle, of another unit, has settled. Returns as `ended` does."""
-        if puzzle in self._waiting:
-            self._begin(puzzle)
-        race = self._open.get(puzzle)
+        race = self._restarts(puzzle) if puzzle in self._waiting else self._open.get(puzzle)
         return isinstance(race, Race) and race.beaten(win)
+
+    def _restarts(self, puzzle: int) -> Restarts:
+        if puzzle not in self._open:
+            numbers = range(self.unit.restart_first, self.unit.restart_last)
+            self._open[puzzle] = self._policy.restarts(numbers, self._policy.settings)
+        return self._open[puzzle]
 
 
 class BreadthEngine:
@@ -139,22 +115,16 @@ class BreadthEngine:
     """
 
     def __init__(
-        self,
-        network: Any,
-        settings: Settings,
-        slots: int,
-        make: Callable[[Any, int, Settings], SlotsLike] = Slots,
+        self, network: Any, settings: Settings, slots: int, make: Callable[[Any, int, Settings], SlotsLike] = Slots
     ) -> None:
         self.settings, self.policy = settings, make_policy(settings)
         self.slots, self.row_segments = slots, 0
         self._slots = make(network, slots, settings)
-        self._stop_status = STATUSES.index(self.policy.stop_status)
-        self._open: dict[int, OpenUnit] = {}  # by the number in which they were added
-        self._added = 0
-        self._active = np.zeros(slots, dtype=np.bool_)
-        self._owner = np.zeros(slots, dtype=np.int64)  # the number of the open unit
-        self._puzzle, self._restart = np.zeros(slots, dtype=np.int64), np.zeros(slots, dtype=np.int64)
-        self._segments, self._until = np.zeros(slots, dtype=np.int32), np.zeros(slots, dtype=np.int32)
+        self._open: dict[Unit, OpenUnit] = {}
+        # What is in each slot.
+        self._active, self._part = np.zeros(slots, dtype=np.bool_), np.full(slots, None, dtype=object)
+        self._puzzle, self._restart = np.zeros((2, slots), dtype=np.int64)
+        self._segments, self._until = np.zeros((2, slots), dtype=np.int32)
 
     @property
     def idle(self) -> bool:
@@ -163,27 +133,21 @@ class BreadthEngine:
     def add(self, unit: Unit, inputs: Tokens) -> None:
         """Queue a unit behind the others. `inputs` (unit.puzzles, L) uint8; rows of padding alone are left out."""
         assert len(inputs) == unit.puzzles
-        self._open[self._added] = OpenUnit(unit, inputs, self.policy)
-        self._added += 1
+        self._open[unit] = OpenUnit(unit, inputs, self.policy)
 
     def answered(self) -> dict[Unit, int]:
         """How many puzzles are done, of every unit in work."""
-        return {part.unit: part.answered for part in self._open.values() if part.answered}
+        return {unit: part.answered for unit, part in self._open.items() if part.answered}
 
     def drop(self, unit: Unit) -> None:
         """Forget a unit and free its slots; one that is not here is ignored."""
-        for number in self._numbers(unit):
-            del self._open[number]
-            self._active &= self._owner != number
+        if (part := self._open.pop(unit, None)) is not None:
+            self._active &= self._part != part
 
     def beaten(self, unit: Unit, puzzle: int, win: Win) -> None:
         """A restart of this puzzle has settled elsewhere; a unit that is not here is ignored."""
-        for number in self._numbers(unit):
-            if self._open[number].beaten(puzzle, win):
-                self._shorten(number, puzzle)
-
-    def _numbers(self, unit: Unit) -> list[int]:
-        return [number for number, part in self._open.items() if part.unit == unit]
+        if unit in self._open and self._open[unit].beaten(puzzle, win):
+            self._shorten(self._open[unit], puzzle)
 
     def step(self, ahead: bool = False) -> list[tuple[Unit, Records]]:
         """Refill, one segment of all slots, record. Returns the units that this finished, their records in order.
@@ -205,43 +169,34 @@ class BreadthEngine:
         self._record(np.flatnonzero(seen), done, stopped, signals)
         self._active &= ~done
         for slot in np.flatnonzero(done).tolist():
-            number, puzzle = int(self._owner[slot]), int(self._puzzle[slot])
-            end = int(self._restart[slot]), int(self._segments[slot]), bool(stopped[slot])
-            if self._open[number].ended(puzzle, *end):
-                self._shorten(number, puzzle)
+            part, puzzle = self._part[slot], int(self._puzzle[slot])
+            if part.ended(puzzle, int(self._restart[slot]), int(self._segments[slot]), bool(stopped[slot])):
+                self._shorten(part, puzzle)
         return self._collect()
 
     def _refill(self, ahead: bool) -> None:
-        at = np.flatnonzero(~self._active)
-        taken = list(islice(self._waiting(ahead), len(at)))
+        """Start what waits: needed trajectories of all units in order, then perhaps those that run ahead."""
+        takers = [(part, part.take) for part in self._open.values()]
+        takers += [(part, part.take_ahead) for part in self._open.values() if ahead]
+        waiting = chain.from_iterable(((part, *one) for one in iter(take, None)) for part, take in takers)
+        idle = np.flatnonzero(~self._active)
+        taken = list(islice(waiting, len(idle)))  # what is read has been taken
         if not taken:
             return
-        at = at[: len(taken)]
+        at = idle[: len(taken)]
         self._active[at], self._segments[at] = True, 0
-        self._owner[at] = [number for number, _ in taken]
-        rows = np.array([trajectory for _, trajectory in taken], dtype=np.int64)
-        self._puzzle[at], self._restart[at], self._until[at] = rows.T
-        parts = [(self._open[number], trajectory) for number, trajectory in taken]
-        inputs = np.stack([part.inputs[trajectory.puzzle - part.unit.first] for part, trajectory in parts])
+        self._part[at], self._puzzle[at], self._restart[at] = zip(*taken, strict=True)
+        self._until[at] = [part.until(puzzle, restart) for part, puzzle, restart in taken]
+        inputs = np.stack([part.inputs[puzzle - part.unit.first] for part, puzzle, _ in taken])
         self._slots.fill(at, self._puzzle[at], self._restart[at], inputs)
 
-    def _waiting(self, ahead: bool) -> Iterator[tuple[int, Trajectory]]:
-        """What may start now, in the order in which slots are given to it; what is read has been taken."""
-        for number, part in self._open.items():
-            yield from ((number, trajectory) for trajectory in iter(part.take, None))
-        for number, part in self._open.items() if ahead else ():
-            yield from ((number, trajectory) for trajectory in iter(part.take_ahead, None))
-
-    def _record(
-        self, at: Numbers, done: npt.NDArray[np.bool_], stopped: npt.NDArray[np.bool_], signals: Signals
-    ) -> None:
+    def _record(self, at: Numbers, done: Flags, stopped: Flags, signals: Signals) -> None:
         """Keep a row of each of these slots (F,)."""
         slots = torch.from_numpy(at).to(signals.settled.device)
         scores = torch.stack([signals.logit_residual, signals.latent_residual, signals.halt_logit.float()])
         logit_residual, latent_residual, halt_logit = scores.index_select(1, slots).cpu().numpy()
-        ended = np.where(self._segments[at] >= self.settings.depth, DEPTH, PRUNED)
-        status = np.where(done[at], ended, RUNNING)
-        status = np.where(np.isnan(latent_residual), DIVERGED, status)
+        reasons = (stopped[at], np.isnan(latent_residual), ~done[at], self._segments[at] >= self.settings.depth)
+        status = np.select(reasons, (self.policy.stop_status, DIVERGED, RUNNING, DEPTH), PRUNED)
         none = np.float32(np.inf)
         rows = Records(
             puzzle=self._puzzle[at],
@@ -252,19 +207,21 @@ class BreadthEngine:
             latent_residual=np.where(np.isnan(latent_residual), none, latent_residual),
             halt_logit=halt_logit,
             prediction=signals.prediction.index_select(0, slots).cpu().numpy(),
-            status=np.where(stopped[at], self._stop_status, status).astype(np.uint8),
+            status=status.astype(np.uint8),
         )
-        owner = self._owner[at]
-        for number in np.unique(owner).tolist():
-            self._open[number].records.append(rows.take(owner == number))
+        parts = self._part[at]
+        for part in dict.fromkeys(parts):
+            part.records.append(rows.take(parts == part))
 
-    def _shorten(self, number: int, puzzle: int) -> None:
+    def _shorten(self, part: OpenUnit, puzzle: int) -> None:
         """Ask again when the running restarts of a puzzle end."""
-        for slot in np.flatnonzero(self._active & (self._owner == number) & (self._puzzle == puzzle)).tolist():
-            self._until[slot] = self._open[number].until(puzzle, int(self._restart[slot]))
+        for slot in np.flatnonzero(self._active & (self._part == part) & (self._puzzle == puzzle)).tolist():
+            self._until[slot] = part.until(puzzle, int(self._restart[slot]))
 
     def _collect(self) -> list[tuple[Unit, Records]]:
-        finished = [self._open.pop(number) for number, part in list(self._open.items()) if part.finished]
+        finished = [part for part in self._open.values() if part.finished]
+        for part in finished:
+            del self._open[part.unit]
         rows = [concatenate(part.records or [no_records(part.inputs.shape[1])]).in_order() for part in finished]
         return [(part.unit, self.policy.resolve(own)) for part, own in zip(finished, rows, strict=True)]
 

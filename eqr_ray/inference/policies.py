@@ -9,7 +9,6 @@ their order; what idle slots ran ahead of that is left out of the records afterw
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -18,16 +17,16 @@ import torch
 from torch import Tensor
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.inference.records import CANCELLED, SETTLED, STATUSES, Records
+from eqr_ray.inference.records import ACCEPTED, CANCELLED, DEPTH, HALTED, SETTLED, Records
 from eqr_ray.inference.settings import Settings
 from eqr_ray.tasks.registry import task_named
 
 
 class Win(NamedTuple):
-    """A restart that has settled, and after how many segments."""
+    """After how many segments which restart has settled. The least of a puzzle's wins counts."""
 
-    restart: int
     segments: int
+    restart: int
 
 
 class Restarts:
@@ -73,31 +72,24 @@ class OneByOne(Restarts):
 
     def __init__(self, numbers: range, settings: Settings) -> None:
         super().__init__(numbers, settings)
-        self._budget = math.inf if settings.budget is None else settings.budget
-        if settings.budget is not None:
-            self._end = min(self._end, self._first + -(-settings.budget // self._depth))
-        self._open = self._first  # the first restart that has not failed
-        self._failed: set[int] = set()
+        self._budget = settings.budget or len(numbers) * self._depth
+        self._end = min(self._end, self._first + -(-self._budget // self._depth))
 
     @property
     def needed(self) -> bool:
-        return self.left and self._next == self._open
+        return self.left and not self._running
 
     def until(self, restart: int) -> int:
         if restart > self._end:  # one before it has stopped
             return 1
         # All restarts before it took the full depth, or it is not needed.
-        return int(min(self._depth, self._budget - (restart - self._first) * self._depth))
+        return min(self._depth, self._budget - (restart - self._first) * self._depth)
 
     def ended(self, restart: int, segments: int, stopped: bool) -> bool:
         self._running.remove(restart)
         if stopped:
             self._end = min(self._end, restart)
-            return True
-        self._failed.add(restart)
-        while self._open in self._failed:
-            self._open += 1
-        return False
+        return stopped
 
 
 class Race(Restarts):
@@ -105,21 +97,20 @@ class Race(Restarts):
 
     def __init__(self, numbers: range, settings: Settings) -> None:
         super().__init__(numbers, settings)
-        self._best = Win(self._end, self._depth + 1)
+        self._best = Win(settings.depth + 1, numbers.stop)
 
     def until(self, restart: int) -> int:
-        best = self._best
-        return max(1, min(self._depth, best.segments if restart < best.restart else best.segments - 1))
+        last = self._best.segments if restart < self._best.restart else self._best.segments - 1
+        return max(1, min(self._depth, last))
 
     def ended(self, restart: int, segments: int, stopped: bool) -> bool:
         self._running.remove(restart)
-        return stopped and self.beaten(Win(restart, segments))
+        return stopped and self.beaten(Win(segments, restart))
 
     def beaten(self, win: Win) -> bool:
         """A restart has settled, here or elsewhere: one that can no longer win ends. Returns whether that is news."""
-        is_news = (win.segments, win.restart) < (self._best.segments, self._best.restart)
-        if is_news:
-            self._best = win
+        is_news = win < self._best
+        self._best = min(win, self._best)
         return is_news
 
 
@@ -143,7 +134,7 @@ class Policy:
     the task's rules check answers, which the method does without.
     """
 
-    stop_status = "settled"
+    stop_status = SETTLED
     whole, in_turn, widens, verifies = False, False, True, False
     restarts: type[Restarts] = Restarts
 
@@ -162,7 +153,7 @@ class Policy:
 class Full(Policy):
     """The paper's protocol: every trajectory runs `depth` segments, every restart is run."""
 
-    stop_status = "depth"
+    stop_status = DEPTH
 
     def stop(self, signals: Signals) -> Tensor | None:
         return None
@@ -171,7 +162,7 @@ class Full(Policy):
 class Halt(Policy):
     """A trajectory stops when its halting logit is positive, as rows do in training."""
 
-    stop_status = "halted"
+    stop_status = HALTED
 
     def stop(self, signals: Signals) -> Tensor | None:
         return signals.halt_logit > 0
@@ -183,22 +174,21 @@ class Sequential(Policy):
     whole, in_turn, restarts = True, True, OneByOne
 
     def resolve(self, rows: Records) -> Records:
-        first, known = _first_of_its_puzzle(rows, np.flatnonzero(rows.status == STATUSES.index(self.stop_status)))
-        return rows.take(~known | (rows.restart <= rows.restart[first]))
+        first = _first_of_its_puzzle(rows, np.flatnonzero(rows.status == self.stop_status))
+        return rows.take((first < 0) | (rows.restart <= rows.restart[first]))
 
 
 class FirstToSettle(Policy):
-    """All restarts of a puzzle side by side until one has settled: for few puzzles and little patience."""
+    """All restarts of a puzzle side by side until one has settled: for few puzzles and little patience. The winner has
+    the fewest segments, then the least number; the others are cancelled after as many segments."""
 
     whole, widens, restarts = True, False, Race
 
     def resolve(self, rows: Records) -> Records:
-        """Of a puzzle that has settled rows, the one of fewest segments, then of least number, as it is; the others as
-        cancelled after as many segments."""
         settled = np.flatnonzero(rows.status == SETTLED)
         settled = settled[np.lexsort((rows.segments[settled], rows.puzzle[settled]))]  # among equals in their order
-        first, known = _first_of_its_puzzle(rows, settled)
-        cancelled = known & (first != np.arange(len(rows)))
+        first = _first_of_its_puzzle(rows, settled)
+        cancelled = (first >= 0) & (first != np.arange(len(rows)))
         none = np.float32(np.inf)
         return dataclasses.replace(
             rows,
@@ -215,7 +205,7 @@ class FirstToSettle(Policy):
 class Verify(Sequential):
     """Sequential, but a trajectory stops when the task's own rules accept its answer."""
 
-    stop_status, verifies = "accepted", True
+    stop_status, verifies = ACCEPTED, True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -226,31 +216,21 @@ class Verify(Sequential):
     def stop(self, signals: Signals) -> Tensor | None:
         inputs, prediction = signals.inputs.cpu().numpy(), signals.prediction.cpu().numpy()
         running = (inputs != 0).any(axis=1)  # idle slots may hold padding
-        accepted = np.zeros(len(inputs), dtype=np.bool_)
+        accepted = np.zeros_like(running)
         accepted[running] = ~self._task.suspects(inputs[running], prediction[running])
         return torch.from_numpy(accepted)
 
 
-def _first_of_its_puzzle(
-    rows: Records, some: npt.NDArray[np.intp]
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-    """For every row of `rows` the row number, (N,), of the first among `some` of its puzzle, and whether there is one
-    at all, (N,). `some`: row numbers in the order of puzzles."""
-    puzzles, first = np.unique(rows.puzzle[some], return_index=True)
-    if len(puzzles) == 0:
-        return np.zeros(len(rows), dtype=np.intp), np.zeros(len(rows), dtype=np.bool_)
-    place = np.searchsorted(puzzles, rows.puzzle).clip(max=len(puzzles) - 1)
-    return some[first][place], puzzles[place] == rows.puzzle
+def _first_of_its_puzzle(rows: Records, some: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """(N,) of every row, which one comes first among `some` of its puzzle (row numbers, by puzzle); -1: none does."""
+    puzzles, at = np.unique(rows.puzzle[some], return_index=True)
+    first, known = np.full(len(rows), -1), np.isin(rows.puzzle, puzzles)
+    first[known] = some[at][np.searchsorted(puzzles, rows.puzzle[known])]
+    return first
 
 
-POLICIES: dict[str, type[Policy]] = {
-    "full": Full,
-    "halt": Halt,
-    "settle": Policy,
-    "sequential": Sequential,
-    "race": FirstToSettle,
-    "verify": Verify,
-}
+POLICIES: dict[str, type[Policy]] = {"full": Full, "halt": Halt, "settle": Policy}
+POLICIES |= {"sequential": Sequential, "race": FirstToSettle, "verify": Verify}
 
 
 def make_policy(settings: Settings) -> Policy:

@@ -36,21 +36,18 @@ class Trace:
     """The records of all segments of consecutive puzzles: columns (P, R, K). `rows` in order, complete, of `full`."""
 
     def __init__(self, rows: Records) -> None:
-        self.first, last = int(rows.puzzle[0]), int(rows.puzzle[-1]) + 1
-        self.puzzles, self.breadth = last - self.first, int(rows.restart.max()) + 1
+        self.columns, self.first = rows, int(rows.puzzle[0])
+        self.puzzles, self.breadth = int(rows.puzzle[-1]) + 1 - self.first, int(rows.restart.max()) + 1
         self.depth = int(rows.segments.max())
-        shape = (self.puzzles, self.breadth, self.depth)
-        if len(rows) != np.prod(shape):
+        if len(rows) != self.puzzles * self.breadth * self.depth:
             raise UserError(
-                f"these records have {len(rows):,} rows where {self.puzzles} puzzles x {self.breadth} restarts "
-                f"x {self.depth} segments have {np.prod(shape):,}: record with policy=full and a snapshot at every "
-                "segment"
+                f"these records have {len(rows):,} rows, not all of {self.puzzles} puzzles x {self.breadth} restarts x "
+                f"{self.depth} segments: record with policy=full and a snapshot at every segment"
             )
-        self.columns = rows
 
-    def at(self, puzzle: Numbers, restart: Numbers, segments: Numbers) -> Numbers:
-        """Row numbers of trajectories (S,) after so many segments (S,), 1 at least."""
-        return np.asarray(((puzzle - self.first) * self.breadth + restart) * self.depth + segments - 1)
+    def at(self, puzzle: Numbers, restart: Numbers, segments: Numbers) -> Records:
+        """Trajectories (S,) after so many segments (S,), 1 at least."""
+        return self.columns.take(((puzzle - self.first) * self.breadth + restart) * self.depth + segments - 1)
 
 
 class Playback:
@@ -71,7 +68,7 @@ class Playback:
         """One segment of every slot; idle ones stay at the last."""
         trace, settings = self._trace, self._settings
         self._segments = np.minimum(self._segments + 1, trace.depth)
-        rows = trace.columns.take(trace.at(self._puzzle, self._restart, self._segments))
+        rows = trace.at(self._puzzle, self._restart, self._segments)
         self._settled_streak = np.where(rows.logit_residual <= settings.settle_below, self._settled_streak + 1, 0)
         settled = self._settled_streak >= settings.settle_for
         columns = (rows.logit_residual, rows.latent_residual, rows.halt_logit, settled, self._inputs, rows.prediction)
@@ -86,8 +83,7 @@ def replay(trace: Trace, settings: Settings, inputs_PL: Tokens | None = None) ->
             raise UserError(f"{name}={getattr(settings, name)} is more than the {recorded} that were recorded")
     if inputs_PL is None:
         inputs_PL = np.ones((trace.puzzles, trace.columns.prediction.shape[1]), dtype=np.uint8)  # nobody reads them
-    rows = trace.puzzles * settings.breadth
-    engine = BreadthEngine(trace, settings, min(REPLAY_SLOTS, rows), make=Playback)
+    engine = BreadthEngine(trace, settings, min(REPLAY_SLOTS, trace.puzzles * settings.breadth), make=Playback)
     engine.add(Unit(trace.first, trace.first + trace.puzzles, 0, settings.breadth), inputs_PL)
     finished: list[tuple[Unit, Records]] = []
     while not finished:

@@ -7,7 +7,7 @@ into parts, `finish` reads the parts into answers and metrics.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,10 @@ from eqr_ray.config.schema import content_hash
 from eqr_ray.data.puzzle_set import PuzzleSet, check_fit, open_puzzle_set
 from eqr_ray.inference.engine import EngineReport
 from eqr_ray.inference.policies import POLICIES, make_policy
-from eqr_ray.inference.records import Tokens
 from eqr_ray.inference.scores import LiveScores, Scores
 from eqr_ray.inference.selection import write_answers
 from eqr_ray.inference.settings import InferConfig, Settings, calibrated, conditions
-from eqr_ray.inference.units import DAMAGED, RecordDir, Unit, plan
+from eqr_ray.inference.units import DAMAGED, RecordDir
 from eqr_ray.model.network import flops_per_segment
 from eqr_ray.model.pretrained import load_model
 from eqr_ray.model.runtime import NetworkFactory, resolved_dtype, slots_for, worth_compiling
@@ -45,10 +44,6 @@ class Run:
     folder: RecordDir
     flops_per_segment: float
 
-    def rounds(self) -> Iterator[tuple[list[Unit], Tokens]]:
-        """What is to be run, (units, inputs) after (units, inputs)."""
-        return self.folder.rounds(self.puzzle_set.inputs, POLICIES[self.settings.policy].whole)
-
 
 def prepare(config: InferConfig, device_type: str) -> Run:
     """Open model, puzzles and folder for a run on this type of device ("cpu", "cuda"). UserErrors of its parts."""
@@ -56,8 +51,7 @@ def prepare(config: InferConfig, device_type: str) -> Run:
     puzzle_set = open_puzzle_set(config.data, card.task, config.limit)
     check_fit(puzzle_set, reasoner.config.length, reasoner.config.vocab_size)
     settings = config.settings(card)
-    policy = make_policy(settings)
-    widens = policy.widens and settings.budget is None
+    make_policy(settings)  # which may not be possible
     flops, trajectories = flops_per_segment(reasoner.config), len(puzzle_set) * settings.breadth
     noise_scale = reasoner.config.noise_scale if config.noise_scale is None else config.noise_scale
     # What is not typed is as it was in a run that is here, else what suits the device and the run's size.
@@ -85,10 +79,8 @@ def prepare(config: InferConfig, device_type: str) -> Run:
         settings = calibrated(settings, here, Path(config.calibration))
         identity |= settings.to_dict()
     out = Path(config.out or f"runs/infer-{content_hash(identity)[:12]}")
-    folder = RecordDir(out, identity, [], widens)
-    folder.units += plan(len(puzzle_set), folder.widths[0], settings.depth, whole=policy.whole)
     factory = NetworkFactory(reasoner, noise_scale, config.init_std, dtype, compiled, config.device)
-    return Run(config, settings, slots, factory, puzzle_set, folder, flops)
+    return Run(config, settings, slots, factory, puzzle_set, RecordDir(out, identity), flops)
 
 
 def begin(run: Run) -> None:
@@ -102,16 +94,13 @@ def begin(run: Run) -> None:
 
 def started(run: Run, log: RunLog) -> LiveScores:
     """The scores of what earlier sittings of this run have finished: of the answers of the first breadth round."""
-    run.folder.set_damaged_aside()
-    settings, labels, units = run.settings, run.puzzle_set.labels, run.folder.units
-    width = max(unit.restart_last for unit in units)
-    live = LiveScores(len(run.puzzle_set), Scores(depth=settings.depth, breadth=width, select=run.config.select))
-    missing = set(run.folder.missing())
-    for unit in units:
-        if unit not in missing and (unit.restart_first, unit.restart_last) == (0, width):
-            rows = run.folder.read(unit)
+    folder, labels, width = run.folder, run.puzzle_set.labels, run.folder.widths[0]
+    live = LiveScores(len(run.puzzle_set), Scores(depth=run.settings.depth, breadth=width, select=run.config.select))
+    whole = {unit.name for unit in folder.units if unit.restarts == width}
+    for name, rows in folder.intact():
+        if name in whole:
             live.resume(rows, None if labels is None else labels[rows.puzzle])
-    log.log("start", units=len(units), missing=len(missing))
+    log.log("start", units=len(folder.units), missing=len(folder.missing()))
     return live
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -50,13 +50,9 @@ def pass_at_k(right: npt.NDArray[np.integer], total: npt.NDArray[np.integer], k:
     return 1.0 - miss
 
 
-def powers_of_two(limit: int) -> Iterator[int]:
+def powers_of_two(limit: int) -> list[int]:
     """1, 2, 4, ... and `limit` itself."""
-    k = 1
-    while k < limit:
-        yield k
-        k *= 2
-    yield limit
+    return [*(1 << i for i in range((limit - 1).bit_length())), limit]
 
 
 class RunningAuroc:
@@ -77,9 +73,9 @@ class RunningAuroc:
 
     def value(self) -> float | None:
         """None where there are no right rows, or no wrong ones."""
-        rights, wrongs = int(self._right.sum()), int(self._wrong.sum())
         below = np.cumsum(self._right) - self._right  # right rows with a smaller residual
-        return _ratio(float((self._wrong * (below + 0.5 * self._right)).sum()), rights * wrongs)
+        pairs = int(self._right.sum()) * int(self._wrong.sum())
+        return _ratio(float((self._wrong * (below + 0.5 * self._right)).sum()), pairs)
 
 
 class Mean:
@@ -107,12 +103,10 @@ class Scores:
         self.puzzles = self.settled = self.segments = self.rows = 0
         self.answered = self.answered_settled = self.answered_rows = 0
         self.settled_right = self.rows_right = self.any_right = self.tokens = self.tokens_right = 0
-        self._top_sum = 0.0
         self.selected_right = dict.fromkeys(SCORED, 0)
-        self._logit_residual, self._latent_residual = Mean(), Mean()
-        self._pass_sum = dict.fromkeys(powers_of_two(breadth), 0.0)
-        self._all_restarts = True
-        self._auroc = RunningAuroc()
+        self._logit_residual, self._latent_residual, self._auroc = Mean(), Mean(), RunningAuroc()
+        self._all_restarts = True  # were run; else the next two are not known
+        self._pass_sum, self._top_sum = dict.fromkeys(powers_of_two(breadth), 0.0), 0.0
 
     def add(self, block: Records, labels_NL: Tokens | None) -> None:
         """Count a block; `labels_NL` (N, L) the right answer of each row's puzzle, zeros where it is not
@@ -152,14 +146,10 @@ class Scores:
         if self._all_restarts:
             for k in self._pass_sum:
                 self._pass_sum[k] += float(pass_at_k(per_puzzle, run, k).sum())
-            self._top_sum += float(right[self._top_rows(rows)].sum()) / TOP
+            residual = rows.latent_residual if self.select == "latent_residual" else rows.logit_residual
+            order = np.lexsort((rows.restart, residual, rows.puzzle)).reshape(-1, self.breadth)  # NaN sorts last
+            self._top_sum += float(right[order[:, :TOP]].sum()) / TOP
         self._auroc.add(rows.logit_residual, right)
-
-    def _top_rows(self, rows: Records) -> npt.NDArray[np.int64]:
-        """Row numbers of the restarts of least residual, up to TOP per puzzle; each puzzle has `breadth` rows."""
-        residual = rows.latent_residual if self.select == "latent_residual" else rows.logit_residual
-        order = np.lexsort((rows.restart, residual, rows.puzzle))  # NaN sorts last
-        return np.asarray(order.reshape(-1, self.breadth)[:, :TOP].ravel(), dtype=np.int64)
 
     def accuracy(self) -> dict[str, float | None]:
         """The share of exactly right answers with its 95 % Wilson interval; None without known answers."""
@@ -204,8 +194,7 @@ class LiveScores:
     puzzles)."""
 
     def __init__(self, puzzles: int, scores: Scores, clock: Callable[[], float] = time.monotonic) -> None:
-        self.puzzles, self.scores = puzzles, scores
-        self.row_segments = 0
+        self.puzzles, self.scores, self.row_segments = puzzles, scores, 0
         self._before, self._restarts = 0, 0  # puzzles of earlier sittings; restarts of answered puzzles in this one
         self._open: dict[Unit, int] = {}  # puzzles that are answered in units that are not finished
         self._segment_rate, self._puzzle_rate = Rate(clock=clock), Rate(clock=clock)
@@ -224,7 +213,7 @@ class LiveScores:
         for unit, rows in report.finished:
             self._open = {part: answered for part, answered in self._open.items() if not part.is_in(unit)}
             self._restarts += unit.rows
-            if (unit.restart_first, unit.restart_last) == (0, self.scores.breadth):
+            if unit.restarts == self.scores.breadth:
                 self.scores.add(rows, None if labels_NL is None else labels_NL[rows.puzzle])
         self._count()
 
@@ -242,15 +231,11 @@ class LiveScores:
         """From the segments that a puzzle has taken so far, at most depth x breadth. None before the first step; and
         where puzzles take less than that, while only a few are done (the easy ones end first) and after more segments
         than were expected (some may have been run ahead in vain)."""
-        scores, rate = self.scores, self._segment_rate.per_s()
-        if rate is None:
-            return None
-        most = float(scores.depth * scores.breadth)
+        scores, rate, most = self.scores, self._segment_rate.per_s(), float(self.scores.depth * self.scores.breadth)
         per_puzzle = scores.segments / scores.puzzles if scores.puzzles else most
-        if per_puzzle < most and scores.puzzles < FEW * self.puzzles:
-            return None
         left = per_puzzle * (self.puzzles - self._before) - self.row_segments
-        if left <= 0 and scores.puzzles < self.puzzles:
+        is_early = per_puzzle < most and scores.puzzles < FEW * self.puzzles
+        if rate is None or is_early or (left <= 0 and scores.puzzles < self.puzzles):
             return None
         return max(0.0, left) / rate
 
@@ -269,8 +254,7 @@ class LiveScores:
         """For people, behind the number of puzzles."""
         exact, low, high = self.scores.accuracy().values()
         settled = _ratio(self.scores.settled, self.scores.puzzles)
-        rates = (
-            f"{self._puzzle_rate.per_s() or 0:,.1f} puzzles/s  {self._segment_rate.per_s() or 0:,.0f} row-segments/s"
-        )
-        shares = "" if settled is None else f"  settled {settled:.1%}"
-        return rates + shares + ("" if exact is None else f"  exact {exact:.1%} [{low:.1%}, {high:.1%}]")
+        puzzles_per_s, row_segments_per_s = self._puzzle_rate.per_s() or 0, self._segment_rate.per_s() or 0
+        words = f"{puzzles_per_s:,.1f} puzzles/s  {row_segments_per_s:,.0f} row-segments/s"
+        words += "" if settled is None else f"  settled {settled:.1%}"
+        return words + ("" if exact is None else f"  exact {exact:.1%} [{low:.1%}, {high:.1%}]")

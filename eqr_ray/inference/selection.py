@@ -14,7 +14,7 @@ import csv
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -50,49 +50,34 @@ def choose(method: str, rows: Records) -> npt.NDArray[np.int64]:
     before the others of their puzzle.
     """
     logit_residual = _worst_if_nan(rows.logit_residual)
-    if method == "logit_residual":
-        score = logit_residual
-    elif method == "latent_residual":
+    if method == "latent_residual":
         score = _worst_if_nan(rows.latent_residual)
     elif method == "halt":
         score = _worst_if_nan(-rows.halt_logit)
     else:
-        assert method == "vote"
-        score = -votes(rows).astype(np.float64)
+        score = -votes(rows).astype(np.float64) if method == "vote" else logit_residual
     order = np.lexsort((rows.restart, logit_residual, score, rows.status != ACCEPTED, rows.puzzle))
-    first = np.diff(rows.puzzle[order], prepend=-1) != 0
-    return np.asarray(order[first], dtype=np.int64)
+    return np.asarray(order[np.diff(rows.puzzle[order], prepend=-1) != 0], dtype=np.int64)
 
 
 def _worst_if_nan(score: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return np.where(np.isnan(score), np.inf, score).astype(np.float64)
 
 
-class Chosen(NamedTuple):
-    """The answers of P puzzles: the row of the chosen restart, the residual that it was selected by (the logit residual
-    with `halt`), and the segments that all restarts took."""
-
-    rows: Records
-    residual: npt.NDArray[np.float32]
-    spent: npt.NDArray[np.int64]
-
-
-def answers_of(rows: Records, select: str) -> Chosen:
-    """Choose among ordered rows, one per trajectory, that hold all restarts of their puzzles."""
+def answers_of(rows: Records, select: str) -> tuple[Records, npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """The rows of the P chosen restarts, the residuals that they were selected by (the logit residual with `halt`), and
+    the segments that all restarts took. `rows`: ordered, one per trajectory, with all restarts of their puzzles."""
     answers = rows.take(rows.status != CANCELLED)
     chosen = answers.take(choose(select, answers))
     _, first = np.unique(rows.puzzle, return_index=True)
     residual = chosen.latent_residual if select == "latent_residual" else chosen.logit_residual
-    return Chosen(chosen, residual, np.add.reduceat(rows.segments.astype(np.int64), first))
+    return chosen, residual, np.add.reduceat(rows.segments.astype(np.int64), first)
 
 
 def _answer_rows(rows: Records, puzzle_set: PuzzleSet, select: str) -> list[dict[str, Any]]:
     chosen, residual, spent = answers_of(rows, select)
-    exact: list[bool | None] = [None] * len(chosen)
-    if puzzle_set.labels is not None:
-        labels = puzzle_set.labels[chosen.puzzle]
-        right = is_exact(chosen.prediction, labels).tolist()
-        exact = [one if known else None for one, known in zip(right, is_answered(labels).tolist(), strict=True)]
+    labels = np.zeros_like(chosen.prediction) if puzzle_set.labels is None else puzzle_set.labels[chosen.puzzle]
+    known, right = is_answered(labels), is_exact(chosen.prediction, labels)
     return [
         {
             "puzzle": puzzle,
@@ -103,7 +88,7 @@ def _answer_rows(rows: Records, puzzle_set: PuzzleSet, select: str) -> list[dict
             "residual": float(residual[number]) if math.isfinite(residual[number]) else None,
             "segments": int(spent[number]),
             "settled": bool(chosen.settled[number]),
-            "exact": exact[number],
+            "exact": bool(right[number]) if known[number] else None,
             "status": STATUSES[chosen.status[number]],
         }
         for number, puzzle in enumerate(chosen.puzzle.tolist())

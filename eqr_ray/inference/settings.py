@@ -1,7 +1,7 @@
 """The options of answering: what shapes the records of a run, and what the commands that answer are asked for.
 
-The settings, the data and the weights decide every bit of the records. How many actors work, and which restart is
-chosen afterwards, are no part of them.
+The settings, the data and the weights decide every bit of the records; how many actors work, and which restart is
+chosen afterwards, do not.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ class NetworkRunOptions(ActorOptions):
     noise_scale: float | None = option(None, "noise of every cell call; null: as in training", ge=0)
     init_std: float | None = option(None, "standard deviation of random starts; null: as in training", ge=0)
     slots: int | None = option(None, "trajectories side by side on a device; null: what suits it", ge=1)
-    dtype: DtypeName = option(
-        "auto", "of the states: bfloat16, float32, float16; auto: bfloat16 where the processor has it, else float32"
-    )
+    dtype: DtypeName = option("auto", "of the states; auto: bfloat16 where the processor has it, else float32")
     compile: bool | None = option(None, "torch.compile; null: for long jobs")
 
 
@@ -94,14 +92,8 @@ class AnsweringOptions(NetworkRunOptions):
     checkpoint: str | None = option(None, CHECKPOINT)
     data: str | None = option(None, "puzzles with answers: FILE.csv, FILE.arrow or a folder; null: those of records=")
     depth: int | None = option(None, "segments per trajectory at most; null: as in infer, or as recorded", ge=1)
-    breadth: int | None = option(
-        None, "trajectories (restarts) per puzzle at most; null: as in infer, or as recorded", ge=1
-    )
-    select: Selection = option(
-        "logit_residual",
-        "the answer among restarts: logit_residual, latent_residual or halt",
-        removed=REMOVED_SELECTIONS,
-    )
+    breadth: int | None = option(None, "trajectories (restarts) per puzzle at most; null: likewise", ge=1)
+    select: Selection = option("logit_residual", "which restart answers", removed=REMOVED_SELECTIONS)
 
 
 class ReplayOptions(AnsweringOptions):
@@ -133,8 +125,7 @@ class InferConfig(AnsweringOptions):
 
     checkpoint: str = option(..., CHECKPOINT)
     data: str = option(
-        ...,
-        "FILE.csv or text (a puzzle a line, answer optional), FILE.arrow, or a folder (its test split, or npy arrays)",
+        ..., "FILE.csv or text (a puzzle a line, answer optional), FILE.arrow, or a folder (test split, npy arrays)"
     )
     out: str | None = option(None, "folder of results; null: runs/infer-HASH, named by model, data and settings")
     mirror: str | None = option(None, "s3://bucket/path, gs://...: holds a copy of out=, for other machines")
@@ -150,21 +141,13 @@ class InferConfig(AnsweringOptions):
     )
     budget: int | None = option(None, "sequential, verify: segments per puzzle at most", ge=1)
     settle_below: float | None = option(
-        None,
-        "a trajectory has settled when its logit residual is at most this ...; null: as the model's card says "
-        "(pretrained), else 1.0",
-        ge=0,
-        inf=True,
+        None, "settled: the logit residual is at most this ...; null: as the model's card says, else 1", ge=0, inf=True
     )
     settle_for: int | None = option(None, "... after so many segments in a row; null: 2", ge=1)
     calibration: str | None = option(
-        None,
-        "calibration.json that eqr_ray.calibrate made: gives settle_below and settle_for; refused for another model, "
-        "task, noise or policy",
+        None, "calibration.json of eqr_ray.calibrate: gives settle_below and settle_for; for its model and policy only"
     )
-    snapshots: tuple[int, ...] = option(
-        (), "record every trajectory at these segments too, e.g. [1,4,16]: one run gives a table of depths"
-    )
+    snapshots: tuple[int, ...] = option((), "record at these segments too, e.g. [1,4,16]: gives a table of depths")
     wait_minutes: float = option(0.0, "for nodes that a cluster's autoscaler brings", ge=0)
 
     @model_validator(mode="after")

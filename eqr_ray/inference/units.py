@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from eqr_ray.config.errors import UserError
+from eqr_ray.inference.policies import POLICIES
 from eqr_ray.inference.records import ACCEPTED, SETTLED, Records, Tokens, concatenate, read_part, write_part
 from eqr_ray.storage.run_dir import LOG, RunDir
 from eqr_ray.storage.run_log import number, read_log
@@ -33,8 +33,7 @@ DAMAGED = ".damaged"
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, order=True)
-class Unit:
+class Unit(NamedTuple):
     """Puzzles `first` .. `last`-1 (row numbers in the data) times restarts `restart_first` .. `restart_last`-1."""
 
     first: int
@@ -52,7 +51,6 @@ class Unit:
 
     @property
     def rows(self) -> int:
-        """Trajectories at most."""
         return self.puzzles * self.restarts
 
     @property
@@ -95,46 +93,37 @@ def enough_ahead(units: Sequence[Unit], slots: int, in_turn: bool) -> bool:
     return len(units) >= 2 and offered(units, in_turn) >= 2 * slots
 
 
-def _later_units(first: Sequence[Unit], start: int, end: int) -> list[Unit]:
-    """The blocks of puzzles of the `first` round, and as many restarts at a time, for restarts `start` .. `end`-1."""
-    blocks = dict.fromkeys((unit.first, unit.last) for unit in first)
-    chunk = max(unit.restarts for unit in first)
-    if len(blocks) == len(first):  # all restarts of a puzzle were in one unit
-        chunk = max(chunk, end - start)
-    parts = [(restart, min(restart + chunk, end)) for restart in range(start, end, chunk)]
-    return [Unit(*block, *part) for block in blocks for part in parts]
-
-
 class RecordDir:
-    """The run directory `path` of the inference run of this `identity` (JSON values, with `breadth`), which keeps one
-    atomic part per unit: records/UNIT.parquet. A part that exists is complete and is never run again.
+    """The folder `path` of the run of infer with this `identity` (JSON values: settings, puzzles), with one atomic part
+    per unit: records/UNIT.parquet. A part that exists is complete and is never run again.
 
-    Nothing is written before `make`. `units` are those known so far. `widens`: a run of less breadth may be here, to
-    which restarts are added; `widths` are the breadths that it has had. UserError: the folder belongs to another run;
-    the message names what differs.
+    Nothing is written before `make`. `units` are those known so far; `widths` the breadths that the run has had: where
+    the policy allows it, restarts are added to a run of less breadth. UserError: the folder belongs to another run; the
+    message names what differs.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], units: Sequence[Unit], widens: bool = False) -> None:
-        self.path, self.identity, self.units = path, dict(identity), list(units)
-        self.run_dir = RunDir(path, "infer")
-        self._grows = ("breadth",) if widens else ()
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path, self.identity, self.run_dir = path, dict(identity), RunDir(path, "infer")
+        policy = POLICIES[identity["policy"]]
+        widens = policy.widens and identity.get("budget") is None
+        self._whole, self._grows = policy.whole, ("breadth",) if widens else ()
         self.run_dir.check(identity, self._grows)
         widths = self.run_dir.manifest().get("widths", []) if widens else []
-        self.widths: list[int] = sorted({*widths, self.identity["breadth"]})
+        self.widths: list[int] = sorted({*widths, identity["breadth"]})
+        self.units = plan(identity["puzzles"], self.widths[0], identity["depth"], whole=policy.whole)
 
     def make(self, config: Mapping[str, Any]) -> None:
         """Begin or go on; for the process that has the lock. UserError: another run has begun here since."""
         self.run_dir.create(self.identity, config, self._grows, widths=self.widths)
         (self.path / "records").mkdir(exist_ok=True)
 
-    def set_damaged_aside(self) -> None:
-        """Rename parts that cannot be read, so that their units are run again."""
+    def intact(self) -> Iterator[tuple[str, Records]]:
+        """Every part that is here, by the name of its unit. Those that cannot be read are renamed and run again."""
         for part in sorted((self.path / "records").glob("*.parquet")):
             try:
-                read_part(part)
+                yield part.stem, read_part(part)
             except UserError as error:
-                aside = part.with_name(part.name + DAMAGED)
-                part.replace(aside)
+                aside = part.replace(part.with_name(part.name + DAMAGED))
                 log.warning("%s; it is kept as %s", error, aside.name)
 
     def part(self, unit: Unit) -> Path:
@@ -151,35 +140,36 @@ class RecordDir:
         labels = None if labels_NL is None else labels_NL[rows.puzzle]
         write_part(self.part(unit), rows, self.identity["seed"], labels)
 
-    def read(self, unit: Unit) -> Records:
-        """The records of a finished unit."""
-        return read_part(self.part(unit))
-
     def blocks(self) -> Iterator[Records]:
         """The records of a finished run, a block of puzzles with all their restarts at a time, in order."""
         for _, units in groupby(sorted(self.units), key=lambda unit: (unit.first, unit.last)):
-            yield concatenate([self.read(unit) for unit in units]).in_order()
+            yield concatenate([read_part(self.part(unit)) for unit in units]).in_order()
 
-    def rounds(self, inputs_NL: Tokens, whole: bool) -> Iterator[tuple[list[Unit], Tokens]]:
-        """(units, inputs) of every round of a run that was widened: the first, and the restarts that were added to it.
-        Later units go to `units`. `whole`: puzzles with a settled or accepted answer get no further restarts, and
-        padding for inputs. The units of a round must all be here before the next one is asked for, so that an
-        interrupted run finds its place again."""
-        first = units = list(self.units)
+    def rounds(self, inputs_NL: Tokens) -> Iterator[Tokens]:
+        """The inputs of every round of a run that was widened: the first, and the restarts that were added to it, whose
+        units go to `units`. Where restarts depend on each other, puzzles with a settled or accepted answer get no
+        further ones, and padding for inputs. All units of a round must be here before the next one is asked for, so
+        that an interrupted run finds its place again."""
+        yield inputs_NL
+        units = list(self.units)
+        blocks = dict.fromkeys((unit.first, unit.last) for unit in units)
+        chunk = max(unit.restarts for unit in units)  # of restarts in a unit, as in the first round
+        is_divided = len(blocks) < len(units)
         unanswered_N = np.ones(len(inputs_NL), dtype=np.bool_)
-        yield first, inputs_NL
         for start, end in pairwise(self.widths):
-            for unit in units if whole else ():
-                rows = self.read(unit)
+            for unit in units if self._whole else ():
+                rows = read_part(self.part(unit))
                 unanswered_N[rows.puzzle[np.isin(rows.status, (SETTLED, ACCEPTED))]] = False
             if not unanswered_N.any():
                 return
-            units = _later_units(first, start, end)
+            step = chunk if is_divided else max(chunk, end - start)
+            parts = [(restart, min(restart + step, end)) for restart in range(start, end, step)]
+            units = [Unit(*block, *part) for block in blocks for part in parts]
             self.units += units
-            yield units, inputs_NL if unanswered_N.all() else np.where(unanswered_N[:, None], inputs_NL, np.uint8(0))
+            yield inputs_NL if unanswered_N.all() else np.where(unanswered_N[:, None], inputs_NL, np.uint8(0))
 
     def spent(self) -> tuple[float, int]:
         """(seconds, row-segments) that the finished units took, summed over all sittings of this run."""
         units = read_log(self.path / LOG).of("unit")
-        seconds = sum(number(unit, "seconds") or 0.0 for unit in units)
-        return seconds, int(sum(number(unit, "row_segments") or 0 for unit in units))
+        seconds, row_segments = (sum(number(unit, key) or 0 for unit in units) for key in ("seconds", "row_segments"))
+        return seconds, int(row_segments)

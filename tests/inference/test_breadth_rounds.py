@@ -8,10 +8,9 @@ import pytest
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.inference.engine import BreadthEngine, run_units
-from eqr_ray.inference.policies import POLICIES
 from eqr_ray.inference.records import Records, concatenate
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.units import RecordDir, plan
+from eqr_ray.inference.units import RecordDir
 from tests.inference.fake import FakeNetwork, puzzles
 from tests.inference.same import assert_same
 
@@ -21,12 +20,10 @@ SEQUENTIAL = Settings(depth=8, breadth=6, seed=1, policy="sequential", settle_be
 
 def run(path: Path, settings: Settings, parts: int = 1000) -> Records | None:
     """Run until `parts` parts have been saved here; all records once nothing is missing."""
-    kind = POLICIES[settings.policy]
-    folder = RecordDir(path, settings.to_dict(), [], kind.widens)
-    folder.units += plan(len(INPUTS), folder.widths[0], settings.depth, whole=kind.whole)
+    folder = RecordDir(path, {**settings.to_dict(), "puzzles": len(INPUTS)})
     folder.make({})
     engine = BreadthEngine(FakeNetwork(), settings, 8)
-    for _, inputs in folder.rounds(INPUTS, kind.whole):
+    for inputs in folder.rounds(INPUTS):
         for report in run_units(engine, folder.missing(), inputs):
             for unit, rows in report.finished:
                 if parts == 0:

@@ -16,8 +16,8 @@ SLOTS = 4
 UNITS = [Unit(puzzle, puzzle + 1, 0, SLOTS) for puzzle in range(100)]  # each fills the slots once
 
 
-def dispatcher(count: int, *workers: str, copies: bool = True) -> Dispatcher[str]:
-    made = Dispatcher[str](SLOTS, in_turn=False, copies=copies)
+def dispatcher(count: int, *workers: str, copies: bool = True) -> Dispatcher:
+    made = Dispatcher(SLOTS, in_turn=False, copies=copies)
     made.add(UNITS[:count])
     for worker in workers:
         made.join(worker)
@@ -57,7 +57,7 @@ def test_a_worker_with_idle_slots_is_given_more() -> None:
 
 
 def test_a_unit_that_covers_the_slots_many_times_is_enough() -> None:
-    queue = Dispatcher[str](SLOTS, in_turn=False)
+    queue = Dispatcher(SLOTS, in_turn=False)
     queue.add([Unit(0, 16, 0, SLOTS), Unit(16, 32, 0, SLOTS), Unit(32, 48, 0, SLOTS)])
     queue.join("a")
     assert len(queue.give("a").run) == 1
@@ -67,7 +67,7 @@ def test_a_unit_that_covers_the_slots_many_times_is_enough() -> None:
 
 
 def test_where_restarts_follow_each_other_puzzles_count() -> None:
-    queue = Dispatcher[str](SLOTS, in_turn=True)
+    queue = Dispatcher(SLOTS, in_turn=True)
     queue.add(UNITS)
     queue.join("a")
     assert len(queue.give("a").run) == 2 * SLOTS
@@ -135,7 +135,7 @@ class AnyOrder(RuleBasedStateMachine):
     @initialize(count=st.integers(0, 12), copies=st.booleans())
     def begin(self, count: int, copies: bool) -> None:
         self.most, self.units = 1 + copies, UNITS[:count]
-        self.queue = Dispatcher[int](SLOTS, in_turn=False, copies=copies)
+        self.queue = Dispatcher(SLOTS, in_turn=False, copies=copies)
         self.queue.add(iter(self.units))
         self.engines: dict[int, list[Unit]] = {}
         self.joined, self.kept = 0, Counter[Unit]()

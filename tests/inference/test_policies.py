@@ -33,8 +33,9 @@ def schedule_of(policy: str, unit: Unit, **settings: Any) -> OpenUnit:
     return OpenUnit(unit, np.ones((unit.puzzles, 1), np.uint8), make_policy(made))
 
 
-def taken(schedule: OpenUnit) -> list[tuple[int, int, int]]:
-    return [tuple(trajectory) for trajectory in iter(schedule.take, None)]
+def taken(schedule: OpenUnit, ahead: bool = False) -> list[tuple[int, int, int]]:
+    take = schedule.take_ahead if ahead else schedule.take
+    return [(*trajectory, schedule.until(*trajectory)) for trajectory in iter(take, None)]
 
 
 def test_what_stops_a_trajectory() -> None:
@@ -95,8 +96,7 @@ def test_sequential_starts_a_restart_only_when_the_one_before_has_not_settled() 
 def test_a_restart_that_ran_ahead_in_vain_ends() -> None:
     schedule = schedule_of("sequential", Unit(0, 1, 0, 4))
     assert taken(schedule) == [(0, 0, 8)]
-    ahead = [tuple(one) for one in iter(schedule.take_ahead, None)]
-    assert ahead == [(0, 1, 8), (0, 2, 8), (0, 3, 8)]
+    assert taken(schedule, ahead=True) == [(0, 1, 8), (0, 2, 8), (0, 3, 8)]
     assert schedule.ended(0, 2, 5, stopped=True)
     assert [schedule.until(0, restart) for restart in (0, 1, 3)] == [8, 8, 1]
     assert schedule.ended(0, 0, 4, stopped=True)
@@ -130,11 +130,11 @@ def test_a_race_is_won_by_segments_then_by_number() -> None:
 
 def test_a_race_that_is_beaten_before_it_begins_is_short() -> None:
     schedule = schedule_of("race", Unit(3, 5, 4, 6))
-    schedule.beaten(4, Win(1, 3))
+    schedule.beaten(4, Win(segments=3, restart=1))
     assert taken(schedule) == [(3, 4, 8), (3, 5, 8), (4, 4, 2), (4, 5, 2)]
-    assert schedule.beaten(3, Win(5, 1))
+    assert schedule.beaten(3, Win(segments=1, restart=5))
     assert [schedule.until(3, restart) for restart in (4, 5)] == [1, 1]
-    assert not schedule.beaten(3, Win(6, 1))
+    assert not schedule.beaten(3, Win(segments=1, restart=6))
 
 
 @hypothesis_settings(deadline=None)

@@ -13,19 +13,27 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.inference.engine import BreadthEngine, run_units
 from eqr_ray.inference.records import concatenate
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.units import RecordDir, Unit, plan
+from eqr_ray.inference.units import RecordDir, plan
 from eqr_ray.storage.run_dir import LOCK, locked
 from eqr_ray.storage.run_log import RunLog
 from tests.inference.fake import FakeNetwork, puzzles
 from tests.inference.same import assert_same
 
-MANIFEST = {"seed": 3, "depth": 4, "breadth": 2, "data_hash": "abc", "snapshots": (1, 2)}
+MANIFEST = {
+    "policy": "full",
+    "puzzles": 9,
+    "seed": 3,
+    "depth": 4,
+    "breadth": 2,
+    "data_hash": "abc",
+    "snapshots": (1, 2),
+}
 SETTINGS = Settings(depth=4, breadth=2, seed=3)
 UNITS = plan(9, 2, 4, whole=False)
 
 
-def made(path: Path, manifest: dict = MANIFEST, units: list[Unit] = UNITS) -> RecordDir:
-    folder = RecordDir(path, manifest, units)
+def made(path: Path, manifest: dict = MANIFEST) -> RecordDir:
+    folder = RecordDir(path, manifest)
     folder.make({})
     return folder
 
@@ -70,11 +78,11 @@ def test_parts_that_exist_are_not_run_again(tmp_path: Path) -> None:
 def test_another_run_is_refused_with_the_difference(tmp_path: Path, change: dict, message: str) -> None:
     made(tmp_path)
     with pytest.raises(UserError, match=message):
-        RecordDir(tmp_path, {**MANIFEST, **change}, UNITS)
+        RecordDir(tmp_path, {**MANIFEST, **change})
 
 
 def test_nothing_is_written_before_it_is_made_and_another_run_may_have_come_first(tmp_path: Path) -> None:
-    first, second = (RecordDir(tmp_path / "run", {**MANIFEST, "seed": seed}, UNITS) for seed in (3, 4))
+    first, second = (RecordDir(tmp_path / "run", {**MANIFEST, "seed": seed}) for seed in (3, 4))
     assert not (tmp_path / "run").exists()
     first.make({})
     with pytest.raises(UserError, match="seed is 3 there and 4 here"):
@@ -103,21 +111,20 @@ def test_exact_is_null_where_the_answer_is_missing(tmp_path: Path) -> None:
 def test_foreign_folders_and_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match="holds no inference run"):
-        RecordDir(tmp_path, MANIFEST, UNITS)
+        RecordDir(tmp_path, MANIFEST)
     with pytest.raises(UserError, match="is a file"):
-        RecordDir(tmp_path / "thesis.tex", MANIFEST, UNITS)
+        RecordDir(tmp_path / "thesis.tex", MANIFEST)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "manifest.json").write_text('{"seed": ')
     with pytest.raises(UserError, match="damaged"):
-        RecordDir(tmp_path / "run", MANIFEST, UNITS)
+        RecordDir(tmp_path / "run", MANIFEST)
 
 
 def test_blocks_join_divided_restarts(tmp_path: Path) -> None:
     settings = Settings(depth=3, breadth=32, seed=3)
-    units = plan(2, 32, 3, whole=False)
-    assert any(unit.restart_first for unit in units)
-    folder = made(tmp_path, units=units)
-    for report in run_units(BreadthEngine(FakeNetwork(), settings, 8), units[::-1], puzzles(2)):
+    folder = made(tmp_path, {**MANIFEST, **settings.to_dict(), "puzzles": 2})
+    assert any(unit.restart_first for unit in folder.units)
+    for report in run_units(BreadthEngine(FakeNetwork(), settings, 8), folder.units[::-1], puzzles(2)):
         for unit, rows in report.finished:
             folder.save(unit, rows, None)
     blocks = list(folder.blocks())
@@ -153,7 +160,7 @@ def test_a_damaged_part_is_set_aside_and_run_again(
     damaged = {"truncated": content[:-3], "empty": b"", "flipped": flipped, "foreign": b"a letter"}[damage]
     part.write_bytes(damaged)
     again = made(tmp_path)
-    again.set_damaged_aside()
+    assert len(list(again.intact())) == len(UNITS) - 1
     assert again.missing() == [UNITS[2]]
     assert part.with_name(part.name + ".damaged").read_bytes() == damaged
     assert f"it is kept as {part.name}.damaged" in caplog.text
