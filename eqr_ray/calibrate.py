@@ -19,7 +19,7 @@ from rich.console import Console
 from eqr_ray.config.cli import run_command
 from eqr_ray.config.errors import UserError, extra
 from eqr_ray.data.npy_reader import is_npy_part
-from eqr_ray.distributed.recording import check_not_recording, recorded
+from eqr_ray.distributed.answering import check_not_recording, recorded
 from eqr_ray.evaluation.calibration import CalibrateConfig, Goal, calibration_of, puzzles_needed
 from eqr_ray.inference.replay import RecordedRun, open_recorded
 from eqr_ray.inference.settings import CALIBRATION, AnsweringOptions

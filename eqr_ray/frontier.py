@@ -20,7 +20,7 @@ from rich.table import Table
 from eqr_ray.config.cli import run_command
 from eqr_ray.config.errors import extra
 from eqr_ray.config.schema import content_hash
-from eqr_ray.distributed.recording import check_not_recording, recorded
+from eqr_ray.distributed.answering import check_not_recording, recorded
 from eqr_ray.evaluation.cost import START_UP_S, Cost, predictions
 from eqr_ray.evaluation.frontier import FrontierConfig, Point, check_same_puzzles, points_of, recommended
 from eqr_ray.inference.policies import POLICIES

@@ -1,11 +1,10 @@
 """Breadth over devices: one engine per Ray actor, units handed out as they are asked for.
 
 An actor holds one network on its GPU (or its share of the CPUs) and a queue of units; a call adds units and runs until
-one is finished or a moment has passed, so that slots never drain at the border of a unit. The driver keeps just enough
-units ahead of each actor, and writes what comes back; `inference/dispatch.py` decides who gets which unit. An actor
-that dies is replaced and its unfinished units are run again: records are a function of the unit alone, and a unit is
-saved once because only the driver saves. A replacement that finds no place in time is given up. An elastic run also
-starts an actor wherever a place appears, and waits for none of them.
+one is finished or a moment has passed, so that slots never drain at the border of a unit. `inference/dispatch.py`
+decides who gets which unit; the driver writes what comes back. An actor that dies is replaced and its unfinished units
+are run again: records are a function of the unit alone, and a unit is saved once because only the driver saves. A
+replacement that finds no place in time is given up. An elastic run also starts an actor wherever a place appears.
 
 Only arrays travel: a unit's tokens out, its records back. The network is sent once, through the object store.
 """
@@ -14,11 +13,10 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -57,17 +55,10 @@ class Turn(NamedTuple):
 class Breadth:
     """The actor: an engine and its network. Made by `ray.remote` below; testable without Ray as it stands."""
 
-    def __init__(self, factory: Callable[[], Network], settings: Settings, slots: int, threads: int) -> None:
+    def build(self, factory: Callable[[], Network], settings: Settings, slots: int, threads: int) -> None:
+        """Load the network; before any `run`. (Ray would not pass on a UserError from __init__.)"""
         torch.set_num_threads(threads)
-        self._make: Callable[[], BreadthEngine] = lambda: BreadthEngine(factory(), settings, slots)
-
-    def build(self) -> None:
-        """Load the network; before any `run`. Not done in __init__, from where Ray would not pass on a UserError."""
-        self._engine = self._make()
-
-    def about(self) -> dict[str, Any]:
-        """Which process on which devices this is."""
-        return {"pid": os.getpid(), "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES")}
+        self._engine = BreadthEngine(factory(), settings, slots)
 
     def run(
         self,
@@ -109,7 +100,7 @@ class Handle:
 
     name: str
     actor: ActorHandle[Breadth]
-    call: Any | None
+    call: Any
     until_s: float = math.inf
 
     def __str__(self) -> str:
@@ -128,9 +119,8 @@ class Actors:
         elastic: bool = False,
         metrics: RayMetrics | None = None,
     ) -> None:
-        self._metrics = metrics
-        self._team, self._settings, self._slots, self._elastic = team, settings, slots, elastic
-        self._factory = ray.put(factory)
+        self._team, self._elastic, self._metrics = team, elastic, metrics
+        self._build: tuple[Any, ...] = (ray.put(factory), settings, slots, team.threads)
         self._handles: list[Handle] = []
         self._started = self._deaths = 0
         self._looked_s = time.monotonic()
@@ -157,32 +147,9 @@ class Actors:
             ray.kill(handle.actor)
         self._handles = []
 
-    def about(self, timeout_s: float | None = None) -> list[dict[str, Any]]:
-        """What each actor is and sees."""
-        facts: list[dict[str, Any]] = _result([handle.actor.about.remote() for handle in self._handles], timeout_s)
-        return facts
-
-    def _start(self) -> Handle:
-        team = self._team
-        options = RemoteBreadth.options(num_cpus=team.cpus_each, num_gpus=team.gpus_each, max_restarts=0)
-        actor = options.remote(self._factory, self._settings, self._slots, team.threads)
-        handle = cast("ActorHandle[Breadth]", actor)
-        self._started += 1
-        return Handle(f"actor {self._started}", handle, handle.build.remote(), time.monotonic() + START_TIMEOUT_S)
-
-    def _not_placed(self) -> str:
-        team, unused = self._team, unused_resources()
-        gpus, cpus = (sum(node.get(name, 0) for node in unused) for name in ("GPU", "CPU"))
-        return (
-            f"{team.gpus_each:g} GPUs and {team.cpus_each:g} CPUs each were not placed within {START_TIMEOUT_S:g} s; "
-            f"free in the cluster: {gpus:g} GPUs, {cpus:g} CPUs"
-        )
-
     def run(self, units: Iterable[Unit], inputs_NL: npt.NDArray[np.uint8]) -> Iterator[EngineReport]:
         """Reports of all units, each unit exactly once, in any order. `inputs_NL` by row number of the data. One run
-        after the other.
-
-        UserError: one of the actors'; or no actor is left and none can be placed."""
+        after the other. UserError: one of the actors'; or no actor is left and none can be placed."""
         self._dispatcher.add(self._race.shards(units))
         self._deaths = 0
         self._give_work(inputs_NL, starved=set())
@@ -195,6 +162,13 @@ class Actors:
             for turn in turns.values():
                 yield turn.report
 
+    def _start(self) -> Handle:
+        self._started += 1
+        options = RemoteBreadth.options(num_cpus=self._team.cpus_each, num_gpus=self._team.gpus_each, max_restarts=0)
+        actor: Any = options.remote()
+        built = actor.build.remote(*self._build)
+        return Handle(f"actor {self._started}", actor, built, time.monotonic() + START_TIMEOUT_S)
+
     def _ready(self) -> list[Handle]:
         """Those whose call has ended; waits for one, but not for ever."""
         handles = {handle.call: handle for handle in self._handles if handle.call is not None}
@@ -204,12 +178,16 @@ class Actors:
 
     def _returned(self, handle: Handle) -> Turn | None:
         """What its call brought, of each unit only the first result. None: it has built its network and joins in, or it
-        has died and is replaced."""
+        has died and is replaced. A UserError of an actor arrives as itself, without Ray's traceback."""
         try:
-            turn: Turn | None = _result(handle.call)
+            turn: Any = ray.get(handle.call)
         except RayActorError as error:
             self._replace(handle, error)
             return None
+        except RayTaskError as error:
+            if isinstance(error.cause, UserError):
+                raise error.cause from None
+            raise
         handle.call, handle.until_s = None, math.inf
         if turn is None:
             self._dispatcher.join(handle)
@@ -225,7 +203,8 @@ class Actors:
         """Start another actor in its place. The error itself: this has happened too often."""
         self._deaths += 1
         again = self._dispatcher.leave(handle)
-        log.warning("%s died: replacing it, %d units again (%s)", handle, len(again), _first_line(error))
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        log.warning("%s died: replacing it, %d units again (%s)", handle, len(again), reason)
         if self._metrics is not None:
             self._metrics.count("retries", len(again))
         if self._deaths > max(DEATHS_IN_A_ROW, len(self._handles)):
@@ -243,6 +222,14 @@ class Actors:
             raise UserError(f"no actor is left: {len(late)} with {self._not_placed()}; the same command goes on later")
         if late:
             log.warning("%d actors with %s; going on with %d", len(late), self._not_placed(), len(self._handles))
+
+    def _not_placed(self) -> str:
+        team, unused = self._team, unused_resources()
+        gpus, cpus = (sum(node.get(name, 0) for node in unused) for name in ("GPU", "CPU"))
+        return (
+            f"{team.gpus_each:g} GPUs and {team.cpus_each:g} CPUs each were not placed within {START_TIMEOUT_S:g} s; "
+            f"free in the cluster: {gpus:g} GPUs, {cpus:g} CPUs"
+        )
 
     def _grow(self) -> None:
         """Start an actor in every place that has appeared."""
@@ -265,17 +252,3 @@ class Actors:
                 work = [(unit, np.array(inputs_NL[unit.first : unit.last])) for unit in run]
                 seconds = RACE_CALL_S if self._race.open else call_s(len(self._handles))
                 handle.call = handle.actor.run.remote(drop, work, self._race.wins(held), more, seconds)
-
-
-def _result(calls: Any, timeout_s: float | None = None) -> Any:
-    """What a call or a list of calls returned. A UserError in an actor arrives as itself, without Ray's traceback."""
-    try:
-        return ray.get(calls, timeout=timeout_s)
-    except RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        raise
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -13,19 +13,13 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.ops import __compatible_ops__ as compatible_ops
-from deepspeed.utils import safe_get_full_optimizer_state
-from deepspeed.utils import safe_get_local_fp32_param as get_own_part
-from deepspeed.utils import safe_set_full_fp32_param as set_master
-from deepspeed.utils import safe_set_full_optimizer_state as set_moment
-from deepspeed.utils import safe_set_local_fp32_param as set_own_part
-from deepspeed.utils import safe_set_local_optimizer_state as set_own_moment
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -103,16 +97,14 @@ class DeepSpeedBackend:
                 if self.stage == 0:
                     state[f"{key}/{name}"] = self._client.state[parameter][key]
                 else:
-                    state[f"{key}/{name}"] = safe_get_full_optimizer_state(parameter, key)
+                    state[f"{key}/{name}"] = deepspeed.utils.safe_get_full_optimizer_state(parameter, key)
         return state
 
     def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], updates: int) -> None:
         self._reset_moments(updates)
         named = dict(self.model.named_parameters())
-        with (
-            torch.no_grad(),
-            deepspeed.zero.GatheredParameters(list(named.values()), modifier_rank=0, enabled=self.stage == 3),
-        ):
+        gathered = deepspeed.zero.GatheredParameters(list(named.values()), modifier_rank=0, enabled=self.stage == 3)
+        with torch.no_grad(), gathered:
             if self.stage < 3 or self.rank == 0:
                 for name, parameter in named.items():
                     parameter.copy_(weights[name])
@@ -127,14 +119,14 @@ class DeepSpeedBackend:
             for key, value in moments.items():
                 self._client.state[parameter][key].copy_(value)
         elif self.stage < 3:
-            set_master(parameter, weight)
+            deepspeed.utils.safe_set_full_fp32_param(parameter, weight)
             for key, value in moments.items():
-                set_moment(parameter, value, key)
+                deepspeed.utils.safe_set_full_optimizer_state(parameter, value, key)
         else:
-            size = get_own_part(parameter).numel()
-            set_own_part(parameter, self._own(weight, size))
+            size = deepspeed.utils.safe_get_local_fp32_param(parameter).numel()
+            deepspeed.utils.safe_set_local_fp32_param(parameter, self._own(weight, size))
             for key, value in moments.items():
-                set_own_moment(parameter, self._own(value, size), key)
+                deepspeed.utils.safe_set_local_optimizer_state(parameter, self._own(value, size), key)
 
     def _own(self, full: Tensor, size: int) -> Tensor:
         """This worker's `size` numbers of a flattened tensor, which stage 3 fills up with zeros to equal parts."""
@@ -144,22 +136,16 @@ class DeepSpeedBackend:
 
     def _reset_moments(self, updates: int) -> None:
         """Zero moments after `updates` updates, there before the first step, so that they can be read and set."""
+        updated = [tensor for group in self._client.param_groups for tensor in group["params"]]
+        if self.stage == 3:  # one flat part of all
+            updated = self._engine.optimizer.fp32_partitioned_groups_flat
         self._client.state.clear()
-        for tensor in self._updated_tensors():
-            zeros = {key: torch.zeros_like(tensor) for key in MOMENTS}
-            self._client.state[tensor] = {"steps": updates, **zeros}
+        for tensor in updated:
+            self._client.state[tensor] = {"steps": updates, **{key: torch.zeros_like(tensor) for key in MOMENTS}}
         if self.stage in (1, 2):
-            zero = self._engine.optimizer
-            zero._hp_optimizer_states_linked = False  # names of parameters point into the tensors made above
-            zero._lazy_init_hp_params_optimizer_state()
-
-    def _updated_tensors(self) -> Iterator[Tensor]:
-        """The tensors that the optimizer itself updates on this worker."""
-        if self.stage == 3:
-            yield from self._engine.optimizer.fp32_partitioned_groups_flat
-        else:
-            for group in self._client.param_groups:
-                yield from group["params"]
+            optimizer = self._engine.optimizer
+            optimizer._hp_optimizer_states_linked = False  # names of parameters point into the tensors made above
+            optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def zero_config(config: TrainingConfig, stage: Stage, workers: int) -> dict[str, Any]:

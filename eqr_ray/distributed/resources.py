@@ -75,7 +75,6 @@ def capacity(nodes: Sequence[Node], request: ResourceRequest) -> int:
 
 
 def _fitting(node: Node, each: Mapping[str, float]) -> int:
-    """How many workers with these resources `each` fit on a node."""
     return min(int(node.get(name, 0) / amount + 1e-6) for name, amount in each.items() if amount)
 
 
@@ -98,24 +97,19 @@ def share(
     if workers < 1:
         raise UserError(f"{key}={workers} is not allowed: at least 1, or 0 to work without Ray")
     if workers > places(nodes, use_gpus, gpus_each):
-        raise NotEnoughResources(_too_many(nodes, workers, use_gpus, key, gpus_each))
+        each, kind = (gpus_each, "GPUs") if use_gpus else (1, "CPUs")
+        shares = "" if each == 1 else f", gpus_each={each:g} on one node for each"
+        way_out = f"; device=cpu lets {key} share the CPUs" if use_gpus else ""
+        words = f"{key}={workers} needs {workers * each:g} {kind}{shares}"
+        raise NotEnoughResources(f"{words}; there are {describe_nodes(nodes)}{way_out}")
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     if use_gpus:
-        each = gpu_share(gpus_each)
-        counts = [_fitting(node, {"GPU": each}) for node in nodes]
+        gpus = gpu_share(gpus_each)
+        counts = [_fitting(node, {"GPU": gpus}) for node in nodes]
         per_share = [own // count for own, count in zip(cpus, counts, strict=True) for _ in range(count)]
-        return ResourceRequest(workers, float(sorted(per_share, reverse=True)[workers - 1]), each)
+        return ResourceRequest(workers, float(sorted(per_share, reverse=True)[workers - 1]), gpus)
     most = next(c for c in range(max(cpus), 0, -1) if sum(own // c for own in cpus) >= workers)
     return ResourceRequest(workers, float(most), 0.0)
-
-
-def _too_many(nodes: Sequence[Node], workers: int, use_gpus: bool, key: str, gpus_each: float) -> str:
-    if not use_gpus:
-        return f"{key}={workers} needs {workers} CPUs; there are {describe_nodes(nodes)}"
-    shared = "" if gpus_each == 1 else f" with gpus_each={gpus_each:g}"
-    on_one_node = f", {gpus_each:g} on one node for each" if gpus_each > 1 else ""
-    wanted = f"{key}={workers}{shared} needs {workers * gpus_each:g} GPUs{on_one_node}"
-    return f"{wanted}; there are {describe_nodes(nodes)}; device=cpu lets {key} share the CPUs"
 
 
 def place(

@@ -89,32 +89,31 @@ class Patience:
         return self.failures <= self.max_failures
 
 
+@dataclass
 class _Attempts:
     """The attempts of one run, one after the other. `elastic`: the cluster's nodes come and go."""
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        folder: Path,
-        fixed_request: ResourceRequest | None,
-        elastic: bool,
-        interrupted: Callable[[], bool],
-    ) -> None:
-        self._experiment, self._folder, self._ray_files = experiment, folder, folder.resolve() / "ray"
-        self._fixed_request, self._elastic, self._interrupted = fixed_request, elastic, interrupted
-        self._stop_request, self._asked = folder / STOP_REQUEST, ""
-        self._patience = Patience(experiment.max_failures, self._newest_step())
-        self._metrics = RayMetrics(folder.name)
-        self._wait_s = experiment.wait_minutes * 60 if elastic else 0.0  # for nodes
-        self._device: str | None = None  # of the earlier attempts
-        self._at_most: int | None = None  # workers, where more could not be placed
+    experiment: Experiment
+    folder: Path
+    fixed_request: ResourceRequest | None
+    elastic: bool
+    interrupted: Callable[[], bool]
+    asked: str = ""  # of the workers that run
+    device: str | None = None  # of the earlier attempts
+    at_most: int | None = None  # workers, where more could not be placed
+
+    def __post_init__(self) -> None:
+        self.patience = Patience(self.experiment.max_failures, self._newest_step())
+        self.metrics = RayMetrics(self.folder.name)
+        self.wait_s = self.experiment.wait_minutes * 60 if self.elastic else 0.0  # for nodes
+        self.stop_request, self.ray_files = self.folder / STOP_REQUEST, self.folder.resolve() / "ray"
 
     def to_the_end(self) -> dict[str, Any]:
         """The summary that the first worker of the last attempt returned; errors: see `train_on_ray`."""
         while True:
-            if self._interrupted():
+            if self.interrupted():
                 raise KeyboardInterrupt
-            request = self._fixed_request or self._place()
+            request = self.fixed_request or self._place()
             try:
                 result = self._attempt(request)
             except (TrainingFailedError, RayActorError) as error:
@@ -128,39 +127,39 @@ class _Attempts:
                     raise TrainingDiverged(result["diverged"])
                 if result["ended"] == STOP:
                     raise KeyboardInterrupt
-                self._at_most, reason = None, "workers come or go"
+                self.at_most, reason = None, "workers come or go"
             log.warning("%s: starting again from step %d", reason, max(self._newest_step(), 0))
-            self._metrics.count("restarts")
+            self.metrics.count("restarts")
 
     def clean_up(self) -> None:
         """Leave no request and no file of Ray's behind."""
-        self._stop_request.unlink(missing_ok=True)
-        if self._elastic:
+        self.stop_request.unlink(missing_ok=True)
+        if self.elastic:
             with suppress(RayError, OSError, RuntimeError):  # the error that ended the run counts
                 request_nodes(0)
-        shutil.rmtree(self._ray_files, ignore_errors=True)
+        shutil.rmtree(self.ray_files, ignore_errors=True)
 
     def _place(self) -> ResourceRequest:
         """Who works at the next attempt. Not enough in time: NotEnoughResources at the first, then Failure."""
-        experiment = self._experiment
-        if self._elastic:  # so that an autoscaler brings machines, for as long as fewer are there than wanted
-            request_nodes(experiment.workers, gpus="cuda" in (experiment.device, self._device))
-        choose = partial(place, experiment, device=self._device, at_most=self._at_most)
+        experiment = self.experiment
+        if self.elastic:  # so that an autoscaler brings machines, for as long as fewer are there than wanted
+            request_nodes(experiment.workers, gpus="cuda" in (experiment.device, self.device))
+        choose = partial(place, experiment, device=self.device, at_most=self.at_most)
         try:
-            request = wait_for_nodes(choose, self._wait_s, self._interrupted)
+            request = wait_for_nodes(choose, self.wait_s, self.interrupted)
         except NotEnoughResources as error:
-            if self._device is None:
+            if self.device is None:
                 raise
             raise Failure(f"{error}; {self._way_on()}") from error
-        self._device = request.device_type
-        self._wait_s = max(self._wait_s, LOST_NODES_WAIT_S) if self._elastic else 0.0
+        self.device = request.device_type
+        self.wait_s = max(self.wait_s, LOST_NODES_WAIT_S) if self.elastic else 0.0
         return request
 
     def _attempt(self, request: ResourceRequest) -> dict[str, Any]:
         """Run Ray Train in a thread, where it leaves signals alone, and watch for reasons to end it."""
-        trainer = ray_trainer(self._experiment, self._folder, self._ray_files, request)
-        self._asked = ""
-        self._stop_request.write_text("")  # there before the workers are: a shared disk is slow to show a new file
+        trainer = ray_trainer(self.experiment, self.folder, self.ray_files, request)
+        self.asked = ""
+        self.stop_request.write_text("")  # there before the workers are: a shared disk is slow to show a new file
         outcome: Future[Any] = Future()
 
         def fit() -> None:
@@ -172,7 +171,7 @@ class _Attempts:
         threading.Thread(target=fit, daemon=True).start()
         looked_s = time.monotonic()
         while not wait([outcome], timeout=0.2).done:
-            if self._interrupted():
+            if self.interrupted():
                 self._ask(STOP)
             elif time.monotonic() - looked_s >= LOOK_EVERY_S:
                 looked_s = time.monotonic()
@@ -182,14 +181,14 @@ class _Attempts:
 
     def _ask(self, reason: str) -> None:
         """Ask the workers to end, once or more often; STOP is never taken back."""
-        if self._asked not in (reason, STOP):
-            self._asked = reason
-            self._stop_request.write_text(reason)
+        if self.asked not in (reason, STOP):
+            self.asked = reason
+            self.stop_request.write_text(reason)
 
     def _look_at_cluster(self, request: ResourceRequest) -> None:
         try:
             remove_orphaned_placement_groups()
-            if self._elastic and could_grow(self._experiment, request, nodes(), unused_resources()):
+            if self.elastic and could_grow(self.experiment, request, nodes(), unused_resources()):
                 self._ask(RESTART)
         except (RayError, OSError, RuntimeError) as error:  # the head is busy, or away for a while
             log.info("the cluster does not answer (%s)", error)
@@ -197,25 +196,25 @@ class _Attempts:
     def _why_again(self, error: Exception, request: ResourceRequest) -> str:
         """Why the attempt failed. UserError or Failure: another one would not help."""
         step, not_placed, reason = self._newest_step(), isinstance(error, ControllerError), cause(error)
-        has_begun = self._patience.failures > 0 or step > self._patience.step
-        least = self._experiment.least_workers
+        has_begun = self.patience.failures > 0 or step > self.patience.step
+        least = self.experiment.least_workers
         if not_placed and not has_begun and request.workers == least:
             each = f"{request.cpus_each:g} CPUs" + (" and a GPU" if request.gpus_each else "")
             words = f"{request.workers} workers with {each} each could not be started in the cluster"
             raise UserError(f"{words}, which has {describe_nodes(nodes())} ({reason})") from error
-        if not self._patience.lasts(step):
-            words = f"the workers failed {self._patience.failures} times in a row ({reason})"
+        if not self.patience.lasts(step):
+            words = f"the workers failed {self.patience.failures} times in a row ({reason})"
             raise Failure(f"{words}; {self._way_on()}") from error
-        self._at_most = max(request.workers - 1, least) if not_placed else None
+        self.at_most = max(request.workers - 1, least) if not_placed else None
         return reason
 
     def _newest_step(self) -> int:
         """The step of the newest checkpoint; -1 where there is none."""
-        checkpoints = complete_checkpoints(self._folder / CHECKPOINTS)
+        checkpoints = complete_checkpoints(self.folder / CHECKPOINTS)
         return int(checkpoints[-1].name) if checkpoints else -1
 
     def _way_on(self) -> str:
-        return f"resume={self._folder} goes on from the newest checkpoint"
+        return f"resume={self.folder} goes on from the newest checkpoint"
 
 
 def cause(error: Exception) -> str:
@@ -234,31 +233,23 @@ class _Trainer(WithoutHelperProcesses, TorchTrainer):
 def ray_trainer(experiment: Experiment, folder: Path, ray_files: Path, request: ResourceRequest) -> TorchTrainer:
     """Ray Train for one attempt, which ends at the first loss of a worker: the next one may have other workers."""
     task = {"experiment": experiment.to_dict(), "folder": str(folder.resolve()), "threads": request.threads}
+    use_gpu = request.gpus_each > 0
+    each = {"CPU": request.cpus_each, **({"GPU": request.gpus_each} if use_gpu else {})}
+    environment = {  # read by workers before they import anything
+        "OMP_NUM_THREADS": str(request.threads),  # workers of one machine must not fight for its cores
+        "DS_ACCELERATOR": request.device_type,  # else DeepSpeed guesses, aloud
+    }
     return _Trainer(
         work,
         train_loop_config=task,
-        torch_config=TorchConfig(backend="nccl" if request.gpus_each else "gloo"),
-        scaling_config=scaling(request),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=request.workers, use_gpu=use_gpu, resources_per_worker=each),
         run_config=RunConfig(
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{time.monotonic_ns()}",
             storage_path=str(ray_files),
             failure_config=FailureConfig(
                 max_failures=0, max_preemption_failures=0, controller_failure_limit=PLACEMENTS - 1
             ),
-            worker_runtime_env={"env_vars": worker_environment(request)},
+            worker_runtime_env={"env_vars": environment},
         ),
     )
-
-
-def scaling(request: ResourceRequest) -> ScalingConfig:
-    """The request in Ray Train's words."""
-    each = {"CPU": request.cpus_each, **({"GPU": request.gpus_each} if request.gpus_each else {})}
-    return ScalingConfig(num_workers=request.workers, use_gpu=request.gpus_each > 0, resources_per_worker=each)
-
-
-def worker_environment(request: ResourceRequest) -> dict[str, str]:
-    """Read by workers before they import anything."""
-    return {
-        "OMP_NUM_THREADS": str(request.threads),  # workers of one machine must not fight for its cores
-        "DS_ACCELERATOR": request.device_type,  # else DeepSpeed guesses, aloud
-    }

@@ -103,12 +103,13 @@ def test_what_does_not_fit_is_said_with_the_way_out() -> None:
     ):
         share([GPU_NODE], 2, use_gpus=True)
     with pytest.raises(
-        UserError, match=r"^actors=3 with gpus_each=0.5 needs 1.5 GPUs; there are 1 GPUs, 8 CPUs; device=cpu lets "
+        UserError,
+        match=r"^actors=3 needs 1.5 GPUs, gpus_each=0.5 on one node for each; there are 1 GPUs, 8 CPUs; device=cpu",
     ):
         share([GPU_NODE], 3, use_gpus=True, gpus_each=0.5)
     with pytest.raises(
         UserError,
-        match=r"^actors=1 with gpus_each=2 needs 2 GPUs, 2 on one node for each; there are 2 GPUs, 16 CPUs on 2",
+        match=r"^actors=1 needs 2 GPUs, gpus_each=2 on one node for each; there are 2 GPUs, 16 CPUs on 2",
     ):
         share([GPU_NODE, GPU_NODE], 1, use_gpus=True, gpus_each=2)
     with pytest.raises(UserError, match=r"^workers=17 needs 17 CPUs; there are 1 GPUs, 16 CPUs on 2 nodes$"):

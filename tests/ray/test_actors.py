@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +45,15 @@ def here() -> dict[Unit, Records]:
     """The undisturbed run, in this process."""
     engine = BreadthEngine(FakeNetwork(), SETTINGS, SLOTS)
     return {unit: rows for report in run_units(engine, UNITS, INPUTS) for unit, rows in report.finished}
+
+
+def about(actors: Actors) -> list[dict[str, Any]]:
+    """Which process on which devices each actor is."""
+
+    def facts(actor: Breadth) -> dict[str, Any]:
+        return {"pid": os.getpid(), "devices": os.environ.get("CUDA_VISIBLE_DEVICES")}
+
+    return ray.get([handle.actor.__ray_call__.remote(facts) for handle in actors._handles])
 
 
 def on_actors(
@@ -105,8 +115,8 @@ class Signing(SlowFake):
 
 
 def test_an_actor_comes_back_when_it_has_slots_to_spare_and_drops_what_is_not_wanted() -> None:
-    actor = Breadth(FakeNetwork, SETTINGS, SLOTS, torch.get_num_threads())
-    actor.build()
+    actor = Breadth()
+    actor.build(FakeNetwork, SETTINGS, SLOTS, torch.get_num_threads())
     work = [(unit, INPUTS[unit.first : unit.last]) for unit in UNITS[:3]]  # of 4 trajectories each, for 8 slots
     assert actor.run([], work[:1], [], more=True, seconds=60.0) == Turn(EngineReport(4, []), starved=True)
     assert actor.run([UNITS[0]], [], [], more=True, seconds=60.0) == Turn(EngineReport(0, []), starved=False)
@@ -128,7 +138,7 @@ def test_the_restarts_of_one_puzzle_are_spread_over_actors_that_share_gpus(tmp_p
     won = expected[0].take(expected[0].status == SETTLED)
     assert won.segments.tolist() == [71]
     with Actors(ResourceRequest(3, 0.5, 0.5), partial(Signing, tmp_path), race, SLOTS) as actors:
-        devices = sorted(one["cuda_visible_devices"] for one in actors.about())
+        devices = sorted(one["devices"] for one in about(actors))
         reports = list(actors.run(one, INPUTS))
     assert [unit for report in reports for unit, _ in report.finished] == one
     assert_same(reports[-1].finished[0][1], expected[0])
@@ -146,7 +156,7 @@ def test_a_killed_actor_is_replaced_and_its_units_run_again(tmp_path: Path) -> N
 
     def count(number: int, actors: Actors) -> None:
         if number == len(UNITS) - 1:
-            pids = {str(one["pid"]) for one in actors.about()}
+            pids = {str(one["pid"]) for one in about(actors)}
             assert len(pids) == 2
             assert not pids & {path.name for path in tmp_path.iterdir()}
 
@@ -208,7 +218,7 @@ def test_a_place_that_appears_is_used(
             while len(actors._handles) == 1 and ray.available_resources().get("GPU") != 1:
                 time.sleep(0.1)  # until Ray knows that the other one is free, or a newcomer has it already
         if number == 2:
-            assert len(actors.about()) == 2  # the newcomer has been started, and now is there
+            assert len(about(actors)) == 2  # the newcomer has been started, and now is there
 
     on_actors(ResourceRequest(1, 0.5, 1.0), partial(Signing, tmp_path), wait, elastic=True)
     assert len(list(tmp_path.iterdir())) == 2
@@ -219,7 +229,7 @@ def kill_and_leave_no_room(number: int, actors: Actors) -> None:
     """The first actor dies, and a replacement needs more GPUs than there are: as if its node were lost."""
     if number == 2:
         actors._team = replace(actors._team, gpus_each=9.0)
-        os.kill(actors.about()[0]["pid"], signal.SIGKILL)
+        os.kill(about(actors)[0]["pid"], signal.SIGKILL)
 
 
 def test_without_room_for_a_replacement_the_others_go_on_until_none_is_left(
@@ -231,7 +241,7 @@ def test_without_room_for_a_replacement_the_others_go_on_until_none_is_left(
         for number, report in enumerate(actors.run(UNITS, INPUTS)):
             seen += [unit for unit, _ in report.finished]
             kill_and_leave_no_room(number, actors)
-        assert len(actors.about()) == 1
+        assert len(about(actors)) == 1
         assert sorted(seen) == UNITS
         assert "1 actors with 9 GPUs and 0.5 CPUs each were not placed within 0 s" in caplog.text
         assert "going on with 1" in caplog.text
@@ -266,12 +276,12 @@ def test_actors_pinned_to_gpus_share_the_restarts_of_one_puzzle() -> None:
     engine = BreadthEngine(FakeNetwork(), settings, SLOTS)
     alone = concatenate([rows for r in run_units(engine, units, INPUTS) for _, rows in r.finished]).in_order()
     with Actors(ON_GPUS, FakeNetwork, settings, SLOTS) as actors:
-        about = actors.about()
+        facts = about(actors)
         shared = concatenate([rows for r in actors.run(units, INPUTS) for _, rows in r.finished]).in_order()
     assert_same(shared, alone)
     assert np.array_equal(shared.restart, np.arange(32))
-    assert sorted(one["cuda_visible_devices"] for one in about) == ["0", "1"]
-    assert len({os.getpid(), *(one["pid"] for one in about)}) == 3
+    assert sorted(one["devices"] for one in facts) == ["0", "1"]
+    assert len({os.getpid(), *(one["pid"] for one in facts)}) == 3
 
 
 def test_ray_listens_on_loopback_only() -> None:

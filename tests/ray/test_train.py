@@ -26,7 +26,7 @@ from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
 from eqr_ray.distributed.ray_internals import remove_orphaned_placement_groups, unused_resources
 from eqr_ray.distributed.resources import place
-from eqr_ray.distributed.trainer import scaling, train_on_ray, worker_environment
+from eqr_ray.distributed.trainer import ray_trainer, train_on_ray
 from eqr_ray.training.experiment import Experiment, TrainOptions, describe_data, experiment_of
 from tests.support.commands import Started, call, succeed
 
@@ -198,14 +198,17 @@ def test_more_workers_than_there_are_cpus_is_said_at_once(data: Path, tmp_path: 
     assert not (tmp_path / "run" / "config.json").exists()  # it has not begun: out= is still free
 
 
-def test_workers_are_placed_node_by_node(data: Path) -> None:
+def test_workers_are_placed_node_by_node(data: Path, tmp_path: Path) -> None:
     """24 CPUs in three parts; and what a machine with one GPU can be asked."""
     head, node = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}
     team = place(experiment(data), [head, node, node])
-    assert (team.workers, scaling(team).resources_per_worker) == (2, {"CPU": 8.0, "GPU": 1.0})
-    assert worker_environment(team) == {"OMP_NUM_THREADS": "8", "DS_ACCELERATOR": "cuda"}
-    on_cpus = place(experiment(data, device="cpu"), [head, node, node])
-    assert scaling(on_cpus).resources_per_worker == {"CPU": 8.0}
+    trainer = ray_trainer(experiment(data), tmp_path, tmp_path / "ray", team)
+    assert (team.workers, trainer.scaling_config.resources_per_worker) == (2, {"CPU": 8.0, "GPU": 1.0})
+    environment = trainer.run_config.worker_runtime_env["env_vars"]
+    assert environment == {"OMP_NUM_THREADS": "8", "DS_ACCELERATOR": "cuda"}
+    team = place(experiment(data, device="cpu"), [head, node, node])
+    on_cpus = ray_trainer(experiment(data, device="cpu"), tmp_path, tmp_path / "ray", team)
+    assert on_cpus.scaling_config.resources_per_worker == {"CPU": 8.0}
     with pytest.raises(UserError, match=r"workers=2 needs 2 GPUs; there are 1 GPUs, 8 CPUs; device=cpu"):
         place(experiment(data), [node])
 
