@@ -15,11 +15,14 @@ say what is kept by `raise KeyboardInterrupt(words)`.
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, cast, get_args, get_origin
 
@@ -30,23 +33,20 @@ from pydantic.fields import FieldInfo
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from eqr_ray.config.errors import Failure, UserError, nearest
-from eqr_ray.config.help import help_text
-from eqr_ray.config.schema import Options, about, flat, group_of, leaves, members, unknown_key
+from eqr_ray.config.schema import Options, about, flat, group_of, leaves, members, plain, unknown_key
 
 PRESETS = Path(__file__).parent / "presets"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What the disk answers to a path that the user chose badly.
-PATH_REFUSED = (
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
-    *(errno.EACCES, errno.EPERM, errno.EROFS),
-)
+PATH_REFUSED = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS}
+PATH_REFUSED |= {errno.EACCES, errno.EPERM}
+HELP_COLUMN, HELP_WIDTH = 30, 120  # where the words start, where they end
 
 O = TypeVar("O", bound=Options)  # noqa: E741
 
 _OVERRIDE = re.compile(r"(?P<key>[A-Za-z_]\w*(?:\.\w+)*)=(?P<value>.*)", re.DOTALL)
-_WHOLE = re.compile(r"[+-]?(0|[1-9]\d*(_\d+)*)")
-_NUMBER = re.compile(r"[+-]?((\d+(_\d+)*)?\.?\d+(_\d+)*|\d+\.)(e[+-]?\d+)?|[+-]?inf|nan", re.IGNORECASE)
 _WORDS = {"null": None, "true": True, "false": False}
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 def run_command(
@@ -60,11 +60,15 @@ def run_command(
     """Run `main` on what was typed and exit with its status; its second argument holds the keys that were typed.
 
     argv: the arguments after the command's name (those of the process by default).
-    positional: the key that an argument without `=` fills (`eqr-parity FOLDER`); it takes several where it is a list.
+    positional: the key that an argument without `=` fills (`eqr-parity FOLDER`).
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = sys.argv[1:] if argv is None else argv
     if "--help" in arguments or "-h" in arguments:
-        _print_help(help_text(name, options_class, PRESETS))
+        try:
+            print(help_text(name, options_class), flush=True)
+        except BrokenPipeError:  # `--help | head`: nobody reads on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     try:
         sys.exit(main(*parse_arguments(options_class, arguments, positional)) or 0)
     except UserError as error:
@@ -74,50 +78,55 @@ def run_command(
     except KeyboardInterrupt as interrupt:
         _leave(name, f"interrupted; {str(interrupt) or 'everything that was finished is kept'}", 130)
     except OSError as error:
-        where = f" at {error.filename}" if error.filename else ""
         if error.errno in DISK_FULL:
+            where = f" at {error.filename}" if error.filename else ""
             _leave(name, f"no space left on the disk{where}; what was finished is kept", 1)
         if error.errno in PATH_REFUSED and error.filename:
             _leave(name, f"{error.filename}: {str(error.strerror).lower()}", 2)
         raise
 
 
+def _leave(name: str, message: str, status: int) -> NoReturn:
+    print(f"eqr-{name}: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
 def parse_arguments(
-    options_class: type[O], arguments: Sequence[str], positional: str | None = None
+    options_class: type[O], arguments: Iterable[str], positional: str | None = None
 ) -> tuple[O, frozenset[str]]:
     """The options that the arguments mean, and the keys that were typed. UserError for anything that is not allowed."""
-    typed, loose = _split(arguments)
-    if loose:
-        typed |= _positional(options_class, loose, positional, typed)
+    typed = _split(arguments, positional)
     keys = frozenset(typed)
-    if (recipe := typed.pop("recipe", "null")) != "null" and "recipe" in options_class.model_fields:
+    if "recipe" in options_class.model_fields and (recipe := typed.pop("recipe", "null")) != "null":
         typed = {**recipe_keys(Path(recipe)), **typed}
-    values = typed_values(options_class, typed)
     known = dict(leaves(options_class))
-    missing = [key for key, field in known.items() if field.is_required() and key not in flat(values)]
-    if missing:
-        raise UserError(f"{', '.join(f'{key}=' for key in missing)} must be given (--help shows an example)")
-    return options_class.parse(values), keys
-
-
-def typed_values(options_class: type[Options], typed: Mapping[str, str | list[str]]) -> dict[str, Any]:
-    """The nested dict that dotted key -> text means, presets first. UserError: a key that is not there."""
-    values: dict[str, Any] = {}
-    fields, known = options_class.model_fields, dict(leaves(options_class))
-    for key, field in fields.items():
-        if about(field)["preset"] and key in typed:
-            values[key] = preset(key, str(typed[key]))
+    presets = [key for key, field in options_class.model_fields.items() if about(field)["preset"]]
+    values: dict[str, Any] = {key: preset(key, typed.pop(key)) for key in presets if key in typed}
     for key, text in typed.items():
-        if key in fields and about(fields[key])["preset"]:
-            continue
         if key not in known:
-            raise _no_such_key(key, options_class)
+            inside = ", ".join(name for name in known if name.startswith(f"{key}."))
+            words = f"{key} is a group of keys: set {inside}"
+            raise UserError(words) if inside else unknown_key(key, options_class, [*known, *presets])
         *groups, leaf = key.split(".")
         inner = values
         for group in groups:
             inner = inner.setdefault(group, {})
-        inner[leaf] = [*text] if isinstance(text, list) else value_of(text, known[key].annotation)
-    return values
+        inner[leaf] = value_of(text, known[key].annotation)
+    return options_class.parse(values), keys
+
+
+def _split(arguments: Iterable[str], positional: str | None) -> dict[str, str]:
+    """Key -> text as typed."""
+    typed: dict[str, str] = {}
+    for argument in arguments:
+        match = _OVERRIDE.fullmatch(argument)
+        if match is None and (positional is None or argument.startswith("-")):
+            raise UserError(f"'{argument}' is not of the form key=value (--help lists the keys)")
+        key, text = (match["key"], match["value"]) if match else (str(positional), argument)
+        if key in typed:
+            raise UserError(f"{key} is given twice: '{typed[key]}' and '{text}'")
+        typed[key] = text
+    return typed
 
 
 def preset(group: str, name: str) -> dict[str, Any]:
@@ -134,80 +143,25 @@ def preset_names(group: str) -> list[str]:
     return sorted(path.stem for path in (PRESETS / group).glob("*.yaml"))
 
 
-def value_of(text: str, kind: Any) -> Any:
+def value_of(text: str, kind: Any = Any) -> Any:
     """What typed text means to an option of this type. Text that means nothing to it stays text, and is refused."""
-    kinds = members(kind)
-    lists = [member for member in kinds if get_origin(member) is tuple]
     if text == "null":
         return None
-    if lists and text.startswith("[") and text.endswith("]"):
-        inner = get_args(lists[0])[0]
+    kinds = members(kind)
+    lists = [member for member in kinds if get_origin(member) is tuple]
+    is_text = str in kinds or any(get_origin(member) is Literal and text in get_args(member) for member in kinds)
+    if text.startswith("[") and text.endswith("]") and (lists or not is_text):
+        inner = get_args(lists[0])[0] if lists else Any
         return [value_of(item.strip(), inner) for item in text[1:-1].split(",")] if text[1:-1].strip() else []
-    if str in kinds or any(get_origin(member) is Literal and text in get_args(member) for member in kinds):
+    if is_text:
         return text
-    return parse_value(text)
-
-
-def parse_value(text: str) -> Any:
-    """A number, true, false or null where `text` is one, a list of such for [a,b]; else `text` itself."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    if _WHOLE.fullmatch(text):
-        return int(text)
-    if _NUMBER.fullmatch(text) and not re.fullmatch(r"[+-]?0\d+", text):
-        return float(text)
-    if text.startswith("[") and text.endswith("]"):
-        return [parse_value(item.strip()) for item in text[1:-1].split(",")] if text[1:-1].strip() else []
+    if not re.match(r"\s|[+-]?0\d", text):  # Python would take 007
+        for number in (int, float):
+            with suppress(ValueError):
+                return number(text)
     return text
-
-
-def resumed(
-    options_class: type[Options], before: Mapping[str, Any], typed: Mapping[str, Any], where: str
-) -> dict[str, Any]:
-    """The values of a run with those that were typed over them: the one rule of resuming.
-
-    A key that a resume may not change may be typed with the value that the run has (None: whatever it has). `typed`:
-    dotted key -> value, without `resume`. `before`: the run's config.json; `where`: its folder.
-    """
-    known, there = dict(leaves(options_class)), flat(before)
-    free = [key for key, field in known.items() if about(field)["resume"]]
-    changed = {key: value for key, value in typed.items() if key in free}
-    for key, value in sorted(typed.items()):
-        if key in free:
-            continue
-        if key not in there:
-            raise UserError(f"{key}= does not go with resume=: the run in {where} has its own")
-        if value is not None and value != there[key]:
-            raise UserError(
-                f"{key}={value} does not go with resume=: the run has {key}={there[key]}; "
-                f"what may change: {', '.join(free)}"
-            )
-    return {**before, **changed}
-
-
-def recipe_keys(path: Path) -> dict[str, str]:
-    """Key -> text as it would be typed, of a flat YAML file: what `recipe=FILE` stands for. What is typed beside it
-    counts more."""
-    keys = {}
-    for key, value in read_yaml(path).items():
-        if isinstance(value, Mapping):
-            raise UserError(f"{path}: {key} is a group of keys: write {key}.{next(iter(value), 'KEY')}: ... instead")
-        keys[key] = as_typed(value)
-    return keys
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; nothing in it is interpolated. UserError: not there, or no such thing."""
-    try:
-        loaded = OmegaConf.load(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    found = OmegaConf.to_container(loaded, resolve=False)
-    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise UserError(f"{path}: expected keys and values")
-    return cast(dict[str, Any], found)
 
 
 def as_typed(value: Any) -> str:
@@ -219,56 +173,85 @@ def as_typed(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _split(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """(key -> text as typed, the arguments that have no key)."""
-    typed: dict[str, Any] = {}
-    loose: list[str] = []
-    for argument in arguments:
-        match = _OVERRIDE.fullmatch(argument)
-        if match is None:
-            loose.append(argument)
-        elif match["key"] in typed:
-            raise UserError(f"{match['key']} is given twice")
-        else:
-            typed[match["key"]] = match["value"]
-    return typed, loose
-
-
-def _positional(
-    options_class: type[Options], loose: list[str], key: str | None, typed: Mapping[str, Any]
+def resumed(
+    options_class: type[Options], before: Mapping[str, Any], typed: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
-    dashed = next((argument for argument in loose if argument.startswith("-")), None)
-    if key is None or dashed is not None:
-        raise UserError(f"'{dashed or loose[0]}' is not of the form key=value (--help lists the keys)")
-    if key in typed:
-        raise UserError(f"{key} is given twice: '{loose[0]}' and '{typed[key]}'")
-    if any(get_origin(member) is tuple for member in members(options_class.model_fields[key].annotation)):
-        return {key: loose}
-    if len(loose) > 1:
-        raise UserError(f"one {key} at a time, not {len(loose)}: {', '.join(loose)}")
-    return {key: loose[0]}
+    """The values of a run with those that were typed over them: the one rule of resuming.
+
+    A key that a resume may not change may be typed with the value that the run has (None: whatever it has). `typed`:
+    dotted key -> value, without `resume`. `before`: the run's config.json; `where`: its folder.
+    """
+    there = flat(before)
+    free = [key for key, field in leaves(options_class) if about(field)["resume"]]
+    for key in sorted(typed.keys() - free):
+        if key not in there:
+            raise UserError(f"{key}= does not go with resume=: the run in {where} has its own")
+        if typed[key] is not None and typed[key] != there[key]:
+            words = f"{key}={typed[key]} does not go with resume=: the run has {key}={there[key]}"
+            raise UserError(f"{words}; what may change: {', '.join(free)}")
+    return {**before, **{key: value for key, value in typed.items() if key in free}}
 
 
-def _no_such_key(key: str, options_class: type[Options]) -> UserError:
-    names = [name for name, _ in leaves(options_class)]
-    inside = [name for name in names if name.startswith(f"{key}.")]
-    if inside:
-        return UserError(f"{key} is a group of keys: set {', '.join(inside)}")
-    return unknown_key(key, options_class, names + _preset_keys(options_class.model_fields))
+def recipe_keys(path: Path) -> dict[str, str]:
+    """Key -> text as it would be typed, of a flat YAML file: what `recipe=FILE` stands for. What is typed beside it
+    counts more."""
+    values = read_yaml(path)
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            raise UserError(f"{path}: {key} is a group of keys: write {key}.{next(iter(value), 'KEY')}: ... instead")
+    return {key: as_typed(value) for key, value in values.items()}
 
 
-def _preset_keys(fields: Mapping[str, FieldInfo]) -> list[str]:
-    return [key for key, field in fields.items() if group_of(field) and about(field)["preset"]]
-
-
-def _print_help(text: str) -> NoReturn:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; nothing in it is interpolated. UserError: not there, or no such thing."""
     try:
-        print(text, flush=True)
-    except BrokenPipeError:  # `--help | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0)
+        found = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise UserError(f"{path}: expected keys and values")
+    return cast(dict[str, Any], found)
 
 
-def _leave(name: str, message: str, status: int) -> NoReturn:
-    print(f"eqr-{name}: {message}", file=sys.stderr)
-    sys.exit(status)
+def help_text(name: str, options_class: type[Options]) -> str:
+    """What `eqr-NAME --help` prints: the docstring of `options_class`, its options by the class that declares them,
+    and the lines of the docstring from `Example` on."""
+    head, _, example = inspect.cleandoc(options_class.__doc__ or "").partition("Example")
+    lines = [*head.strip().splitlines(), "", f"Usage: python -m eqr_ray.{name} key=value ...   (or: eqr-{name} ...)"]
+    left = dict(options_class.model_fields)
+    for owner in options_class.__mro__:  # the command's own first
+        fields = {key: left.pop(key) for key in inspect.get_annotations(owner) if key in left}
+        if fields:
+            lines.append("" if owner is options_class else inspect.cleandoc(owner.__doc__ or "").splitlines()[0])
+            lines += [row for key, field in fields.items() for row in _help_rows(key, field)]
+    return "\n".join([*lines, "", *f"Example{example}".splitlines()] if example else lines)
+
+
+def _help_rows(key: str, field: FieldInfo) -> Iterator[str]:
+    """`  key=default   words [choices or range]`, wrapped; a group's own keys follow it."""
+    group, words = group_of(field), field.description or ""
+    if group is not None and about(field)["preset"]:
+        choices = preset_names(key)
+        yield from _help_row(f"{key}={choices[0]}", f"{words} [{'|'.join(choices)}]")
+        yield from _help_row(f"{key}.KEY=", f"one value of it: {', '.join(group.model_fields)}")
+    elif group is not None:
+        for inner, one in group.model_fields.items():
+            yield from _help_rows(f"{key}.{inner}", one)
+    else:
+        default = "" if field.is_required() else as_typed(plain(field.get_default(call_default_factory=True)))
+        kinds = members(field.annotation)
+        choices = [str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+        if not all(choice in words for choice in choices):
+            words += f" [{'|'.join(choices)}]"
+        limits = [(sign, getattr(m, name, None)) for m in field.metadata for name, sign in _SIGNS.items()]
+        bounds = ", ".join(f"{sign} {limit}" for sign, limit in limits if limit is not None and limit < 2**53)
+        if bounds not in ("", ">= 0"):
+            words += f" [{bounds}]"
+        yield from _help_row(f"{key}={default}", words)
+
+
+def _help_row(key: str, words: str) -> list[str]:
+    first, rest = f"  {key}".ljust(HELP_COLUMN - 2) + "  ", " " * HELP_COLUMN
+    return textwrap.wrap(words, HELP_WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)

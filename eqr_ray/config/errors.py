@@ -1,9 +1,4 @@
-"""The user's mistakes, told apart from ours.
-
-Any layer raises `UserError` for input that the user can mend; a command prints its message as one line and exits with
-status 2. A `Failure` is one line too, with status 1: the machines did not last. Everything else that escapes is a fault
-of ours.
-"""
+"""The user's mistakes, told apart from ours: whatever else escapes a command is a fault of ours."""
 
 from __future__ import annotations
 
@@ -13,11 +8,11 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """One line that names the bad value and what is allowed."""
+    """One line that names the bad value and what is allowed; a command prints it and exits with status 2."""
 
 
 class Failure(Exception):
-    """One line that says what gave way, and how to go on."""
+    """One line that says what gave way, e.g. the machines, and how to go on; status 1."""
 
 
 @contextmanager

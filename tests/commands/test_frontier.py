@@ -150,7 +150,7 @@ def test_records_of_less_than_everything_are_refused(files: dict[str, Path], tmp
         ({"checkpoint": "TINY", "data": "QUESTIONS"}, "without.csv has no answers to compare with"),
         ({"records": "RUN", "seed": 1}, "seed= does not go with records="),
         ({"records": "RUN", "depth": 5}, "depth=5 is more than the 4 that were recorded"),
-        ({"records": "RUN", "policies": "[full,best]"}, '"best": expected one of "full", "halt"'),
+        ({"records": "RUN", "policies": "[full,best]"}, "\"best\" is not allowed: should be 'full', 'halt'"),
         ({"records": "RUN", "policies": "[]"}, r"policies=\[\] is not allowed"),
         ({"records": "RUN", "settle_below": -1}, "settle_below=-1(.0)? is not allowed"),
         ({"records": "RUN", "budgets": "[0]"}, r"budgets\[0\]=0 is not allowed"),

@@ -125,12 +125,12 @@ def test_a_failure_midway_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"train": -1}, "train=-1 is not allowed: at least 1"),
-        ({"train": 0}, "train=0 is not allowed: at least 1"),
-        ({"validation": None}, "validation=null: expected a whole number"),
+        ({"train": -1}, "train=-1 is not allowed: should be greater than or equal to 1"),
+        ({"train": 0}, "train=0 is not allowed: should be greater than or equal to 1"),
+        ({"validation": None}, "validation=null is not allowed: should be a valid integer"),
         ({"seed": 1.5}, r"seed=1\.5"),
-        ({"augment": True}, "augment=true: expected a whole number"),
-        ({"unique": "yes"}, 'unique="yes": expected true or false'),
+        ({"augment": True}, "augment=true is not allowed: should be a valid integer"),
+        ({"unique": "yes"}, 'unique="yes" is not allowed: should be a valid boolean'),
         ({"train": None}, "source=generate needs counts"),
         ({"task": "sudoko9"}, "did you mean 'sudoku9'"),
         ({"source": ""}, "source= must be given"),

@@ -268,7 +268,7 @@ def test_mistakes_are_one_line_and_status_2(tmp_path: Path) -> None:
     (tmp_path / "run" / "manifest.json").write_text("{")
     for arguments, words in [
         ([], "run= must be given"),
-        (["a", "b"], "one run at a time"),
+        (["a", "b"], "run is given twice"),
         ([str(tmp_path / "run")], "manifest.json is damaged"),
     ]:
         done = call("status", *arguments)

@@ -337,7 +337,7 @@ def test_answers_are_searched_by_replay(command: Callable[..., Any], tmp_path: P
     [
         (("depth: 3", "dtpeh: 3"), "trials of infer have no key 'dtpeh'"),
         (("depth: 3", "depth: 0"), "depth=0 is not allowed"),
-        (("[full, settle]", "[full, setle, settle]"), 'policy="setle": expected one of "full"'),
+        (("[full, settle]", "[full, setle, settle]"), "policy=\"setle\" is not allowed: should be 'full'"),
     ],
 )
 def test_mistakes_about_answers(

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
-from eqr_ray.config import schema
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.schema import Options, allowed, content_hash, leaves, option
+from eqr_ray.config.schema import Options, content_hash, leaves, option
 
 
 class Optim(Options):
@@ -62,42 +61,45 @@ def test_a_nested_dict_becomes_the_tree() -> None:
     ("values", "message"),
     [
         ({"stepz": 1}, "unknown key 'stepz'; did you mean 'steps'?"),
-        ({"optim": {"lrr": 1}}, "unknown key 'optim.lrr'; did you mean 'lr'?"),
+        ({"optim": {"lrr": 1}}, "unknown key 'optim.lrr'; did you mean 'optim.lr'?"),
         ({"legs": 3}, "legs= was removed: populations are gone"),
-        ({"data": 7}, "data=7: expected text"),
-        ({"steps": "many"}, 'steps="many": expected a whole number'),
-        ({"steps": 1.5}, "steps=1.5: expected a whole number"),
-        ({"steps": True}, "steps=true: expected a whole number"),
-        ({"steps": None}, "steps=null: expected a whole number"),
-        ({"steps": []}, "steps=[]: expected a whole number"),
-        ({"steps": 0}, "steps=0 is not allowed: at least 1"),
-        ({"damping": 1}, "damping=1 is not allowed: 0 <= damping < 1"),
-        ({"damping": math.nan}, "damping=nan is not allowed: a finite number, 0 <= damping < 1"),
-        ({"damping": "x"}, 'damping="x": expected a number'),
-        ({"below": math.nan}, "below=nan is not allowed: 0 or more"),
-        ({"below": -math.inf}, "below=-inf is not allowed: 0 or more"),
-        ({"seed": 2**63}, f"seed={2**63} is not allowed: 0 <= seed < {2**63}"),
-        ({"compiled": 1}, "compiled=1: expected true or false"),
-        ({"limit": "x"}, 'limit="x": expected a whole number'),
-        ({"limit": []}, "limit=[]: expected a whole number"),
+        ({"data": 7}, "data=7 is not allowed: should be a valid string"),
+        ({"steps": "many"}, 'steps="many" is not allowed: should be a valid integer'),
+        ({"steps": 1.5}, "steps=1.5 is not allowed: should be a valid integer"),
+        ({"steps": True}, "steps=true is not allowed: should be a valid integer"),
+        ({"steps": None}, "steps=null is not allowed: should be a valid integer"),
+        ({"steps": []}, "steps=[] is not allowed: should be a valid integer"),
+        ({"steps": 0}, "steps=0 is not allowed: should be greater than or equal to 1"),
+        ({"damping": 1}, "damping=1 is not allowed: should be less than 1"),
+        ({"damping": math.nan}, "damping=NaN is not allowed: should be a finite number"),
+        ({"damping": "x"}, 'damping="x" is not allowed: should be a valid number'),
+        ({"below": math.nan}, "below=NaN is not allowed: should be greater than or equal to 0"),
+        ({"below": -math.inf}, "below=-Infinity is not allowed: should be greater than or equal to 0"),
+        ({"seed": 2**63}, f"seed={2**63} is not allowed: should be less than {2**63}"),
+        ({"compiled": 1}, "compiled=1 is not allowed: should be a valid boolean"),
+        ({"limit": "x"}, 'limit="x" is not allowed: should be a valid integer'),
+        ({"limit": []}, "limit=[] is not allowed: should be a valid integer"),
         ({"limit": 11}, "limit=11 is more than steps=10, which it may not be"),
-        ({"workers": "x"}, 'workers="x": expected a whole number or one of "auto"'),
+        ({"workers": "x"}, "workers=\"x\" is not allowed: should be a valid integer or should be 'auto'"),
         ({"workers": 13}, "workers=13 is not allowed: bad luck"),
-        ({"zero": True}, "zero=true: expected one of 0, 1, 2, 3"),
-        ({"depths": [1, "x"]}, 'depths[1]="x": expected a whole number'),
-        ({"depths": ["x"]}, 'depths[0]="x": expected a whole number'),
-        ({"depths": [0]}, "depths[0]=0 is not allowed: at least 1"),
-        ({"depths": []}, "depths=[] is not allowed: at least 1"),
-        ({"depths": 1}, "depths=1: expected a list of a whole number"),
-        ({"levels": []}, "levels=[] is not allowed: at least 1"),
-        ({"levels": -1}, "levels=-1 is not allowed: 0 or more"),
-        ({"levels": "x"}, 'levels="x": expected a number or a list of a number'),
-        ({"records": [1]}, "records[0]=1: expected text"),
-        ({"optim": {"lr": True}}, "optim.lr=true: expected a number"),
-        ({"optim": {"lr": -1.0}}, "optim.lr=-1.0 is not allowed: more than 0"),
-        ({"optim": {"kind": "adan"}}, 'optim.kind="adan": expected one of "adam", "sgd"; did you mean \'adam\'?'),
+        ({"zero": True}, "zero=true is not allowed: should be a choice, not true or false"),
+        ({"depths": [1, "x"]}, 'depths[1]="x" is not allowed: should be a valid integer'),
+        ({"depths": ["x"]}, 'depths[0]="x" is not allowed: should be a valid integer'),
+        ({"depths": [0]}, "depths[0]=0 is not allowed: should be greater than or equal to 1"),
+        ({"depths": []}, "depths=[] is not allowed: should have at least 1 item after validation, not 0"),
+        ({"depths": 1}, "depths=1 is not allowed: should be a valid list"),
+        (
+            {"levels": []},
+            "levels=[] is not allowed: should be a valid number or should have at least 1 item after validation, not 0",
+        ),
+        ({"levels": -1}, "levels=-1 is not allowed: should be greater than or equal to 0 or should be a valid list"),
+        ({"levels": "x"}, 'levels="x" is not allowed: should be a valid number or should be a valid list'),
+        ({"records": [1]}, "records[0]=1 is not allowed: should be a valid string"),
+        ({"optim": {"lr": True}}, "optim.lr=true is not allowed: should be a valid number"),
+        ({"optim": {"lr": -1.0}}, "optim.lr=-1.0 is not allowed: should be greater than 0"),
+        ({"optim": {"kind": "adan"}}, "optim.kind=\"adan\" is not allowed: should be 'adam' or 'sgd'"),
         ({"optim": {"kind": "lion"}}, "optim.kind=lion was removed: it was slower"),
-        ({"optim": 3}, "optim=3: expected a group of keys: lr, betas, kind"),
+        ({"optim": 3}, "optim=3 is not allowed: should be a valid dictionary or instance of Optim"),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(values: dict[str, Any], message: str) -> None:
@@ -108,20 +110,14 @@ def test_what_is_wrong_is_named_in_one_line(values: dict[str, Any], message: str
 
 
 def test_the_place_of_the_values_is_named() -> None:
-    with pytest.raises(UserError, match=r"^data is missing: expected text$"):
+    with pytest.raises(UserError, match=r"^data= must be given$"):
         Run.parse({})
-    with pytest.raises(UserError, match=r"^a\.b\.lr=0 is not allowed: more than 0$"):
+    with pytest.raises(UserError, match=r"^a\.b\.lr=0 is not allowed: should be greater than 0$"):
         Optim.parse({"lr": 0}, "a.b")
-    with pytest.raises(UserError, match=r"^unknown key 'a\.lrr'; did you mean 'lr'"):
+    with pytest.raises(UserError, match=r"^unknown key 'a\.lrr'; did you mean 'a.lr'"):
         Optim.parse({"lrr": 0}, "a")
-    with pytest.raises(UserError, match=r"^a=\[1\]: expected a group of keys: lr, betas, kind$"):
+    with pytest.raises(UserError, match=r"^a=\[1\] is not allowed: should be a valid dictionary or instance of Optim$"):
         Optim.parse([1], "a")  # type: ignore[arg-type]
-
-
-def test_a_renamed_key_is_told_its_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(schema.RENAMED, "rate", "lr")
-    with pytest.raises(UserError, match=r"^optim\.rate= is called lr= now$"):
-        Run.parse({"data": "d", "optim": {"rate": 1}})
 
 
 def test_values_are_replaced_with_their_checks_and_nothing_else_changes_them() -> None:
@@ -132,24 +128,6 @@ def test_values_are_replaced_with_their_checks_and_nothing_else_changes_them() -
     with pytest.raises(ValueError, match="frozen"):
         run.steps = 4
     assert pickle.loads(pickle.dumps(run)) == run
-
-
-@pytest.mark.parametrize(
-    ("bounds", "words"),
-    [
-        ({"ge": 0}, "0 or more"),
-        ({"ge": 2}, "at least 2"),
-        ({"gt": 0}, "more than 0"),
-        ({"le": 3}, "at most 3"),
-        ({"lt": 3}, "less than 3"),
-        ({"ge": 0, "le": 1}, "0..1"),
-        ({"ge": 0, "lt": 1}, "0 <= ema < 1"),
-        ({"gt": 0, "lt": 1}, "0 < ema < 1"),
-        ({"gt": 0, "le": 1}, "0 < ema <= 1"),
-    ],
-)
-def test_a_range_in_words(bounds: dict[str, float], words: str) -> None:
-    assert allowed(bounds, "ema") == words
 
 
 def test_keys_that_can_be_typed() -> None:

@@ -41,7 +41,7 @@ def test_a_prediction_for_every_number_of_gpus() -> None:
     assert [cost.gpus for cost in costs] == [1, 8]
     named = {"flops_per_segment": 25.6e9, "device_flops": PUBLISHED_DEVICE_FLOPS}
     assert costs == predictions([PUBLISHED], CostConfig(puzzles=1000, gpus=(1, 8), **named))
-    with pytest.raises(UserError, match=r"gpus\[1\]=0 is not allowed: at least 1"):
+    with pytest.raises(UserError, match=r"gpus\[1\]=0 is not allowed: should be greater than or equal to 1"):
         CostConfig(puzzles=1, gpus=(1, 0))
     with pytest.raises(UserError, match=r"device_flops=0\.0 is not allowed"):
         CostConfig(puzzles=1, gpus=(1,), device_flops=0.0)

@@ -143,7 +143,7 @@ def test_one_objective_may_stand_in_a_list() -> None:
         ({"objective": "highest validation_exakt"}, "did you mean 'validation_exact'?"),
         ({"first": [{"damping": 2.0}]}, "first[0]: damping=2.0: expected 0 .. 0.5"),
         ({"scheduler": {"name": "asha", "first": 40}}, "scheduler.first=40 is not allowed"),
-        ({"scheduler": {"name": "ahsa"}}, "did you mean 'asha'?"),
+        ({"scheduler": {"name": "ahsa"}}, "scheduler.name=\"ahsa\" is not allowed: should be 'none' or 'asha'"),
         ({"scheduler": {"name": "asha", "first": 1, "factor": 1}}, "scheduler.factor=1 is not allowed"),
         ({"algorithm": {"name": "grid"}, "space": {"damping": {"uniform": [0, 1]}}}, "space.damping has no points"),
         ({"command": "infer"}, "objective: expected {accuracy: X}"),
