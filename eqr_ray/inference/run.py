@@ -25,8 +25,7 @@ from eqr_ray.model.pretrained import load_model
 from eqr_ray.model.runtime import NetworkFactory, resolved_dtype, slots_for, worth_compiling
 from eqr_ray.storage.progress import Progress
 from eqr_ray.storage.run_dir import LOG, RunDir
-from eqr_ray.storage.run_log import RunLog, number, read_log
-from eqr_ray.storage.status import RunStatus, unread, warned
+from eqr_ray.storage.run_log import RunLog, RunStatus, number, read_log
 
 CELL = ("exact_accuracy", "exact_low", "exact_high", "mean_residual", "segments_mean", "settled_share")  # of the table
 PARQUET_END = b"PAR1"
@@ -180,7 +179,7 @@ def status_of_inference(path: Path, summary: Mapping[str, Any] | None) -> RunSta
     lost += [f"damaged records, set aside: {', '.join(aside)}"] if aside else []
     damaged = [part for part in parts if not _is_whole(part)]
     lost += [f"damaged records: {part}, which will be set aside and run again" for part in damaged]
-    lost += [*warned(log.entries), *unread(log.unread)]
+    lost += log.lost()
     return RunStatus(facts, lost, goes_on=summary is None or bool(damaged))
 
 

@@ -30,8 +30,7 @@ from eqr_ray.search.study import SearchConfig, search_of
 from eqr_ray.search.trial import Report, Status, Trial, ranked
 from eqr_ray.storage.atomic import write_bytes, write_json
 from eqr_ray.storage.run_dir import CHECKPOINTS, LOG, MANIFEST, SUMMARY, RunDir
-from eqr_ray.storage.run_log import ABOUT, read_log
-from eqr_ray.storage.status import RunStatus
+from eqr_ray.storage.run_log import ABOUT, RunStatus, read_log
 from eqr_ray.training.checkpoint import complete_checkpoints
 
 TRIALS, FINALS = "trials", "finals"

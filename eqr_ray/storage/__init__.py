@@ -1,1 +1,1 @@
-"""Files: atomic writes, run directories, the run log, progress, status and remote copies."""
+"""Files: atomic writes, run directories, the run log, progress and remote copies."""

@@ -1,7 +1,6 @@
-"""Files that are there whole or not at all.
+"""Files that are there whole or not at all: written beside their place, flushed to the disk, then renamed.
 
-A part, a manifest, a checkpoint or a dataset that exists is complete, whatever was killed when: it is written beside
-its place, flushed to the disk, then renamed. At the base of the package, because every layer leaves files.
+A part, a manifest, a checkpoint or a dataset that exists is complete, whatever was killed when.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """One JSON object, atomically. NaN and infinities are refused: they are no JSON."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -46,27 +46,17 @@ class Rate:
 
 
 class Progress:
-    """Shows how many of `total` are done. Use as a context.
-
-    `unit`: what is counted, in the plural.
-    """
+    """Shows how many of `total` are done; `unit`: what is counted, in the plural. Use as a context."""
 
     def __init__(
-        self,
-        total: int,
-        unit: str,
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        self, total: int, unit: str, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._total, self._unit, self._clock = total, unit, clock
-        self._rate = Rate(clock=clock)
-        self._line, self._shown_s, self._is_shown = "", clock(), True
-        self._stream = sys.stderr if stream is None else stream
-        console = Console(file=self._stream, highlight=False, markup=False)
-        self._terminal = console.is_terminal
+        self._rate, self._line, self._shown_s, self._is_shown = Rate(clock=clock), "", clock(), True
+        console = Console(file=stream or sys.stderr, highlight=False, markup=False)
         columns = TextColumn("{task.description}", markup=False), BarColumn(bar_width=20)
         self._display = Display(
-            *columns, console=console, transient=True, refresh_per_second=2, disable=not self._terminal
+            *columns, console=console, transient=True, refresh_per_second=2, disable=not console.is_terminal
         )
         self._task = self._display.add_task("", total=max(total, 1))
 
@@ -77,7 +67,7 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._display.stop()
         if not self._is_shown:
-            self._print(self._line)
+            self.message(self._line)
 
     def update(self, done: float, words: str | None = None, left_s: float | None = None) -> None:
         """So many are done. `words` and `left_s`, the time left, are shown behind the count; without words, what
@@ -86,29 +76,22 @@ class Progress:
         rate = self._rate.per_s()
         if words is None and rate is not None:
             words, left_s = f"{rate:,.3g} {self._unit}/s", max(0.0, self._total - done) / rate
-        parts = [f"{done:,.0f}/{self._total:,} {self._unit}", words]
-        if left_s is not None:
-            parts.append(f"{duration(left_s)} left")
-        self._line, self._is_shown = "  ".join(part for part in parts if part), self._terminal
+        left = None if left_s is None else f"{duration(left_s)} left"
+        self._line = "  ".join(part for part in (f"{done:,.0f}/{self._total:,} {self._unit}", words, left) if part)
         self._display.update(self._task, completed=done, description=self._line)
-        if not self._terminal and self._clock() - self._shown_s >= PLAIN_EVERY_S:
-            self._print(self._line)
+        self._is_shown = not self._display.disable
+        if not self._is_shown and self._clock() - self._shown_s >= PLAIN_EVERY_S:
+            self._shown_s, self._is_shown = self._clock(), True
+            self.message(self._line)
 
     def message(self, words: str) -> None:
         """A line that stays."""
-        if self._terminal:
-            self._display.console.print(Text(words), soft_wrap=True)
-        else:
-            print(words, file=self._stream, flush=True)
+        self._display.console.print(Text(words), soft_wrap=True)
 
     def __call__(self, entry: dict[str, Any]) -> None:
         """A warning of a run log."""
         if entry.get("event") == "warning":
             self.message(f"warning: {entry.get('message')}")
-
-    def _print(self, line: str) -> None:
-        self._shown_s, self._is_shown = self._clock(), True
-        print(line, file=self._stream, flush=True)
 
 
 def print_warning(entry: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -69,7 +69,7 @@ class RemoteCopy:
     def compare(self) -> None:
         """Learn what the copy has already. UserError: the store does not answer, or has what the folder lacks."""
         here, there = self._here(), self._there()
-        if ahead := _ahead(there.keys() - here.keys(), here):
+        if ahead := next((name for name in sorted(there.keys() - here.keys()) if _is_ahead(name, here)), None):
             raise UserError(
                 f"mirror={self.url} is ahead of {self.folder}: it has {ahead}; "
                 "move the folder away to go on from the copy, or choose another mirror="
@@ -77,7 +77,7 @@ class RemoteCopy:
         for name, size in there.items():
             if name not in here:
                 self._sent[name] = GONE
-            elif here[name][0] == size and _rank(name)[0] == 0:
+            elif here[name][0] == size and not _makes_whole(name):
                 self._sent[name] = here[name]
 
     def send(self) -> None:
@@ -90,10 +90,10 @@ class RemoteCopy:
             with _as_os_error(), suppress(FileNotFoundError):
                 self._store.rm_file(str(self._root / name))
             del self._sent[name]
-        missed: set[str] = set()  # folders in which a file went away while it was copied
+        missed: set[PurePosixPath] = set()  # folders in which a file went away while it was copied
         for name in sorted(here, key=_rank):
-            parent = str(PurePosixPath(name).parent)
-            if self._sent.get(name) == here[name] or (_rank(name)[0] and parent in missed):
+            parent = PurePosixPath(name).parent
+            if self._sent.get(name) == here[name] or (_makes_whole(name) and parent in missed):
                 continue
             try:
                 content = (self.folder / name).read_bytes()
@@ -108,24 +108,30 @@ class RemoteCopy:
     def _here(self) -> dict[str, tuple[int, int]]:
         found = {}
         for place, folders, files in os.walk(self.folder):
-            folders[:] = [name for name in folders if _is_shared(name)]
-            for file in filter(_is_shared, files):
-                path = Path(place, file)
-                try:
+            folders[:] = filter(_is_shared, folders)
+            for path in (Path(place, file) for file in files if _is_shared(file)):
+                with suppress(FileNotFoundError):  # of a checkpoint that has just been removed
                     facts = path.lstat()
-                except FileNotFoundError:  # of a checkpoint that has just been removed
-                    continue
-                if not path.is_symlink():
-                    found[path.relative_to(self.folder).as_posix()] = (facts.st_size, facts.st_mtime_ns)
+                    if not path.is_symlink():
+                        found[path.relative_to(self.folder).as_posix()] = (facts.st_size, facts.st_mtime_ns)
         return found
 
     def _there(self) -> dict[str, int]:
-        """Sizes by name. UserError: the store does not answer."""
+        """Sizes by name. UserError: the store does not answer. Not by `find`: to that, such a store is an empty one."""
+
+        def skip(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise error
+
+        sizes = {}
         with self._readable():
             self._store.invalidate_cache()
-            files = dict(_files(self._store, str(self._root)))
-        sizes = {str(PurePosixPath(path).relative_to(self._root)): size for path, size in files.items()}
-        return {name: size for name, size in sizes.items() if all(map(_is_shared, name.split("/")))}
+            for _, _, files in self._store.walk(str(self._root), detail=True, on_error=skip):
+                for file in (file for file in files.values() if file["type"] == "file"):
+                    name = PurePosixPath(file["name"]).relative_to(self._root)
+                    if all(map(_is_shared, name.parts)):
+                        sizes[str(name)] = file["size"]
+        return sizes
 
     def _put(self, name: str, content: bytes) -> None:
         """A file of an object store is there whole or not at all; elsewhere it is written beside its place."""
@@ -150,8 +156,8 @@ class RemoteCopy:
 
 def store_of(url: str) -> tuple[AbstractFileSystem, str]:
     """(the file system, the path in it) of an address. UserError: it is none, names no folder, or does not answer."""
-    scheme, separator, rest = url.partition("://")
-    if not separator or not rest.strip("/"):
+    scheme, _, rest = url.partition("://")
+    if not rest.strip("/"):
         raise UserError(f"mirror={url} is not allowed: {ALLOWED}")
     try:
         if scheme in BY_PYARROW:
@@ -223,16 +229,16 @@ class _Copier(threading.Thread):
             ending = self._ending.wait(EVERY_S)
             try:
                 self._copy.send()
-                self._why = ""
             except OSError as error:
                 if not self._why:
                     log.warning("mirror=%s: going on without a copy (%s)", self._copy.url, _first_line(error))
                 self._why = _first_line(error)
                 if ending:
                     time.sleep(PAUSE_S)
-                continue
-            if ending:
-                self._done.set()
+            else:
+                self._why = ""
+                if ending:
+                    self._done.set()
 
     def finish(self, patience_s: float) -> str:
         """Complete the copy. Returns why not, or nothing."""
@@ -243,33 +249,16 @@ class _Copier(threading.Thread):
         return self._why or f"no answer for {patience_s:g} s"
 
 
-def _ahead(only_there: Iterable[str], here: Collection[str]) -> str | None:
-    """A file that only the copy has, and that no run removes: a newer checkpoint, records, the end of a trial."""
-    for name in sorted(only_there):
-        path = PurePosixPath(name)
-        if f"{name}.damaged" in here:  # it was set aside
-            continue
-        if path.name in ("end.json", "result.json") or path.parent.name == "records":
-            return name
-        if path.name == "state.json":
-            steps = [PurePosixPath(other).parent for other in here if other.endswith("/state.json")]
-            own = [step.name for step in steps if step.parent == path.parent.parent]
-            if path.parent.name > max(own, default=""):
-                return name
-    return None
-
-
-def _files(store: AbstractFileSystem, root: str) -> Iterator[tuple[str, int]]:
-    """(path, size) of every file below `root`. Not `find`: to that, a store that does not answer is an empty one."""
-    try:
-        entries = store.ls(root, detail=True)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in entries:
-        if entry["type"] == "directory" and entry["name"].rstrip("/") != root.rstrip("/"):
-            yield from _files(store, entry["name"])
-        elif entry["type"] == "file":
-            yield entry["name"], entry["size"]
+def _is_ahead(name: str, here: Collection[str]) -> bool:
+    """Whether a file that only the copy has is one that no run removes: a newer checkpoint, records, a trial's end."""
+    path = PurePosixPath(name)
+    if f"{name}.damaged" in here:  # it was set aside
+        return False
+    if path.name == "state.json":
+        states = [other for other in map(PurePosixPath, here) if other.name == path.name]
+        own = (state.parent.name for state in states if state.parent.parent == path.parent.parent)
+        return path.parent.name > max(own, default="")
+    return path.name in ("end.json", "result.json") or path.parent.name == "records"
 
 
 @contextmanager
@@ -287,9 +276,12 @@ def _is_shared(name: str) -> bool:
     return name not in LOCAL and not name.startswith(".") and not name.endswith(PARTIAL)
 
 
+def _makes_whole(name: str) -> bool:
+    return PurePosixPath(name).name in LAST
+
+
 def _rank(name: str) -> tuple[int, str]:
-    file = PurePosixPath(name).name
-    return (1 + LAST.index(file) if file in LAST else 0, name)
+    return (LAST.index(PurePosixPath(name).name) if _makes_whole(name) else -1, name)
 
 
 def _first_line(error: Exception) -> str:

@@ -19,24 +19,19 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil  # type: ignore[import-untyped]
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.schema import content_hash, read_json
+from eqr_ray.config.schema import content_hash, flat, plain, read_json
 from eqr_ray.storage.atomic import write_json
 from eqr_ray.storage.progress import duration
 
 MANIFEST, CONFIG, SUMMARY, LOG, LOCK = "manifest.json", "config.json", "summary.json", "log.jsonl", "lock.json"
 CHECKPOINTS = "checkpoints"
-KINDS = {
-    "train": "training run",
-    "infer": "inference run",
-    "calibrate": "calibration",
-    "frontier": "frontier",
-    "sweep": "sweep",
-}
+KINDS = {"train": "training run", "infer": "inference run", "calibrate": "calibration"}
+KINDS |= {"frontier": "frontier", "sweep": "sweep"}
 # What a run may leave that was killed before it had begun: generated data, Ray's files, records to evaluate.
 BEFORE_CONFIG = frozenset({MANIFEST, LOG, LOCK, "data", "ray", "run"})
 
@@ -54,16 +49,26 @@ class RunDir:
 
     def manifest(self) -> dict[str, Any]:
         """Empty where no run has begun. UserError: it is damaged, or that of another kind of run."""
-        found = read_manifest(self.path)
-        if found and found["kind"] != self.kind:
-            words = f"{self.path} holds a {KINDS.get(found['kind'], found['kind'])}, not a {KINDS[self.kind]}"
-            raise UserError(f"{words}; choose another folder")
-        return found if self.has_run else {}
+        file = self.path / MANIFEST
+        if not file.is_file():
+            return {}
+        manifest = read_json(file)
+        kind, identity = manifest.get("kind"), manifest.get("identity")
+        if (
+            not isinstance(kind, str)
+            or not isinstance(identity, dict)
+            or content_hash(identity) != manifest.get("hash")
+        ):
+            raise UserError(f"{file} is damaged: its content has another hash")
+        if kind != self.kind:
+            raise UserError(
+                f"{self.path} holds a {KINDS.get(kind, kind)}, not a {KINDS[self.kind]}; choose another folder"
+            )
+        return manifest if self.has_run else {}
 
     def identity(self) -> dict[str, Any]:
         """What the run here is; empty where none has begun. UserError as `manifest`."""
-        identity: dict[str, Any] = self.manifest().get("identity", {})
-        return identity
+        return cast(dict[str, Any], self.manifest().get("identity", {}))
 
     def check(self, identity: Mapping[str, Any] | None = None, grows: Collection[str] = ()) -> None:
         """UserError: the folder holds something else, or another run than that of `identity` (None: any of this kind).
@@ -71,14 +76,11 @@ class RunDir:
         Numbers named in `grows` may be greater than they were."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"out={self.path} is a file, not a folder")
-        before = self.manifest()
-        if not before:
-            if self.path.is_dir() and any(
-                e.name not in BEFORE_CONFIG and e.name[0] != "." for e in self.path.iterdir()
-            ):
-                raise UserError(f"out={self.path} is not empty and holds no {KINDS[self.kind]}; choose another folder")
-        elif identity is not None and (words := difference(before["identity"], identity, grows)):
-            raise UserError(f"out={self.path} holds another {KINDS[self.kind]}: {words}; choose another folder")
+        if before := self.manifest():
+            if identity is not None and (words := difference(before["identity"], identity, grows)):
+                raise UserError(f"out={self.path} holds another {KINDS[self.kind]}: {words}; choose another folder")
+        elif self.path.is_dir() and any(e.name not in BEFORE_CONFIG and e.name[0] != "." for e in self.path.iterdir()):
+            raise UserError(f"out={self.path} is not empty and holds no {KINDS[self.kind]}; choose another folder")
 
     def create(
         self, identity: Mapping[str, Any], config: Mapping[str, Any], grows: Collection[str] = (), **more: Any
@@ -86,8 +88,8 @@ class RunDir:
         """Begin the run or go on with it; it is not finished from now on. For the process that has the lock.
 
         `more` is kept in the manifest beside the identity. UserError: another run has begun here since."""
-        if words := difference(self.identity(), identity, grows) if self.has_run else "":
-            raise UserError(f"out={self.path} holds another {KINDS[self.kind]}: {words}; choose another folder")
+        if self.has_run:
+            self.check(identity, grows)
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / SUMMARY).unlink(missing_ok=True)
         hashed = content_hash(identity)
@@ -110,38 +112,16 @@ class RunDir:
         write_json(self.path / SUMMARY, summary)
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest in this folder, whatever the kind of run; empty where there is none. UserError: damaged."""
-    file = path / MANIFEST
-    if not file.is_file():
-        return {}
-    manifest = read_json(file)
-    kind, identity = manifest.get("kind"), manifest.get("identity")
-    if not isinstance(kind, str) or not isinstance(identity, dict) or content_hash(identity) != manifest.get("hash"):
-        raise UserError(f"{file} is damaged: its content has another hash")
-    return manifest
-
-
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], grows: Collection[str] = ()) -> str:
     """In which key two identities differ, with both values; the keys of further differences. Empty: in none."""
-    there, here = _leaves(before), _leaves(json.loads(json.dumps(now)))
-    keys = [key for key in dict.fromkeys((*here, *there)) if there.get(key, _MISSING) != here.get(key, _MISSING)]
+    there, here = flat(before), flat(plain(now))
+    both = here.keys() & there.keys()
+    keys = [key for key in {**here, **there} if key not in both or there[key] != here[key]]
     keys = [key for key in keys if not (key in grows and key in there and there[key] < here[key])]
     if not keys:
         return ""
-    first, *others = keys
-    words = f"{first} is {_shown(there, first)} there and {_shown(here, first)} here"
-    return f"{words} (and {', '.join(others)})" if others else words
-
-
-_MISSING = object()
-
-
-def _leaves(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= _leaves(value, f"{path}{key}.") if isinstance(value, dict) and value else {f"{path}{key}": value}
-    return leaves
+    words = f"{keys[0]} is {_shown(there, keys[0])} there and {_shown(here, keys[0])} here"
+    return f"{words} (and {', '.join(keys[1:])})" if keys[1:] else words
 
 
 def _shown(leaves: Mapping[str, Any], key: str) -> str:
@@ -183,14 +163,7 @@ def driver_of(path: Path) -> Driver | None:
 def locked(path: Path) -> Iterator[None]:
     """Be the only process that works in the folder `path`, which is made. UserError: another one does."""
     path.mkdir(parents=True, exist_ok=True)
-    _take(path, Driver(socket.gethostname(), os.getpid(), psutil.Process().create_time()))
-    try:
-        yield
-    finally:
-        (path / LOCK).unlink(missing_ok=True)
-
-
-def _take(path: Path, mine: Driver) -> None:
+    mine = Driver(socket.gethostname(), os.getpid(), psutil.Process().create_time())
     # Two processes that come at once meet at the flock; the loser then reads the winner's name.
     with (path / f".{LOCK}").open("a") as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)
@@ -199,6 +172,10 @@ def _take(path: Path, mine: Driver) -> None:
             whose = f"process {holder.pid} on {holder.host} is at work in {path}"
             raise UserError(whose if holder.alive else f"{whose}, {how_to_tell(path)}")
         write_json(path / LOCK, asdict(mine))
+    try:
+        yield
+    finally:
+        (path / LOCK).unlink(missing_ok=True)
 
 
 def how_to_tell(path: Path) -> str:

@@ -17,10 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
-from eqr_ray.config.errors import UserError
+from eqr_ray.config.errors import UserError, extra
 from eqr_ray.storage.progress import polled
 from eqr_ray.storage.run_dir import LOG
 
@@ -28,9 +27,9 @@ WandbMode = Literal["disabled", "offline", "online"]
 ID_FILE = "wandb_id.txt"  # a run has one W&B run however often it is restarted
 GROUP_FILE = "wandb_group.txt"  # a trial's: the name of its sweep
 ABOUT = ("time", "run", "worker", "actor", "trial", "event", "step")  # what is no metric in a line
+WARNINGS_SHOWN = 3  # the newest
 
 Entry = dict[str, Any]
-_open: list[RunLog] = []  # a warning goes to the log that was opened last
 
 
 class RunLog:
@@ -52,7 +51,6 @@ class RunLog:
         self.sinks = list(sinks)
         self._lock = threading.Lock()
         self._file = self._wandb = None
-        self._handler = _WarningHandler(self)
         if folder is None:
             return
         run, trial = run_and_trial(folder)
@@ -87,14 +85,13 @@ class RunLog:
 
     def __enter__(self) -> RunLog:
         _open.append(self)
-        logging.getLogger("eqr_ray").addHandler(self._handler)
+        logging.getLogger("eqr_ray").addHandler(_handler)  # which is there once, however often it is added
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        logging.getLogger("eqr_ray").removeHandler(self._handler)
+    def __exit__(self, *_: object) -> None:
         _open.remove(self)
+        if not _open:
+            logging.getLogger("eqr_ray").removeHandler(_handler)
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -103,13 +100,15 @@ class RunLog:
 
 
 class _WarningHandler(logging.Handler):
-    def __init__(self, log: RunLog) -> None:
-        super().__init__(logging.WARNING)
-        self._log = log
+    """Of this package's logger: a warning goes to the run log that was opened last."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if _open and _open[-1] is self._log:
-            self._log.warning(record.getMessage())
+        for log in _open[-1:]:
+            log.warning(record.getMessage())
+
+
+_open: list[RunLog] = []
+_handler = _WarningHandler(logging.WARNING)
 
 
 def run_and_trial(folder: Path) -> tuple[str, str | None]:
@@ -137,6 +136,14 @@ class LogContent:
         """The entries of these events."""
         return [entry for entry in self.entries if entry.get("event") in events]
 
+    def lost(self) -> list[str]:
+        """The newest warnings, how many there were before, and how many lines cannot be read."""
+        words = [" ".join(str(entry.get("message")).split()) for entry in self.of("warning")]
+        earlier = len(words) - WARNINGS_SHOWN
+        lines = [f"{earlier:,} earlier warnings, in {LOG}"] if earlier > 0 else []
+        lines += [f"warned: {message}" for message in words[-WARNINGS_SHOWN:]]
+        return lines + ([f"{self.unread:,} lines of {LOG} cannot be read"] if self.unread else [])
+
 
 def read_log(path: Path, start: int = 0) -> LogContent:
     """The whole lines of the log at `path` from byte `start` on; none where there is no log. UserError: unreadable."""
@@ -149,9 +156,9 @@ def read_log(path: Path, start: int = 0) -> LogContent:
     except OSError as error:
         raise UserError(f"{path}: {str(error.strerror).lower()}") from error
     *lines, rest = content.split(b"\n")  # the last one is empty, or half: it is being written, or its writer died
-    entries = [entry for line in lines if (entry := _entry(line)) is not None]
-    unread = len([line for line in lines if line.strip()]) - len(entries)
-    return LogContent(entries, unread, start + len(content) - len(rest))
+    found = [_entry(line) for line in lines if line.strip()]
+    entries = [entry for entry in found if entry is not None]
+    return LogContent(entries, len(found) - len(entries), start + len(content) - len(rest))
 
 
 def _entry(line: bytes) -> Entry | None:
@@ -160,6 +167,19 @@ def _entry(line: bytes) -> Entry | None:
     except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) else None
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """What a run's folder tells, whatever its kind, read while others may be writing there.
+
+    `facts`: label -> words. `lost`: what went wrong on the way. `needs`: what the user has to do besides going on.
+    `goes_on`: the same command, or a resume, would have something to do and may succeed."""
+
+    facts: dict[str, str]
+    lost: list[str] = field(default_factory=list)
+    needs: list[str] = field(default_factory=list)
+    goes_on: bool = True
 
 
 @contextmanager
@@ -199,10 +219,8 @@ def _end_last_line(log: Path) -> None:
 
 
 def _start_wandb(folder: Path, mode: WandbMode, config: Mapping[str, Any]) -> Any:
-    try:
+    with extra("wandb", f"wandb={mode}"):
         import wandb  # noqa: PLC0415  # lazy: takes a second, and need not be installed
-    except ImportError as error:
-        raise UserError(f"wandb={mode} needs W&B: pip install 'eqr_ray[wandb]' ({error})") from error
     id_file, group_file = folder / ID_FILE, folder / GROUP_FILE
     if not id_file.exists():
         id_file.write_text(uuid.uuid4().hex[:8])

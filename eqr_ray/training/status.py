@@ -8,8 +8,7 @@ from typing import Any
 
 from eqr_ray.storage.progress import Progress, duration
 from eqr_ray.storage.run_dir import CHECKPOINTS, LOG
-from eqr_ray.storage.run_log import Entry, number, read_log
-from eqr_ray.storage.status import RunStatus, unread, warned
+from eqr_ray.storage.run_log import Entry, RunStatus, number, read_log
 from eqr_ray.training.checkpoint import complete_checkpoints
 from eqr_ray.training.config import TrainingConfig
 
@@ -52,7 +51,7 @@ def status_of_training(path: Path, config: TrainingConfig, summary: Mapping[str,
         lost.append(f"diverged: {log.entries[-1].get('message')}")
     elif not checkpoints and summary is None:
         lost.append("no checkpoint yet: it would begin again at step 0")
-    lost += [*warned(log.entries), *unread(log.unread)]
+    lost += log.lost()
     needs = ["a new run with a smaller learning_rate="] if diverged else []
     return RunStatus(facts, lost, needs, goes_on=summary is None and not diverged)
 

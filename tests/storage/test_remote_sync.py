@@ -223,16 +223,23 @@ def test_what_ends_the_block_counts_and_a_store_without_an_answer_is_a_warning(
 # ---- S3, for real
 
 
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3]:
     server = S3()
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
     try:
         server.start()
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    if not server.runs:  # a test has stopped it
+        server.start()
+    return server
 
 
 def names_in(url: str) -> set[str]:

@@ -149,5 +149,5 @@ def test_a_trial_is_one_run_of_its_sweeps_group(tmp_path: Path, monkeypatch: pyt
 
 def test_a_missing_wandb_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"wandb=online needs W&B: pip install 'eqr_ray\[wandb\]'"):
+    with pytest.raises(UserError, match=r"wandb=online needs wandb: pip install 'eqr_ray\[wandb\]'"):
         RunLog(tmp_path, wandb="online")

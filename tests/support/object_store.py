@@ -36,6 +36,11 @@ class S3:
             time.sleep(0.1)
         self.files().create_dir(BUCKET)
 
+    @property
+    def runs(self) -> bool:
+        """Whether it has been started and not stopped since."""
+        return self._process is not None
+
     def files(self) -> S3FileSystem:
         """What it holds."""
         keys = {"access_key": "x", "secret_key": "x"}
