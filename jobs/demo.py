@@ -4,7 +4,7 @@
 
 makes 6x6 Sudokus, trains a network of 52,000 weights on 1,000 of them with two data-parallel workers, answers 300
 unseen ones with eight restarts each on two actors, prints exact accuracy over depth and breadth, and draws accuracy
-against residual. Every step is one of the doors, as it would be typed; all of it runs on the CPU.
+against residual. Every step is one of the commands, as it would be typed; all of it runs on the CPU.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 
 from eqr_ray.plots.residual import draw_run, read_run
 
-TRAIN = "task=sudoku6 model=eqr_small steps=700 batch=128 learning_rate=0.002 warmup=200 weight_decay=0.1"
-TRAIN += " cooldown=0.3 ema=0.99 workers=2 device=cpu validate_every=350 checkpoint_every=350"
-INFER = "depth=64 breadth=8 snapshots=[1,4,16] actors=2 device=cpu"
+TRAIN = "task=sudoku6 model=eqr_small steps=600 batch=128 learning_rate=0.007 warmup=100 weight_decay=0.1"
+TRAIN += " cooldown=0.3 ema=0.99 workers=2 device=cpu validate_every=300 checkpoint_every=300"
+INFER = "depth=32 breadth=8 snapshots=[1,4,16] actors=2 device=cpu"
 
 
-def door(name: str, arguments: str) -> None:
-    """Run a door as it would be typed, and say how long it took."""
+def run(name: str, arguments: str) -> None:
+    """Run a command as it would be typed, and say how long it took."""
     print(f"\n$ python -m eqr_ray.{name} {arguments}", flush=True)
     started = time.monotonic()
     command = [sys.executable, "-m", f"eqr_ray.{name}", *shlex.split(arguments)]
@@ -38,11 +38,11 @@ def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else f"runs/demo-{time.strftime('%Y%m%d-%H%M%S')}")
     if " " in str(folder):
         raise SystemExit(f"demo: '{folder}' has a space in it; choose a folder without")
-    data, run, answers = folder / "data", folder / "train", folder / "answers"
+    data, net, answers = folder / "data", folder / "train", folder / "answers"
     started = time.monotonic()
-    door("prepare", f"task=sudoku6 train=1000 validation=200 test=300 seed=0 out={data}")
-    door("train", f"{TRAIN} data={data} out={run}")
-    door("infer", f"checkpoint={run} data={data / 'test.arrow'} {INFER} out={answers}")
+    run("prepare", f"task=sudoku6 train=1000 validation=200 test=300 seed=0 out={data}")
+    run("train", f"{TRAIN} data={data} out={net}")
+    run("infer", f"checkpoint={net} data={data / 'test.arrow'} {INFER} out={answers}")
     picture = folder / "residual.png"
     title = "6x6 Sudoku, 300 unseen puzzles, 8 restarts"
     draw_run(read_run(answers, data / "test.arrow"), title, picture)
