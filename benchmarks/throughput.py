@@ -81,7 +81,7 @@ def training_rows_per_s(config: ModelConfig, options: Words, folder: Path) -> fl
     engine = LocalBackend(Reasoner(config), training, torch.device("cpu"))
     engine.model.cell_fn = cell_function(engine.device, options.compile)
     engine.set_learning_rate(training.learning_rate)
-    sampler = Sampler(Split.open(folder / "train.arrow"), task, options.batch, seed=0, augment=True)
+    sampler = Sampler(Split.open(folder / "train.arrow"), options.batch, seed=0, augment=True)
     ema = Ema(engine.parameters(), training.ema)
     state: dict[str, Any] = {
         "carry": empty_carry(engine.model, range(options.batch), torch.bfloat16, engine.device),

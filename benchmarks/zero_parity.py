@@ -115,7 +115,7 @@ class State:
 
 def course(backend: Backend, setting: Setting, config: TrainingConfig, carry: Carry, first: int, last: int) -> Course:
     """Steps first..last-1; losses are means over the global batch."""
-    sampler = Sampler(Split.open(setting.data), TASK, config.batch, config.seed, config.augment)
+    sampler = Sampler(Split.open(setting.data), config.batch, config.seed, config.augment)
     losses, seconds = [], []
     for step in range(first, last):
         start = time.perf_counter()
@@ -144,7 +144,7 @@ def half_way(setting: Setting, accumulation: int) -> State:
     """LocalBackend after half of the steps, as a checkpoint would hold it."""
     config = setting.training.replace(accumulation=accumulation)
     backend = LocalBackend(setting.model(), config, torch.device("cpu"))
-    sampler = Sampler(Split.open(setting.data), TASK, config.batch, config.seed, config.augment)
+    sampler = Sampler(Split.open(setting.data), config.batch, config.seed, config.augment)
     carry = fresh(backend, config)
     for step in range(setting.steps // 2):
         backend.set_learning_rate(learning_rate(step, config))

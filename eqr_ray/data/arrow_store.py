@@ -17,43 +17,33 @@ import pyarrow as pa
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.storage.atomic import atomic
+from eqr_ray.tasks import Puzzles, Task, task_named
 from eqr_ray.tasks.keys import Words
-from eqr_ray.tasks.puzzles import Puzzles, Tokens
-from eqr_ray.tasks.registry import Task, task_named
+from eqr_ray.tasks.puzzles import Tokens
 
 FORMAT = "eqr_ray.split.1"
-ROWS_PER_HASH_UPDATE = 65_536
 
 
 def content_hash(task: Task, inputs_NL: Tokens, labels_NL: Tokens | None) -> str:
     """SHA-256 over the task's name, the number of puzzles, the tokens of all puzzles and then of all answers."""
     digest = hashlib.sha256(f"{task.name} {len(inputs_NL)} {labels_NL is not None}\n".encode())
     for tokens in (inputs_NL,) if labels_NL is None else (inputs_NL, labels_NL):
-        for at in range(0, len(tokens), ROWS_PER_HASH_UPDATE):
-            digest.update(np.ascontiguousarray(tokens[at : at + ROWS_PER_HASH_UPDATE]).tobytes())
+        digest.update(np.ascontiguousarray(tokens).data)
     return digest.hexdigest()
 
 
 def write_split(path: Path, task: Task, puzzles: Puzzles, *, source: str, seed: int) -> str:
     """Write `puzzles` to `path` (a temporary file beside it, fsync, rename). Returns the content hash."""
     hashed = content_hash(task, puzzles.inputs, puzzles.labels)
-    columns: dict[str, pa.Array] = {
-        "inputs": _token_lists(puzzles.inputs),
-        **({} if puzzles.labels is None else {"labels": _token_lists(puzzles.labels)}),
-        "rating": pa.array(puzzles.ratings, pa.int32()),
-        "source": pa.array(list(puzzles.sources), pa.string()).dictionary_encode(),
-        "fingerprint": pa.array(task.fingerprint(puzzles.inputs, puzzles.labels), pa.uint64()),
-    }
-    metadata = {
-        "format": FORMAT,
-        "task": task.name,
-        "vocabulary": task.vocabulary,
-        "length": str(task.length),
-        "source": source,
-        "seed": str(seed),
-        "content_hash": hashed,
-    }
-    batch = pa.record_batch(list(columns.values()), names=list(columns)).replace_schema_metadata(metadata)
+    columns: dict[str, pa.Array] = {"inputs": _token_lists(puzzles.inputs)}
+    if puzzles.labels is not None:
+        columns["labels"] = _token_lists(puzzles.labels)
+    columns["rating"] = pa.array(puzzles.ratings, pa.int32())
+    columns["source"] = pa.array(list(puzzles.sources), pa.string()).dictionary_encode()
+    columns["fingerprint"] = pa.array(task.fingerprint(puzzles.inputs, puzzles.labels), pa.uint64())
+    metadata = {"format": FORMAT, "task": task.name, "vocabulary": task.vocabulary, "length": str(task.length)}
+    metadata |= {"source": source, "seed": str(seed), "content_hash": hashed}
+    batch = pa.record_batch(columns, metadata=metadata)
     with atomic(path) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
     return hashed
@@ -69,10 +59,8 @@ class Split:
     answers. Pickles as its path, so that it can be sent to another process."""
 
     def __init__(self, path: Path, task: Task, metadata: dict[str, str], batch: pa.RecordBatch) -> None:
-        self.path = path
-        self.task = task
+        self.path, self.task, self.metadata = path, task, metadata
         self.task_name = task.name
-        self.metadata = metadata
         self.content_hash = metadata["content_hash"]
         self.inputs: Tokens = _view(batch.column("inputs"), task.length)
         has_labels = "labels" in batch.schema.names

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.data.validation import SHOWN, BadRow, RawRow, check_rows
-from eqr_ray.tasks.puzzles import Puzzles
-from eqr_ray.tasks.registry import Task, tasks_of_length
+from eqr_ray.data.validation import BadRow, RawRow, check_rows
+from eqr_ray.tasks import Puzzles, Task
+from eqr_ray.tasks.registry import tasks_of_length
 
 # names of a header's columns, in any order and case; others are ignored
 COLUMNS = {
@@ -31,26 +31,43 @@ def read_csv(task: Task, path: Path, complete: bool, unique: bool) -> tuple[Puzz
 
     `complete`, `unique`: see `check_rows`. UserError: the file cannot be read, or has neither form.
     """
-    return check_rows(task, path, _rows(task, path), complete, unique)
+    return check_rows(task, path, _rows(path, strip=" " not in task.vocabulary), complete, unique)
 
 
-def _rows(task: Task, path: Path) -> Iterator[RawRow | BadRow]:
+def guess_task(path: Path) -> Task:
+    """The only task whose length and characters fit the file's first puzzle. UserError: none or several."""
+    first = next(_rows(path, strip=False), RawRow(1, ""))
+    for text in (str(first.question), str(first.question).strip()):
+        fitting = [task for task in tasks_of_length(len(text)) if _encodes(task, text)]
+        if len(fitting) == 1:
+            return fitting[0]
+    raise UserError(f"{path}: its first puzzle does not say which task this is; name it with task=")
+
+
+def _encodes(task: Task, text: str) -> bool:
+    try:
+        task.encode(text)
+    except UserError:
+        return False
+    return True
+
+
+def _rows(path: Path, strip: bool) -> Iterator[RawRow]:
     header: list[str] | None = None
     started = False
-    for number, line in _lines(path, strip=" " not in task.vocabulary):
+    for number, line in _lines(path, strip):
         fields = _fields(line)
         if fields is not None and not started:
             started, header = True, _header(fields, path)
             if header is not None:
                 continue
         if fields is None:
-            yield BadRow(str(path), number, "a quote is not closed", line[:SHOWN])
+            yield RawRow(number, line, problem="a quote is not closed")
         elif header is None and len(fields) > 2:
-            reason = f"{len(fields)} columns, but no first line that names them"
-            yield BadRow(str(path), number, reason, line[:SHOWN])
+            yield RawRow(number, line, problem=f"{len(fields)} columns, but no first line that names them")
         elif header is not None and len(fields) != len(header):
-            reason = f"{len(fields)} columns where the first line names {len(header)}"
-            yield BadRow(str(path), number, reason, line[:SHOWN])
+            problem = f"{len(fields)} columns where the first line names {len(header)}"
+            yield RawRow(number, line, problem=problem)
         else:
             cell = dict(zip(header or ("question", "answer"), fields, strict=False))
             yield RawRow(number, cell["question"], cell.get("answer"), cell.get("rating"), cell.get("source"))
@@ -94,29 +111,3 @@ def _header(fields: list[str], path: Path) -> list[str] | None:
         if names.count(name) > 1:
             raise UserError(f"{path}: two columns are the {name}: {', '.join(fields)}")
     return names
-
-
-def guess_task(path: Path) -> Task:
-    """The only task whose length and characters fit the file's first puzzle. UserError: none or several."""
-    header: list[str] | None = None
-    for number, (_, line) in enumerate(_lines(path, strip=False)):
-        fields = _fields(line) or [line]
-        if number == 0:
-            header = _header(fields, path)
-            if header is not None:
-                continue
-        question = fields[header.index("question")] if header and len(fields) == len(header) else fields[0]
-        for text in (question, question.strip()):
-            fitting = [task for task in tasks_of_length(len(text)) if _encodes(task, text)]
-            if len(fitting) == 1:
-                return fitting[0]
-        break
-    raise UserError(f"{path}: its first puzzle does not say which task this is; name it with task=")
-
-
-def _encodes(task: Task, text: str) -> bool:
-    try:
-        task.encode(text)
-    except UserError:
-        return False
-    return True

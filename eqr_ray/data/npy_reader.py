@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.validation import BadRow, RawRow, check_rows
-from eqr_ray.tasks.puzzles import Puzzles, joined
-from eqr_ray.tasks.registry import Task, tasks_of_length
+from eqr_ray.tasks import Puzzles, Task
+from eqr_ray.tasks.puzzles import joined
+from eqr_ray.tasks.registry import tasks_of_length
 
 IGNORED_LABEL = -100
 SET_NAME = re.compile(r"\w[\w.-]*")
@@ -40,50 +41,55 @@ def read_npy(task: Task, folder: Path, complete: bool, unique: bool) -> tuple[Pu
         raise UserError(f"{folder}: its puzzles have {about['seq_len']} cells, those of {task.name} {task.length}")
     names = about.get("sets", ["all"])
     # they are parts of names of files in `folder`, and lead nowhere else
-    if not isinstance(names, list) or not all(isinstance(name, str) and SET_NAME.fullmatch(name) for name in names):
+    is_list = isinstance(names, list) and names
+    if not is_list or not all(isinstance(name, str) and SET_NAME.fullmatch(name) for name in names):
         raise UserError(f"{folder / 'dataset.json'}: sets={json.dumps(names)}: expected a list of names")
-    if not names:
-        raise UserError(f"{folder}/dataset.json names no sets")
-    read = []
-    for name in names:
-        path = folder / f"{name}__inputs.npy"
-        read.append(check_rows(task, path, _rows(task, path, name), complete, unique))
-    return joined([puzzles for puzzles, _ in read], task.length), [row for _, bad in read for row in bad]
-
-
-def _rows(task: Task, path: Path, name: str) -> Iterator[RawRow | BadRow]:
-    folder = path.parent
-    inputs, labels_path = _array(path), folder / f"{name}__labels.npy"
-    labels = _array(labels_path) if labels_path.is_file() else None
-    if inputs.ndim != 2 or inputs.shape[1] != task.length:
-        raise UserError(f"{path}: shape {inputs.shape} where {task.name} has (rows, {task.length})")
-    if labels is not None and labels.shape != inputs.shape:
-        raise UserError(f"{path}: inputs of shape {inputs.shape}, but labels of {labels.shape}")
-    for row in _group_heads(folder, name, len(inputs)).tolist():
-        question, answer = inputs[row], None if labels is None else labels[row]
-        if answer is not None and (answer == IGNORED_LABEL).all():
-            answer = None
-        written = question if answer is None else np.concatenate([question, answer])
-        wrong = written[(written < 0) | (written > 254)]
-        if len(wrong):
-            yield BadRow(str(path), row + 1, f"token {wrong[0]} is outside 0..254", "")
-        else:
-            tokens = None if answer is None else answer.astype(np.uint8)
-            source = f"{folder.parent.name}/{folder.name}/{row}"
-            yield RawRow(row + 1, question.astype(np.uint8), tokens, source=source)
+    paths = [folder / f"{name}__inputs.npy" for name in names]
+    read = [check_rows(task, path, _rows(task, path), complete, unique) for path in paths]
+    return joined([puzzles for puzzles, _ in read]), [row for _, bad in read for row in bad]
 
 
 def guess_npy_task(folder: Path) -> Task:
     """The only task with this length and number of tokens. UserError: none or several."""
     about = _about(folder)
-    fitting = [
-        task
-        for task in tasks_of_length(int(about.get("seq_len", 0)))
-        if task.vocab_size == about.get("vocab_size", task.vocab_size)
-    ]
+    fitting = tasks_of_length(int(about.get("seq_len", 0)))
+    fitting = [task for task in fitting if task.vocab_size == about.get("vocab_size", task.vocab_size)]
     if len(fitting) != 1:
         raise UserError(f"{folder}: dataset.json does not say which task this is; name it with task=")
     return fitting[0]
+
+
+def _rows(task: Task, path: Path) -> Iterator[RawRow]:
+    folder, stem = path.parent, str(path).removesuffix("inputs.npy")
+    inputs, labels_path = _array(path), Path(f"{stem}labels.npy")
+    labels = _array(labels_path) if labels_path.is_file() else np.full(inputs.shape, IGNORED_LABEL)
+    if inputs.ndim != 2 or inputs.shape[1] != task.length:
+        raise UserError(f"{path}: shape {inputs.shape} where {task.name} has (rows, {task.length})")
+    if labels.shape != inputs.shape:
+        raise UserError(f"{path}: inputs of shape {inputs.shape}, but labels of {labels.shape}")
+    for row in _group_heads(stem, len(inputs)).tolist():
+        question, answer = inputs[row], labels[row]
+        is_answered = (answer != IGNORED_LABEL).any()
+        written = np.concatenate([question, answer]) if is_answered else question
+        wrong = written[(written < 0) | (written > 254)]
+        if len(wrong):
+            yield RawRow(row + 1, "", problem=f"token {wrong[0]} is outside 0..254")
+        else:
+            tokens = answer.astype(np.uint8) if is_answered else None
+            source = f"{folder.parent.name}/{folder.name}/{row}"
+            yield RawRow(row + 1, question.astype(np.uint8), tokens, source=source)
+
+
+def _group_heads(stem: str, rows: int) -> npt.NDArray[np.int64]:
+    """Row number of the first example of each group; every row where the folder has no groups."""
+    paths = [Path(f"{stem}{kind}_indices.npy") for kind in ("puzzle", "group")]
+    if not all(path.is_file() for path in paths):
+        return np.arange(rows)
+    puzzle_starts, group_starts = (_array(path) for path in paths)
+    for path, starts, bound in zip(paths, (puzzle_starts, group_starts), (rows, len(puzzle_starts) - 1), strict=True):
+        if starts.ndim != 1 or len(starts) == 0 or starts[0] != 0 or starts[-1] != bound or (np.diff(starts) < 1).any():
+            raise UserError(f"{path}: not the starts of parts of {bound} rows")
+    return np.asarray(puzzle_starts[group_starts[:-1]], dtype=np.int64)
 
 
 def _about(folder: Path) -> dict[str, Any]:
@@ -104,15 +110,3 @@ def _array(path: Path) -> npt.NDArray[Any]:
     if array.dtype.kind not in "iu":
         raise UserError(f"{path}: holds {array.dtype}, not whole numbers")
     return array
-
-
-def _group_heads(folder: Path, name: str, rows: int) -> npt.NDArray[np.int64]:
-    """Row number of the first example of each group; every row where the folder has no groups."""
-    paths = [folder / f"{name}__{kind}_indices.npy" for kind in ("puzzle", "group")]
-    if not all(path.is_file() for path in paths):
-        return np.arange(rows)
-    puzzle_starts, group_starts = (_array(path) for path in paths)
-    for path, starts, bound in zip(paths, (puzzle_starts, group_starts), (rows, len(puzzle_starts) - 1), strict=True):
-        if starts.ndim != 1 or len(starts) == 0 or starts[0] != 0 or starts[-1] != bound or (np.diff(starts) < 1).any():
-            raise UserError(f"{path}: not the starts of parts of {bound} rows")
-    return np.asarray(puzzle_starts[group_starts[:-1]], dtype=np.int64)

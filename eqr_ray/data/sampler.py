@@ -18,7 +18,6 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import Split
 from eqr_ray.tasks.keys import Words, as_words, hash_words
 from eqr_ray.tasks.puzzles import Tokens
-from eqr_ray.tasks.registry import Task
 
 ORDER, SYMMETRY = 0x0D3, 0x577  # tell the uses of the seed apart
 FEISTEL_ROUNDS = 6
@@ -58,23 +57,17 @@ class Draw:
 class Sampler:
     """Draws for the rows of a global batch of `batch` rows; `augment`: every draw under a symmetry of its own."""
 
-    def __init__(self, split: Split, task: Task, batch: int, seed: int, augment: bool) -> None:
-        if split.task != task:
-            raise UserError(f"{split.path}: holds {split.task_name} puzzles, not {task.name}")
-        if split.labels is None:
+    def __init__(self, split: Split, batch: int, seed: int, augment: bool) -> None:
+        if split.labels is None or len(split) == 0:
             raise UserError(f"{split.path}: has no answers to train on")
-        if len(split) == 0:
-            raise UserError(f"{split.path}: has no puzzles")
-        if batch < 1:
-            raise UserError(f"batch={batch}: at least 1")
         self.inputs_NL, self.labels_NL = split.inputs, split.labels
-        self.task, self.batch, self.seed, self.augment = task, batch, seed, augment
+        self.task, self.batch, self.seed, self.augment = split.task, batch, seed, augment
 
     def draw(self, rows: npt.ArrayLike, counts: npt.ArrayLike) -> Draw:
         """Draw number counts[i] (from 0) of global row rows[i], both (n,)."""
         rows_n, counts_n = np.asarray(rows, dtype=np.int64), np.asarray(counts, dtype=np.int64)
-        assert rows_n.shape == counts_n.shape
         assert rows_n.ndim == 1
+        assert rows_n.shape == counts_n.shape
         assert ((rows_n >= 0) & (rows_n < self.batch) & (counts_n >= 0)).all()
         number = counts_n * self.batch + rows_n
         size = len(self.inputs_NL)

@@ -15,7 +15,7 @@ from typing import Any
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.schema import content_hash
-from eqr_ray.data.puzzle_set import open_puzzle_set
+from eqr_ray.data.sources import open_puzzle_set
 from eqr_ray.distributed.answering import recorded
 from eqr_ray.evaluation.frontier import Point, Replays
 from eqr_ray.inference.policies import POLICIES

@@ -24,7 +24,7 @@ from scipy.stats import beta, binom
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.schema import option
-from eqr_ray.data.puzzle_set import PuzzleSet
+from eqr_ray.data.sources import PuzzleSet
 from eqr_ray.evaluation.outcomes import Outcomes, OutcomesAt, divided, risk_coverage
 from eqr_ray.inference.records import is_answered
 from eqr_ray.inference.replay import RecordedRun

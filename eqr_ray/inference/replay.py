@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.data.puzzle_set import PuzzleSet, open_puzzle_set
+from eqr_ray.data.sources import PuzzleSet, open_puzzle_set
 from eqr_ray.inference.engine import BreadthEngine
 from eqr_ray.inference.policies import Signals
 from eqr_ray.inference.records import Records, Tokens, concatenate, is_answered, read_part

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eqr_ray.config.schema import content_hash
-from eqr_ray.data.puzzle_set import PuzzleSet, check_fit, open_puzzle_set
+from eqr_ray.data.sources import PuzzleSet, check_fit, open_puzzle_set
 from eqr_ray.inference.engine import EngineReport
 from eqr_ray.inference.policies import POLICIES, make_policy
 from eqr_ray.inference.scores import LiveScores, Scores

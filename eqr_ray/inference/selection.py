@@ -19,7 +19,7 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.data.puzzle_set import PuzzleSet
+from eqr_ray.data.sources import PuzzleSet
 from eqr_ray.inference.records import ACCEPTED, CANCELLED, STATUSES, Records, growing_table, is_answered, is_exact
 from eqr_ray.inference.settings import Selection
 from eqr_ray.storage.atomic import atomic

@@ -44,12 +44,8 @@ class Puzzles:
         return Puzzles(self.inputs[rows], labels, self.ratings[rows], sources, lines)
 
 
-def joined(parts: Sequence[Puzzles], length: int) -> Puzzles:
-    """One after the other; no part at all is no puzzle of `length`. Answers stay where any part has them, lines where
-    every part does."""
-    if not parts:
-        none = np.zeros((0, length), dtype=np.uint8)
-        return Puzzles(none, none, np.zeros(0, dtype=np.int32), [])
+def joined(parts: Sequence[Puzzles]) -> Puzzles:
+    """One after the other. Answers stay where any part has them, lines where every part does."""
     labels = [np.zeros_like(part.inputs) if part.labels is None else part.labels for part in parts]
     lines = [part.lines for part in parts if part.lines is not None]
     return Puzzles(

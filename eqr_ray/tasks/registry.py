@@ -7,11 +7,8 @@ from functools import cache
 
 from eqr_ray.config.errors import UserError, nearest
 from eqr_ray.tasks.maze import Maze
-from eqr_ray.tasks.puzzles import Puzzles
 from eqr_ray.tasks.sudoku import Sudoku
 from eqr_ray.tasks.task import Task
-
-__all__ = ["Puzzles", "Task", "task_named"]
 
 BOXES = {"sudoku4": (2, 2), "sudoku6": (2, 3), "sudoku9": (3, 3), "sudoku16": (4, 4)}  # rows, columns of a box
 MAZES = ("maze15", "maze30")  # those that error messages offer; any mazeN is accepted

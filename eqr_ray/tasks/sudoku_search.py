@@ -1,13 +1,20 @@
-"""The Sudoku search, compiled: propagation to a fixed point, then a guess with the fewest choices.
+"""The Sudoku search, compiled: propagation to a fixed point, then a guess with the fewest choices; and, on top of it,
+making one puzzle.
 
-Propagation is naked and hidden singles in every unit, and the segments of every band (`sudoku_rules`): which
-assignments line -> box each digit still has, what follows for the cells (locked candidates), and that a segment of w
-cells holds w digits. A guess takes the band with the fewest assignments left, in it the digit with the fewest, and
-tries one of these against all others. Both are as in tdoku (t-dillon.github.io/tdoku), so the number of guesses is
-comparable with the ratings of Sudoku-Extreme, which tdoku counted.
-
+    n        side of the grid = box_rows * box_cols = number of digits      L = n * n cells, row by row
+    unit     a row, a column or a box: n cells that hold every digit once
+    band     box_rows neighbouring rows (a stack: box_cols neighbouring columns)
+    segment  the part of a line inside one box; in a band every digit lies in one segment of each line and of each box,
+             so its segments are one of the (boxes in a band)! assignments line -> box
     state    int32 (L + 2*n*P,): the candidates of each cell as bits, then for orientation (0 rows, 1 columns), band and
              assignment the set of digits that may still use it.  P = the larger number of assignments
+    units, rows, cols   tables (3n, n) of cells, (box_rows!, box_rows) and (box_cols!, box_cols) of assignments
+
+Propagation is naked and hidden singles in every unit, and the segments of every band: which assignments each digit
+still has, what follows for the cells (locked candidates), and that a segment of w cells holds w digits. A guess takes
+the band with the fewest assignments left, in it the digit with the fewest, and tries one of these against all others.
+Both are as in tdoku (t-dillon.github.io/tdoku), so the number of guesses is comparable with the ratings of
+Sudoku-Extreme, which tdoku counted.
 """
 
 from __future__ import annotations
@@ -15,8 +22,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.tasks.draws import below, jit
-from eqr_ray.tasks.keys import Words
+from eqr_ray.tasks.keys import Words, below, jit, shuffle
 
 Bits = npt.NDArray[np.int32]
 STUCK, SAME, CHANGED = 0, 1, 2
@@ -213,3 +219,53 @@ def search(
         state[at + pick] &= ~bit
         depth += 1
     return solutions, guesses
+
+
+@jit
+def full_grid(units: Bits, rows: Bits, cols: Bits, randomness: Words) -> Bits:
+    """A random solved grid as digit bits (L,): random first row, random guesses, restarted when that leads astray."""
+    side = units.shape[1]
+    found: Bits = np.zeros((1, side * side), np.int32)
+    first = np.arange(side)
+    solutions = 0
+    while solutions == 0:
+        start = np.full(side * side, (1 << side) - 1, np.int32)
+        shuffle(randomness, first)
+        for col in range(side):
+            start[col] = 1 << first[col]
+        solutions, _ = search(start, units, rows, cols, 1, 20 * side, found, randomness)
+    grid: Bits = found[0]
+    return grid
+
+
+@jit
+def remove_clues(
+    grid: Bits, units: Bits, rows: Bits, cols: Bits, max_guesses: int, put_back: int, randomness: Words
+) -> Bits:
+    """Take clues from the solved `grid` (L,) in random order as long as the solution stays the only one.
+
+    A clue may go exactly if no solution has another digit in its cell; a search with that digit forbidden proves it. A
+    proof that takes more than `max_guesses` guesses leaves its clue standing, so the puzzle may have a clue too many.
+    Afterwards `put_back` of the clues taken are put back. Returns candidates (L,) with clues as single bits.
+    """
+    length = grid.shape[0]
+    full = (1 << units.shape[1]) - 1
+    found = np.zeros((1, length), np.int32)
+    puzzle: Bits = grid.copy()
+    order = np.arange(length)
+    shuffle(randomness, order)
+    taken = 0
+    for turn in range(length):
+        cell = order[turn]
+        puzzle[cell] = full & ~grid[cell]
+        solutions, guesses = search(puzzle, units, rows, cols, 1, max_guesses, found, np.zeros(0, np.uint64))
+        if solutions == 0 and guesses >= 0:
+            puzzle[cell] = full
+            order[taken] = cell
+            taken += 1
+        else:
+            puzzle[cell] = grid[cell]
+    for turn in range(min(put_back, taken)):
+        cell = order[taken - 1 - turn]
+        puzzle[cell] = grid[cell]
+    return puzzle

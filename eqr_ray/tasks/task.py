@@ -13,10 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.tasks.keys import Words
+from eqr_ray.tasks.keys import Words, hash_words
 from eqr_ray.tasks.puzzles import Puzzles, Tokens
 
+CHUNK = 64  # candidates between two looks at the fingerprints
+DRY_LIMIT = 20_000  # candidates in a row without a new puzzle: the task has no more
+
 Progress = Callable[[int, int], None]  # (done, wanted)
+Candidate = tuple[Tokens, Tokens, int]  # puzzle (L,), answer (L,), rating
 
 
 class Task(ABC):
@@ -60,9 +64,8 @@ class Task(ABC):
         tokens = self.alphabet[np.frombuffer(text.encode("latin-1", errors="replace"), dtype=np.uint8)]
         wrong = np.flatnonzero(tokens == 255)
         if len(wrong):
-            at = int(wrong[0])
-            allowed = self.vocabulary[1:] + "".join(self.aliases)
-            raise UserError(f"character {text[at]!r} at position {at + 1}; {self.name} allows {allowed!r}")
+            character, allowed = text[wrong[0]], self.vocabulary[1:] + "".join(self.aliases)
+            raise UserError(f"character {character!r} at position {wrong[0] + 1}; {self.name} allows {allowed!r}")
         return tokens
 
     def decode(self, tokens: npt.ArrayLike) -> str:
@@ -70,7 +73,7 @@ class Task(ABC):
         array = np.asarray(tokens)
         if array.shape != (self.length,):
             raise UserError(f"tokens of shape {array.shape} where {self.name} has ({self.length},)")
-        if array.size and not 0 <= int(array.min()) <= int(array.max()) < self.vocab_size:
+        if ((array < 0) | (array >= self.vocab_size)).any():
             raise UserError(f"a token outside 0..{self.vocab_size - 1} in a {self.name} puzzle")
         return "".join(self.vocabulary[token] for token in array.tolist())
 
@@ -90,7 +93,7 @@ class Task(ABC):
             return f"{tokens.size} tokens where {self.name} has {self.length} cells"
         wrong = np.flatnonzero((tokens < 1) | (tokens >= self.vocab_size))
         if len(wrong):
-            return f"token {tokens[wrong[0]]} at position {int(wrong[0]) + 1} is none of 1..{self.vocab_size - 1}"
+            return f"token {tokens[wrong[0]]} at position {wrong[0] + 1} is none of 1..{self.vocab_size - 1}"
         return None
 
     def suspects(self, puzzles_NL: Tokens, answers_NL: Tokens | None) -> npt.NDArray[np.bool_]:
@@ -127,3 +130,40 @@ class Task(ABC):
     def generate(self, count: int, seed: int, hard: bool = False, progress: Progress | None = None) -> Puzzles:
         """`count` puzzles with one solution each, no two equal up to symmetry, a function of (seed, hard) alone: the
         first `count` of an endless list. UserError: the task has not so many."""
+
+
+def generate_unique(
+    task: Task, count: int, seed: int, hard: bool, make: Callable[[Words], Candidate | None], progress: Progress | None
+) -> Puzzles:
+    """The first `count` puzzles of `make(hash_words(seed, i))`, i = 0, 1, ..., that differ up to symmetry.
+
+    `make` returns None for a candidate that is not wanted. UserError: the task has not so many.
+    """
+    chosen: list[Candidate] = []
+    seen: set[int] = set()
+    dry, number = 0, 0
+    while len(chosen) < count:
+        size = min(CHUNK, count - len(chosen))
+        keys = hash_words(seed, np.arange(number, number + size))
+        candidates = [one for key in keys if (one := make(np.array([key], dtype=np.uint64))) is not None]
+        number, dry = number + size, dry + size
+        prints = task.fingerprint(*_tokens(candidates, task.length))
+        for candidate, fingerprint in zip(candidates, prints.tolist(), strict=True):
+            if fingerprint not in seen:
+                seen.add(fingerprint)
+                chosen.append(candidate)
+                dry = 0
+        if dry > DRY_LIMIT:
+            found = f"found {len(chosen)} different puzzles up to symmetry"
+            raise UserError(f"{task.name}: {found} where {count} were asked for")
+        if progress is not None:
+            progress(len(chosen), count)
+    ratings = np.array([rating for _, _, rating in chosen], dtype=np.int32)
+    sources = [f"generated seed={seed}{' hard' if hard else ''}"] * count
+    return Puzzles(*_tokens(chosen, task.length), ratings, sources)
+
+
+def _tokens(candidates: list[Candidate], length: int) -> tuple[Tokens, Tokens]:
+    """(puzzles, answers), both (N, L)."""
+    pairs = np.array([candidate[:2] for candidate in candidates], dtype=np.uint8).reshape(-1, 2, length)
+    return pairs[:, 0].copy(), pairs[:, 1].copy()

@@ -222,7 +222,7 @@ def training_job(
     train, validation = open_splits(Path(experiment.data))
     if content_hash([train.content_hash, validation.content_hash]) != experiment.data_hash:
         raise UserError(f"data={experiment.data} is not what the run began with: its content has another hash")
-    sampler = Sampler(train, task_named(experiment.task), experiment.batch, experiment.seed, experiment.augment)
+    sampler = Sampler(train, experiment.batch, experiment.seed, experiment.augment)
     checkpoints, identity = folder / CHECKPOINTS, experiment.identity
     return TrainingJob(experiment, sampler, validation, checkpoints, identity, log, report, interrupted)
 

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from eqr_ray.data.arrow_store import Split, content_hash, write_split
-from eqr_ray.data.dataset import with_copies
+from eqr_ray.data.dataset import divide, with_copies
 from eqr_ray.data.sampler import Sampler
-from eqr_ray.data.splits import divide
 from eqr_ray.tasks import task_named
 
 # the first 16 digits of the content hashes of train (with two copies of each puzzle), validation and test, and of draws
@@ -30,7 +29,7 @@ def digests(name: str, folder: Path) -> tuple[str, ...]:
     train = with_copies(task, parts.train, 2, seed=4)
     hashes = [content_hash(task, part.inputs, part.labels)[:16] for part in (train, parts.validation, parts.test)]
     write_split(folder / "train.arrow", task, train, source="", seed=0)
-    draw = Sampler(Split.open(folder / "train.arrow"), task, 8, seed=5, augment=True).draw(np.arange(8), np.arange(8))
+    draw = Sampler(Split.open(folder / "train.arrow"), 8, seed=5, augment=True).draw(np.arange(8), np.arange(8))
     drawn = hashlib.sha256()
     for array in (draw.puzzle, draw.inputs, draw.labels, draw.keys):
         drawn.update(np.ascontiguousarray(array).tobytes())

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from eqr_ray.data.puzzle_set import PuzzleSet
+from eqr_ray.data.sources import PuzzleSet
 from eqr_ray.evaluation.frontier import (
     Point,
     Replays,

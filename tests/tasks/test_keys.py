@@ -6,8 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eqr_ray.tasks.draws import below, scramble, shuffle
-from eqr_ray.tasks.keys import finalise, hash_words
+from eqr_ray.tasks.keys import below, finalise, hash_words, scramble, shuffle
 
 WORD = st.integers(0, 2**64 - 1)
 MASK = 2**64 - 1

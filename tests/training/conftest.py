@@ -46,7 +46,7 @@ class Bench:
         return Reasoner(ModelConfig(vocab_size=TASK.vocab_size, length=TASK.length, grid=TASK.grid, **values))
 
     def sampler(self, config: TrainingConfig) -> Sampler:
-        return Sampler(Split.open(self.data / "train.arrow"), TASK, config.batch, config.seed, config.augment)
+        return Sampler(Split.open(self.data / "train.arrow"), config.batch, config.seed, config.augment)
 
     def backend(self, config: TrainingConfig | None = None, **model: Any) -> LocalBackend:
         return LocalBackend(self.model(**model), config or self.config, torch.device("cpu"))
