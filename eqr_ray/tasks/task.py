@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,26 +48,26 @@ class Task(ABC):
     def __hash__(self) -> int:
         return hash(self.name)
 
-    @property
-    def alphabet(self) -> npt.NDArray[np.uint8]:
+    @cached_property
+    def alphabet(self) -> bytes:
         """(256,) token of each Latin-1 character; 255 for one that no puzzle has."""
-        table = np.full(256, 255, dtype=np.uint8)
+        table = bytearray(b"\xff" * 256)
         for token, character in enumerate(self.vocabulary[1:], start=1):
             table[ord(character)] = token
         for written, meant in self.aliases.items():
             table[ord(written)] = table[ord(meant)]
-        return table
+        return bytes(table)
 
     def encode(self, text: str) -> Tokens:
         """Tokens (L,) uint8 of a puzzle or an answer in one line. UserError: wrong length, unknown character."""
         if len(text) != self.length:
             raise UserError(f"{len(text)} characters where {self.name} has {self.length} cells")
-        tokens = self.alphabet[np.frombuffer(text.encode("latin-1", errors="replace"), dtype=np.uint8)]
-        wrong = np.flatnonzero(tokens == 255)
-        if len(wrong):
-            character, allowed = text[wrong[0]], self.vocabulary[1:] + "".join(self.aliases)
-            raise UserError(f"character {character!r} at position {wrong[0] + 1}; {self.name} allows {allowed!r}")
-        return tokens
+        tokens = text.encode("latin-1", errors="replace").translate(self.alphabet)
+        at = tokens.find(255)
+        if at >= 0:
+            allowed = self.vocabulary[1:] + "".join(self.aliases)
+            raise UserError(f"character {text[at]!r} at position {at + 1}; {self.name} allows {allowed!r}")
+        return np.frombuffer(tokens, dtype=np.uint8).copy()
 
     def decode(self, tokens: npt.ArrayLike) -> str:
         """One line of L characters; padding is '_'. UserError: wrong length, a token outside the vocabulary."""
