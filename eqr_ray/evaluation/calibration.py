@@ -281,7 +281,7 @@ def calibration_of(run: RecordedRun, settings: Settings, config: CalibrateConfig
     tests = calibrate(pilot.at_thresholds(settings, config.select), at, candidates, goal, len(others))
     outcomes = at((chosen(tests) or tests[-1]).settle_below)
     full = others.outcomes(settings.replace(policy="full"), config.select)
-    made_for = conditions(settings, run.manifest, run.puzzle_set.task.name, config.select)
+    made_for = conditions(run.manifest | settings.to_dict(), run.puzzle_set.task.name, config.select)
     counts = {"puzzles": len(labels), "pilot": len(pilot), "data_hash": run.puzzle_set.data_hash, "seed": settings.seed}
     goals = {"settle_for": settings.settle_for, **asdict(goal)}
     return {"settle_below": None, **goals, **made_for, **counts, **report(tests, outcomes, full, goal)}

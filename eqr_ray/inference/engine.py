@@ -23,7 +23,7 @@ from eqr_ray.inference.policies import Policy, Race, Restarts, Signals, Win, mak
 from eqr_ray.inference.records import DEPTH, DIVERGED, PRUNED, RUNNING, Records, Tokens, concatenate, no_records
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.slots import Numbers, Slots, SlotsLike
-from eqr_ray.inference.units import Unit, enough_ahead
+from eqr_ray.inference.units import Unit, offered
 
 Flags = npt.NDArray[np.bool_]
 
@@ -130,8 +130,13 @@ class BreadthEngine:
     def idle(self) -> bool:
         return not self._open
 
+    @property
+    def has_enough(self) -> bool:
+        """Whether the units keep the slots busy until more can be fetched: two at least, two trajectories per slot."""
+        return len(self._open) >= 2 and offered(self._open, self.policy.in_turn) >= 2 * self.slots
+
     def add(self, unit: Unit, inputs: Tokens) -> None:
-        """Queue a unit behind the others. `inputs` (unit.puzzles, L) uint8; rows of padding alone are left out."""
+        """Queue a unit behind the others. `inputs` (unit.puzzles, L); rows of padding alone are left out."""
         assert len(inputs) == unit.puzzles
         self._open[unit] = OpenUnit(unit, inputs, self.policy)
 
@@ -219,9 +224,7 @@ class BreadthEngine:
             self._until[slot] = part.until(puzzle, int(self._restart[slot]))
 
     def _collect(self) -> list[tuple[Unit, Records]]:
-        finished = [part for part in self._open.values() if part.finished]
-        for part in finished:
-            del self._open[part.unit]
+        finished = [self._open.pop(unit) for unit, part in list(self._open.items()) if part.finished]
         rows = [concatenate(part.records or [no_records(part.inputs.shape[1])]).in_order() for part in finished]
         return [(part.unit, self.policy.resolve(own)) for part, own in zip(finished, rows, strict=True)]
 
@@ -233,21 +236,17 @@ def run_units(engine: BreadthEngine, units: Iterable[Unit], inputs_NL: Tokens) -
     more, slots run ahead.
     """
     waiting = iter(units)
-    queued: list[Unit] = []
     starved, more = False, True
     while True:
-        while more and (starved or not enough_ahead(queued, engine.slots, engine.policy.in_turn)):
+        while more and (starved or not engine.has_enough):
             unit = next(waiting, None)
             more, starved = unit is not None, False
             if unit is not None:
                 engine.add(unit, np.asarray(inputs_NL[unit.first : unit.last]))
-                queued.append(unit)
-        if not queued:
+        if engine.idle:
             return
         before = engine.row_segments
         finished = engine.step(ahead=not more)
         row_segments = engine.row_segments - before
         starved = row_segments < engine.slots
-        done = {unit for unit, _ in finished}
-        queued = [unit for unit in queued if unit not in done]
         yield EngineReport(row_segments, finished, engine.answered())

@@ -146,12 +146,12 @@ class Policy:
         return signals.settled
 
     def resolve(self, rows: Records) -> Records:
-        """The rows that are kept of a unit's ordered rows."""
+        """Which of a unit's ordered rows are kept, and as what."""
         return rows
 
 
 class Full(Policy):
-    """The paper's protocol: every trajectory runs `depth` segments, every restart is run."""
+    """The paper's protocol: every trajectory runs `depth` segments."""
 
     stop_status = DEPTH
 

@@ -27,8 +27,8 @@ from eqr_ray.storage.progress import Progress
 from eqr_ray.storage.run_dir import LOG, RunDir
 from eqr_ray.storage.run_log import RunLog, RunStatus, number, read_log
 
-CELL = ("exact_accuracy", "exact_low", "exact_high", "mean_residual", "segments_mean", "settled_share")  # of the table
-PARQUET_END = b"PAR1"
+EXACT = ("exact_accuracy", "exact_low", "exact_high")
+CELL = (*EXACT, "mean_residual", "segments_mean", "settled_share")  # of the table in summary.json
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def prepare(config: InferConfig, device_type: str) -> Run:
         "slots": slots,
     }
     if config.calibration is not None:
-        here = conditions(settings, identity, puzzle_set.task.name, config.select)
+        here = conditions(identity, puzzle_set.task.name, config.select)
         settings = calibrated(settings, here, Path(config.calibration))
         identity |= settings.to_dict()
     out = Path(config.out or f"runs/infer-{content_hash(identity)[:12]}")
@@ -162,18 +162,21 @@ def status_of_inference(path: Path, summary: Mapping[str, Any] | None) -> RunSta
     starts = [i for i, entry in enumerate(log.entries) if entry.get("event") == "start"]
     here = log.entries[starts[-1] :] if starts else []
     units = [entry for entry in here if entry.get("event") == "unit"]
+    last = summary or (units[-1] if units else {})
     parts = sorted((path / "records").glob("*.parquet"))
     facts = {"how far": f"all {puzzles or 0:,.0f} puzzles"}
     if summary is None:
-        total = number(here[0], "units") if here else None
-        left_s = number(units[-1], "left_s") if units else None
+        total, left_s = number(here[0], "units") if here else None, number(last, "left_s")
         facts["how far"] = f"{len(parts):,} units" if total is None else f"{len(parts):,} of {total:,.0f} units"
         facts["how far"] += "" if left_s is None else f", some {left_s / 60:,.0f} min left when it last wrote"
     seconds, work = (sum(number(unit, name) or 0.0 for unit in units) for name in ("seconds", "row_segments"))
-    rate = work / seconds if seconds > 0 else number(summary or {}, "row_segments_per_s")
-    if rate is not None:
+    if (rate := work / seconds if seconds > 0 else number(last, "row_segments_per_s")) is not None:
         facts["speed"] = f"{rate:,.0f} row-segments/s"
-    facts |= _quality(summary or (units[-1] if units else {}))
+    exact, low, high, settled = (number(last, name) for name in (*EXACT, "settled_share"))
+    if exact is not None and low is not None and high is not None:
+        facts["exact"] = f"{exact:.2%} [{low:.2%}, {high:.2%}]"
+    if settled is not None:
+        facts["settled"] = f"{settled:.2%}"
     lost = [f"continued {len(starts) - 1} times"] if len(starts) > 1 else []
     aside = sorted(part.name for part in (path / "records").glob(f"*{DAMAGED}"))
     lost += [f"damaged records, set aside: {', '.join(aside)}"] if aside else []
@@ -183,21 +186,8 @@ def status_of_inference(path: Path, summary: Mapping[str, Any] | None) -> RunSta
     return RunStatus(facts, lost, goes_on=summary is None or bool(damaged))
 
 
-def _quality(metrics: Mapping[str, Any]) -> dict[str, str]:
-    exact, low, high, settled = (
-        number(metrics, name) for name in ("exact_accuracy", "exact_low", "exact_high", "settled_share")
-    )
-    facts = {}
-    if exact is not None and low is not None and high is not None:
-        facts["exact"] = f"{exact:.2%} [{low:.2%}, {high:.2%}]"
-    if settled is not None:
-        facts["settled"] = f"{settled:.2%}"
-    return facts
-
-
 def _is_whole(part: Path) -> bool:
-    """Whether a Parquet file has its end; its content is verified where it is read."""
-    size = part.stat().st_size
+    """Whether a Parquet file has the mark at its end; its content is verified where it is read."""
     with part.open("rb") as file:
-        file.seek(max(0, size - len(PARQUET_END)))
-        return size > 2 * len(PARQUET_END) and file.read() == PARQUET_END
+        file.seek(max(0, part.stat().st_size - 4))
+        return file.read() == b"PAR1"

@@ -16,7 +16,6 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.config.schema import Options, option, read_json
 from eqr_ray.model.pretrained import ModelCard
 
-SETTLE_BELOW, SETTLE_FOR = 1.0, 2  # where neither the user nor the model's card says
 BUDGETED = ("sequential", "verify")  # policies whose restarts follow each other
 
 PolicyName = Literal["full", "halt", "settle", "sequential", "race", "verify"]
@@ -38,8 +37,8 @@ class Settings(Options):
     breadth: int = option(1, "", ge=1)
     seed: int = option(0, "", ge=0, lt=2**63)
     policy: PolicyName = option("full", "", removed=REMOVED_POLICIES)
-    settle_below: float = option(SETTLE_BELOW, "", ge=0, inf=True)
-    settle_for: int = option(SETTLE_FOR, "", ge=1)
+    settle_below: float = option(1.0, "", ge=0, inf=True)
+    settle_for: int = option(2, "", ge=1)
     snapshots: tuple[int, ...] = ()
     budget: int | None = option(None, "", ge=1)
     verifier: str = ""
@@ -62,11 +61,7 @@ class ActorOptions(Options):
     seed: int = option(0, "of all draws", ge=0, lt=2**63)
     limit: int | None = option(None, "the first so many puzzles; null: all", ge=1)
     actors: int | None = option(
-        None,
-        "Ray actors, a GPU or an equal share of the CPUs each; 0: this process, no Ray; null: a cluster or several "
-        "GPUs are used, else 0",
-        ge=0,
-        resume=True,
+        None, "Ray actors; 0: this process, no Ray; null: a cluster or several GPUs, else 0", ge=0, resume=True
     )
     gpus_each: float = option(1.0, "GPUs of an actor; 0.5 puts two on each GPU", gt=0, resume=True)
     address: str | None = option(None, "a Ray cluster to join; null: RAY_ADDRESS, or none", resume=True)
@@ -161,40 +156,30 @@ class InferConfig(AnsweringOptions):
 
     def settings(self, card: ModelCard | None = None) -> Settings:
         """What is asked for, with what the model's card knows better than a default."""
-        known = SETTLE_BELOW if card is None or card.settle_below is None else card.settle_below
-        return Settings(
-            depth=self.depth,
-            breadth=self.breadth,
-            seed=self.seed,
-            policy=self.policy,
-            settle_below=known if self.settle_below is None else self.settle_below,
-            settle_for=SETTLE_FOR if self.settle_for is None else self.settle_for,
-            snapshots=tuple(sorted(set(self.snapshots))),
-            budget=self.budget,
-            verifier=card.task if card is not None and self.policy == "verify" else "",
-        )
+        names = ("depth", "breadth", "seed", "policy", "budget", "settle_below", "settle_for")
+        values = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if card is not None and card.settle_below is not None:
+            values.setdefault("settle_below", card.settle_below)
+        if card is not None and self.policy == "verify":
+            values["verifier"] = card.task
+        return Settings(**values, snapshots=tuple(sorted(set(self.snapshots))))
 
 
 CALIBRATION = "calibration.json"
 # Whatever may move the share of wrong answers among settled ones must be the same where a calibration is used: also a
 # smaller depth or breadth, for a puzzle that would have settled late is then answered otherwise. The seed may differ,
 # for its draws do not depend on the puzzles; so may slots, compile and device, which change only how sums are rounded.
-OF_NETWORK = ("checkpoint_hash", "noise_scale", "init_std", "dtype")
-FREE = ("seed", "snapshots", "settle_below", "settle_for", "verifier")  # no condition, or given by the calibration
+CONDITIONS = ("checkpoint_hash", "noise_scale", "init_std", "dtype", "depth", "breadth", "policy", "budget")
 
 
-def conditions(settings: Settings, identity: Mapping[str, Any], task: str, select: str) -> dict[str, Any]:
+def conditions(identity: Mapping[str, Any], task: str, select: str) -> dict[str, Any]:
     """What a threshold is made for, as JSON values; `identity` of the run."""
-    network = {name: identity[name] for name in OF_NETWORK}
-    procedure = {name: value for name, value in settings.to_dict().items() if name not in FREE}
-    return {**network, "task": task, "select": select, **procedure}
+    return {"task": task, "select": select, **{name: identity[name] for name in CONDITIONS}}
 
 
 def calibrated(settings: Settings, here: Mapping[str, Any], path: Path) -> Settings:
     """`settings` with the threshold of a calibration.json, or of the one in this folder; `here` are their `conditions`.
-
-    UserError: no such file, no threshold was found, or it was made for something else.
-    """
+    UserError: it was made for others, has no threshold, or is not there."""
     path = path / CALIBRATION if path.is_dir() else path
     try:
         found = read_json(path)

@@ -1,17 +1,14 @@
 """Work units: which trajectories belong together, in one place and one file; and the folder of their files.
 
-A unit is what is handed out, repeated after a loss and written as one atomic part. The division depends on
-the run alone, never on who works on it, so that a run can be continued by any number of actors.
-
-A unit is a block of puzzles times all restarts; where there are fewer puzzles than make enough units, the restarts of
-each puzzle are divided instead. The units of a huge run grow with it: some ten thousand files are enough for any run.
-The last units are smaller, so that many workers end at about the same time.
+A unit is what is handed out, repeated after a loss and written as one atomic part: a block of puzzles times all
+restarts; where there are fewer puzzles than make enough units, the restarts of each puzzle are divided instead. The
+division depends on the run alone, never on who works on it, so that any number of actors can continue a run.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +21,10 @@ from eqr_ray.inference.records import ACCEPTED, SETTLED, Records, Tokens, concat
 from eqr_ray.storage.run_dir import LOG, RunDir
 from eqr_ray.storage.run_log import number, read_log
 
-UNITS_WANTED = 16  # enough for a few actors to share a small run evenly
+UNITS_WANTED = 16  # at least: enough for a few actors to share a small run evenly
 UNIT_SEGMENTS = 1 << 15  # row-segments of a unit at most: seconds on a GPU, two minutes on two cores; but ...
 MOST_UNITS = 10_000  # ... a run has hardly more units than this: each becomes a file
-FINER = 4  # times smaller are the last units: a fifth of the puzzles (benchmarks/simulation.py: half of the time lost)
+FINER = 4  # times smaller are the last units, a fifth of the puzzles: then many workers end at about the same time
 DAMAGED = ".damaged"
 
 log = logging.getLogger(__name__)
@@ -55,19 +52,17 @@ class Unit(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Sorts as the units do."""
         return f"{self.first:09d}-{self.last:09d}-r{self.restart_first:05d}-{self.restart_last:05d}"
 
     def is_in(self, other: Unit) -> bool:
         """Whether all of this is part of `other`."""
-        puzzles = other.first <= self.first and self.last <= other.last
-        return puzzles and other.restart_first <= self.restart_first and self.restart_last <= other.restart_last
+        has_puzzles = other.first <= self.first and self.last <= other.last
+        return has_puzzles and other.restart_first <= self.restart_first and self.restart_last <= other.restart_last
 
 
 def plan(puzzles: int, breadth: int, depth: int, *, whole: bool) -> list[Unit]:
     """All units of a run, in order. `whole`: the restarts of a puzzle depend on each other and must stay together."""
-    rows = puzzles * breadth
-    size = max(1, min(rows // UNITS_WANTED, UNIT_SEGMENTS // depth))
+    size = max(1, min(puzzles * breadth // UNITS_WANTED, UNIT_SEGMENTS // depth))
     block = max(1, size // breadth, -(-puzzles * (4 + FINER) // (5 * MOST_UNITS)))
     chunk = breadth
     if not whole and block * breadth > size:
@@ -85,12 +80,6 @@ def plan(puzzles: int, breadth: int, depth: int, *, whole: bool) -> list[Unit]:
 def offered(units: Iterable[Unit], in_turn: bool) -> int:
     """Trajectories that may run side by side; where restarts follow each other (`in_turn`), one per puzzle."""
     return sum(unit.puzzles if in_turn else unit.rows for unit in units)
-
-
-def enough_ahead(units: Sequence[Unit], slots: int, in_turn: bool) -> bool:
-    """Whether these unfinished units keep `slots` slots busy until more can be fetched: at least two units, and two
-    trajectories per slot."""
-    return len(units) >= 2 and offered(units, in_turn) >= 2 * slots
 
 
 class RecordDir:
@@ -127,7 +116,6 @@ class RecordDir:
                 log.warning("%s; it is kept as %s", error, aside.name)
 
     def part(self, unit: Unit) -> Path:
-        """Where the records of a unit are."""
         return self.path / "records" / f"{unit.name}.parquet"
 
     def missing(self) -> list[Unit]:

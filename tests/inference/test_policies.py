@@ -12,11 +12,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.inference.engine import OpenUnit
+from eqr_ray.inference.engine import BreadthEngine, OpenUnit
 from eqr_ray.inference.policies import Signals, Win, make_policy
 from eqr_ray.inference.settings import Settings
-from eqr_ray.inference.units import UNIT_SEGMENTS, Unit, enough_ahead, plan
+from eqr_ray.inference.units import UNIT_SEGMENTS, Unit, plan
 from eqr_ray.tasks.registry import task_named
+from tests.inference.fake import FakeNetwork
 
 SIGNALS = Signals(
     logit_residual=torch.tensor([0.1, 0.1, 0.3, torch.inf]),
@@ -157,12 +158,15 @@ def test_small_jobs_are_divided_too() -> None:
     assert len(plan(1, 128, 64, whole=True)) == 1
 
 
-def test_enough_ahead_counts_what_can_start_now() -> None:
-    units = [Unit(0, 4, 0, 8), Unit(4, 8, 0, 8)]
-    assert enough_ahead(units, 32, in_turn=False)
-    assert not enough_ahead(units, 33, in_turn=False)
-    assert not enough_ahead(units[:1], 1, in_turn=False)
-    assert not enough_ahead(units, 32, in_turn=True)
+@pytest.mark.parametrize(
+    ("policy", "units", "slots", "enough"),
+    [("full", 2, 32, True), ("full", 2, 33, False), ("full", 1, 1, False), ("sequential", 2, 32, False)],
+)
+def test_enough_ahead_counts_what_can_start_now(policy: str, units: int, slots: int, enough: bool) -> None:
+    engine = BreadthEngine(FakeNetwork(), Settings(policy=policy), slots)
+    for number in range(units):
+        engine.add(Unit(4 * number, 4 * number + 4, 0, 8), np.ones((4, 5), np.uint8))
+    assert engine.has_enough == enough
 
 
 @pytest.mark.parametrize(
