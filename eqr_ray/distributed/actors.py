@@ -31,7 +31,7 @@ from eqr_ray.distributed.ray_internals import unused_resources
 from eqr_ray.distributed.resources import ResourceRequest, capacity
 from eqr_ray.inference.dispatch import CALL_S, Dispatcher, ShardedRace, call_s
 from eqr_ray.inference.engine import BreadthEngine, EngineReport
-from eqr_ray.inference.policies import Win, make_policy
+from eqr_ray.inference.policies import POLICIES, Win
 from eqr_ray.inference.records import Records
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.units import Unit
@@ -124,8 +124,8 @@ class Actors:
         self._handles: list[Handle] = []
         self._started = self._deaths = 0
         self._looked_s = time.monotonic()
-        policy = make_policy(settings)
-        self._dispatcher = Dispatcher(slots, policy.in_turn)
+        policy = POLICIES[settings.policy]
+        self._dispatcher = Dispatcher(slots, policy.restarts.in_turn)
         self._race = ShardedRace(policy, slots)
 
     def __enter__(self) -> Actors:

@@ -69,7 +69,7 @@ def flops_per_segment(point: Point) -> float:
 def predict(point: Point, puzzles: int, gpus: int, flops_per_segment: float, device_flops: float) -> Cost:
     """The cost of so many puzzles under the policy of a point."""
     step_s = SLOTS_GPU * flops_per_segment / device_flops  # one segment of all slots
-    unit = plan(puzzles, point.breadth, point.depth, whole=POLICIES[point.policy].whole)[0]
+    unit = plan(puzzles, point.breadth, point.depth, whole=POLICIES[point.policy].restarts.whole)[0]
     unit_segments = point.segments_mean * unit.rows / point.breadth
     tail_s = step_s * (unit_segments / SLOTS_GPU + point.depth)
     margin = NORMAL_975 * point.segments_sd / point.puzzles**0.5

@@ -92,7 +92,7 @@ def solve(
     noise_scale = model.reasoner.config.noise_scale if noise_scale is None else noise_scale
     network = NetworkFactory(model.reasoner, noise_scale, init_std, dtype, compile, device)()
     engine = BreadthEngine(network, settings, slots_for(len(inputs) * breadth, network.device.type, slots))
-    units = plan(len(inputs), breadth, depth, whole=engine.policy.whole)
+    units = plan(len(inputs), breadth, depth, whole=engine.policy.restarts.whole)
     parts = [rows for report in run_units(engine, units, inputs) for _, rows in report.finished]
     return _answers(model, concatenate(parts).in_order(), select)
 

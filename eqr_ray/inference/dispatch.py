@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import NamedTuple
 
-from eqr_ray.inference.policies import FirstToSettle, Policy, Win
+from eqr_ray.inference.policies import Policy, Race, Win
 from eqr_ray.inference.records import SETTLED, Records, concatenate
 from eqr_ray.inference.units import Unit, offered
 
@@ -157,7 +157,7 @@ class ShardedRace:
         """What to hand out; units are read as they are needed."""
         for unit in units:
             starts = range(unit.restart_first, unit.restart_last, self._slots)
-            if unit.puzzles > 1 or len(starts) == 1 or not isinstance(self._policy, FirstToSettle):
+            if unit.puzzles > 1 or len(starts) == 1 or self._policy.restarts is not Race:
                 yield unit
                 continue
             ends = (*starts[1:], unit.restart_last)
@@ -175,7 +175,9 @@ class ShardedRace:
         won = rows.take(rows.status == SETTLED)
         wins = [Win(*win) for win in zip(won.segments.tolist(), won.restart.tolist(), strict=True)]
         divided.win = min(wins + ([divided.win] if divided.win else []), default=None)
-        return [] if divided.missing else [(divided.unit, self._policy.resolve(concatenate(divided.back).in_order()))]
+        if divided.missing:
+            return []
+        return [(divided.unit, Race.resolve(concatenate(divided.back).in_order(), SETTLED))]
 
     def wins(self, shards: Iterable[Unit]) -> list[tuple[Unit, Win]]:
         """Which of these are beaten by a restart of another shard, and by whom."""

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from eqr_ray.inference.policies import Policy, Race, Restarts, Signals, Win, make_policy
+from eqr_ray.inference.policies import POLICIES, Race, Restarts, Signals, Win
 from eqr_ray.inference.records import DEPTH, DIVERGED, PRUNED, RUNNING, Records, Tokens, concatenate, no_records
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.slots import Numbers, Slots, SlotsLike
@@ -42,8 +42,8 @@ class OpenUnit:
     """A unit in work: its `inputs` (puzzles, L), the trajectories that are still to be run, and the `records` so far.
     Puzzles go side by side, those that have begun first; rows of padding alone are left out."""
 
-    def __init__(self, unit: Unit, inputs: Tokens, policy: Policy) -> None:
-        self.unit, self.inputs, self._policy = unit, inputs, policy
+    def __init__(self, unit: Unit, inputs: Tokens, settings: Settings) -> None:
+        self.unit, self.inputs, self._settings = unit, inputs, settings
         self.records: list[Records] = []
         self.answered = 0  # puzzles of which nothing is left to do
         self._waiting = deque((unit.first + np.flatnonzero((inputs != 0).any(axis=1))).tolist())
@@ -103,7 +103,7 @@ class OpenUnit:
     def _restarts(self, puzzle: int) -> Restarts:
         if puzzle not in self._open:
             numbers = range(self.unit.restart_first, self.unit.restart_last)
-            self._open[puzzle] = self._policy.restarts(numbers, self._policy.settings)
+            self._open[puzzle] = POLICIES[self._settings.policy].restarts(numbers, self._settings)
         return self._open[puzzle]
 
 
@@ -117,7 +117,7 @@ class BreadthEngine:
     def __init__(
         self, network: Any, settings: Settings, slots: int, make: Callable[[Any, int, Settings], SlotsLike] = Slots
     ) -> None:
-        self.settings, self.policy = settings, make_policy(settings)
+        self.settings, self.policy = settings, POLICIES[settings.policy]
         self.slots, self.row_segments = slots, 0
         self._slots = make(network, slots, settings)
         self._open: dict[Unit, OpenUnit] = {}
@@ -133,12 +133,12 @@ class BreadthEngine:
     @property
     def has_enough(self) -> bool:
         """Whether the units keep the slots busy until more can be fetched: two at least, two trajectories per slot."""
-        return len(self._open) >= 2 and offered(self._open, self.policy.in_turn) >= 2 * self.slots
+        return len(self._open) >= 2 and offered(self._open, self.policy.restarts.in_turn) >= 2 * self.slots
 
     def add(self, unit: Unit, inputs: Tokens) -> None:
         """Queue a unit behind the others. `inputs` (unit.puzzles, L); rows of padding alone are left out."""
         assert len(inputs) == unit.puzzles
-        self._open[unit] = OpenUnit(unit, inputs, self.policy)
+        self._open[unit] = OpenUnit(unit, inputs, self.settings)
 
     def answered(self) -> dict[Unit, int]:
         """How many puzzles are done, of every unit in work."""
@@ -163,7 +163,7 @@ class BreadthEngine:
         signals = self._slots.advance()
         self._segments[self._active] += 1
         self.row_segments += int(self._active.sum())
-        stop = self.policy.stop(signals)
+        stop = self.policy.stop(signals, self.settings)
         stopped = np.zeros_like(self._active) if stop is None else stop.cpu().numpy() & self._active
         done = self._active & (stopped | (self._segments >= self._until))
         seen = done
@@ -226,7 +226,8 @@ class BreadthEngine:
     def _collect(self) -> list[tuple[Unit, Records]]:
         finished = [self._open.pop(unit) for unit, part in list(self._open.items()) if part.finished]
         rows = [concatenate(part.records or [no_records(part.inputs.shape[1])]).in_order() for part in finished]
-        return [(part.unit, self.policy.resolve(own)) for part, own in zip(finished, rows, strict=True)]
+        resolve, status = self.policy.restarts.resolve, self.policy.stop_status
+        return [(part.unit, resolve(own, status)) for part, own in zip(finished, rows, strict=True)]
 
 
 def run_units(engine: BreadthEngine, units: Iterable[Unit], inputs_NL: Tokens) -> Iterator[EngineReport]:

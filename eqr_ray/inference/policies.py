@@ -1,7 +1,7 @@
-"""Policies: which restarts of a puzzle run and for how long, what stops a trajectory, which rows are kept.
+"""Policies: what stops a trajectory, and which restarts of a puzzle run, for how long, and are kept.
 
 A record must not depend on timing. So what is needed of a puzzle depends on the ends of its own restarts only, not on
-their order; what idle slots ran ahead of that is left out of the records afterwards (`Policy.resolve`).
+their order; what idle slots ran ahead of that is left out of the records afterwards (`Restarts.resolve`).
 
     S slots, N rows, L tokens
 """
@@ -9,6 +9,7 @@ their order; what idle slots ran ahead of that is left out of the records afterw
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from eqr_ray.config.errors import UserError
 from eqr_ray.inference.records import ACCEPTED, CANCELLED, DEPTH, HALTED, SETTLED, Records
 from eqr_ray.inference.settings import Settings
 from eqr_ray.tasks.registry import task_named
@@ -30,7 +30,13 @@ class Win(NamedTuple):
 
 
 class Restarts:
-    """The restarts `numbers` of one puzzle, started in order: all of them, each to the full depth."""
+    """The restarts `numbers` of one puzzle, started in order: all of them, each to the full depth.
+
+    `whole`: they depend on each other and must be in one unit; `in_turn`: they follow each other; `widens`: further
+    ones may be added to a finished run.
+    """
+
+    whole, in_turn, widens = False, False, True
 
     def __init__(self, numbers: range, settings: Settings) -> None:
         self._first, self._next, self._end = numbers.start, numbers.start, numbers.stop
@@ -66,9 +72,16 @@ class Restarts:
         self._running.remove(restart)
         return False
 
+    @staticmethod
+    def resolve(rows: Records, stop_status: int) -> Records:
+        """Which of a unit's ordered rows are kept, and as what."""
+        return rows
+
 
 class OneByOne(Restarts):
     """Restart r is needed when all before it have failed to stop, and while the puzzle's budget lasts."""
+
+    whole, in_turn = True, True
 
     def __init__(self, numbers: range, settings: Settings) -> None:
         super().__init__(numbers, settings)
@@ -91,9 +104,17 @@ class OneByOne(Restarts):
             self._end = min(self._end, restart)
         return stopped
 
+    @staticmethod
+    def resolve(rows: Records, stop_status: int) -> Records:
+        first = _first_of_its_puzzle(rows, np.flatnonzero(rows.status == stop_status))
+        return rows.take((first < 0) | (rows.restart <= rows.restart[first]))
+
 
 class Race(Restarts):
-    """All restarts side by side; the first to stop, by its own segments and then by number, ends the others."""
+    """All restarts side by side. The first to stop, by its own segments and then by number, ends the others, which are
+    recorded as cancelled after as many segments: for few puzzles and little patience."""
+
+    whole, widens = True, False
 
     def __init__(self, numbers: range, settings: Settings) -> None:
         super().__init__(numbers, settings)
@@ -113,81 +134,11 @@ class Race(Restarts):
         self._best = min(win, self._best)
         return is_news
 
-
-class Signals(NamedTuple):
-    """What every slot shows after a segment, each (S,): the two residuals float32 (`inf`: none yet), the halting logit
-    float32, settled bool; and the puzzle and its answer so far, both (S, L) uint8. Idle slots hold arbitrary values."""
-
-    logit_residual: Tensor
-    latent_residual: Tensor
-    halt_logit: Tensor
-    settled: Tensor
-    inputs: Tensor
-    prediction: Tensor
-
-
-class Policy:
-    """Every restart is run, and stops when it has settled.
-
-    `stop_status` is written for trajectories that `stop` ended; `whole`: a puzzle's restarts depend on each other and
-    must be in one unit; `in_turn`: they follow each other; `widens`: further restarts may be added later; `verifies`:
-    the task's rules check answers, which the method does without.
-    """
-
-    stop_status = SETTLED
-    whole, in_turn, widens, verifies = False, False, True, False
-    restarts: type[Restarts] = Restarts
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    def stop(self, signals: Signals) -> Tensor | None:
-        """(S,) bool: which slots stop now. None: none, ever, which spares the engine a read-back per segment."""
-        return signals.settled
-
-    def resolve(self, rows: Records) -> Records:
-        """Which of a unit's ordered rows are kept, and as what."""
-        return rows
-
-
-class Full(Policy):
-    """The paper's protocol: every trajectory runs `depth` segments."""
-
-    stop_status = DEPTH
-
-    def stop(self, signals: Signals) -> Tensor | None:
-        return None
-
-
-class Halt(Policy):
-    """A trajectory stops when its halting logit is positive, as rows do in training."""
-
-    stop_status = HALTED
-
-    def stop(self, signals: Signals) -> Tensor | None:
-        return signals.halt_logit > 0
-
-
-class Sequential(Policy):
-    """A further restart counts only while none of its puzzle has settled and the puzzle's budget lasts."""
-
-    whole, in_turn, restarts = True, True, OneByOne
-
-    def resolve(self, rows: Records) -> Records:
-        first = _first_of_its_puzzle(rows, np.flatnonzero(rows.status == self.stop_status))
-        return rows.take((first < 0) | (rows.restart <= rows.restart[first]))
-
-
-class FirstToSettle(Policy):
-    """All restarts of a puzzle side by side until one has settled: for few puzzles and little patience. The winner has
-    the fewest segments, then the least number; the others are cancelled after as many segments."""
-
-    whole, widens, restarts = True, False, Race
-
-    def resolve(self, rows: Records) -> Records:
-        settled = np.flatnonzero(rows.status == SETTLED)
-        settled = settled[np.lexsort((rows.segments[settled], rows.puzzle[settled]))]  # among equals in their order
-        first = _first_of_its_puzzle(rows, settled)
+    @staticmethod
+    def resolve(rows: Records, stop_status: int) -> Records:
+        stopped = np.flatnonzero(rows.status == stop_status)
+        stopped = stopped[np.lexsort((rows.segments[stopped], rows.puzzle[stopped]))]  # among equals in their order
+        first = _first_of_its_puzzle(rows, stopped)
         cancelled = (first >= 0) & (first != np.arange(len(rows)))
         none = np.float32(np.inf)
         return dataclasses.replace(
@@ -202,25 +153,6 @@ class FirstToSettle(Policy):
         )
 
 
-class Verify(Sequential):
-    """Sequential, but a trajectory stops when the task's own rules accept its answer."""
-
-    stop_status, verifies = ACCEPTED, True
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        if not settings.verifier:
-            raise UserError("policy=verify needs a task whose rules can check an answer; this model names none")
-        self._task = task_named(settings.verifier)
-
-    def stop(self, signals: Signals) -> Tensor | None:
-        inputs, prediction = signals.inputs.cpu().numpy(), signals.prediction.cpu().numpy()
-        running = (inputs != 0).any(axis=1)  # idle slots may hold padding
-        accepted = np.zeros_like(running)
-        accepted[running] = ~self._task.suspects(inputs[running], prediction[running])
-        return torch.from_numpy(accepted)
-
-
 def _first_of_its_puzzle(rows: Records, some: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
     """(N,) of every row, which one comes first among `some` of its puzzle (row numbers, by puzzle); -1: none does."""
     puzzles, at = np.unique(rows.puzzle[some], return_index=True)
@@ -229,10 +161,42 @@ def _first_of_its_puzzle(rows: Records, some: npt.NDArray[np.intp]) -> npt.NDArr
     return first
 
 
-POLICIES: dict[str, type[Policy]] = {"full": Full, "halt": Halt, "settle": Policy}
-POLICIES |= {"sequential": Sequential, "race": FirstToSettle, "verify": Verify}
+class Signals(NamedTuple):
+    """What every slot shows after a segment, each (S,): the two residuals float32 (`inf`: none yet), the halting logit
+    float32, settled bool; and the puzzle and its answer so far, both (S, L) uint8. Idle slots hold arbitrary values."""
+
+    logit_residual: Tensor
+    latent_residual: Tensor
+    halt_logit: Tensor
+    settled: Tensor
+    inputs: Tensor
+    prediction: Tensor
 
 
-def make_policy(settings: Settings) -> Policy:
-    """The policy of a run. UserError: not possible with these settings."""
-    return POLICIES[settings.policy](settings)
+class Policy(NamedTuple):
+    """`stop`: (S,) bool, which slots stop now; None: none, ever, which spares the engine a read-back per segment.
+    `stop_status` is written for trajectories that it ended. `verifies`: the task's rules check answers, which the
+    method does without."""
+
+    stop: Callable[[Signals, Settings], Tensor | None]
+    stop_status: int
+    restarts: type[Restarts] = Restarts
+    verifies: bool = False
+
+
+def _accepted(signals: Signals, settings: Settings) -> Tensor:
+    inputs, prediction = signals.inputs.cpu().numpy(), signals.prediction.cpu().numpy()
+    running = (inputs != 0).any(axis=1)  # idle slots may hold padding
+    accepted = np.zeros_like(running)
+    accepted[running] = ~task_named(settings.verifier).suspects(inputs[running], prediction[running])
+    return torch.from_numpy(accepted)
+
+
+POLICIES = {
+    "full": Policy(lambda signals, settings: None, DEPTH),  # the paper's protocol
+    "halt": Policy(lambda signals, settings: signals.halt_logit > 0, HALTED),  # as rows do in training
+    "settle": Policy(lambda signals, settings: signals.settled, SETTLED),
+    "sequential": Policy(lambda signals, settings: signals.settled, SETTLED, OneByOne),
+    "race": Policy(lambda signals, settings: signals.settled, SETTLED, Race),
+    "verify": Policy(_accepted, ACCEPTED, OneByOne, verifies=True),
+}

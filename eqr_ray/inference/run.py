@@ -15,7 +15,7 @@ from typing import Any
 from eqr_ray.config.schema import content_hash
 from eqr_ray.data.sources import PuzzleSet, check_fit, open_puzzle_set
 from eqr_ray.inference.engine import EngineReport
-from eqr_ray.inference.policies import POLICIES, make_policy
+from eqr_ray.inference.policies import POLICIES
 from eqr_ray.inference.scores import LiveScores, Scores
 from eqr_ray.inference.selection import write_answers
 from eqr_ray.inference.settings import InferConfig, Settings, calibrated, conditions
@@ -50,7 +50,6 @@ def prepare(config: InferConfig, device_type: str) -> Run:
     puzzle_set = open_puzzle_set(config.data, card.task, config.limit)
     check_fit(puzzle_set, reasoner.config.length, reasoner.config.vocab_size)
     settings = config.settings(card)
-    make_policy(settings)  # which may not be possible
     flops, trajectories = flops_per_segment(reasoner.config), len(puzzle_set) * settings.breadth
     noise_scale = reasoner.config.noise_scale if config.noise_scale is None else config.noise_scale
     # What is not typed is as it was in a run that is here, else what suits the device and the run's size.

@@ -161,6 +161,8 @@ class InferConfig(AnsweringOptions):
         if card is not None and card.settle_below is not None:
             values.setdefault("settle_below", card.settle_below)
         if card is not None and self.policy == "verify":
+            if not card.task:
+                raise UserError("policy=verify needs a task whose rules can check an answer; this model names none")
             values["verifier"] = card.task
         return Settings(**values, snapshots=tuple(sorted(set(self.snapshots))))
 

@@ -93,13 +93,13 @@ class RecordDir:
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path, self.identity, self.run_dir = path, dict(identity), RunDir(path, "infer")
-        policy = POLICIES[identity["policy"]]
-        widens = policy.widens and identity.get("budget") is None
-        self._whole, self._grows = policy.whole, ("breadth",) if widens else ()
+        restarts = POLICIES[identity["policy"]].restarts
+        widens = restarts.widens and identity.get("budget") is None
+        self._whole, self._grows = restarts.whole, ("breadth",) if widens else ()
         self.run_dir.check(identity, self._grows)
         widths = self.run_dir.manifest().get("widths", []) if widens else []
         self.widths: list[int] = sorted({*widths, identity["breadth"]})
-        self.units = plan(identity["puzzles"], self.widths[0], identity["depth"], whole=policy.whole)
+        self.units = plan(identity["puzzles"], self.widths[0], identity["depth"], whole=restarts.whole)
 
     def make(self, config: Mapping[str, Any]) -> None:
         """Begin or go on; for the process that has the lock. UserError: another run has begun here since."""

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.inference.engine import BreadthEngine, OpenUnit
-from eqr_ray.inference.policies import Signals, Win, make_policy
-from eqr_ray.inference.settings import Settings
+from eqr_ray.inference.policies import POLICIES, Signals, Win
+from eqr_ray.inference.settings import InferConfig, Settings
 from eqr_ray.inference.units import UNIT_SEGMENTS, Unit, plan
+from eqr_ray.model.pretrained import ModelCard
 from eqr_ray.tasks.registry import task_named
 from tests.inference.fake import FakeNetwork
+from tests.inference.tiny import config
 
 SIGNALS = Signals(
     logit_residual=torch.tensor([0.1, 0.1, 0.3, torch.inf]),
@@ -31,7 +33,7 @@ SIGNALS = Signals(
 
 def schedule_of(policy: str, unit: Unit, **settings: Any) -> OpenUnit:
     made = Settings(policy=policy, depth=8, breadth=8, **settings)
-    return OpenUnit(unit, np.ones((unit.puzzles, 1), np.uint8), make_policy(made))
+    return OpenUnit(unit, np.ones((unit.puzzles, 1), np.uint8), made)
 
 
 def taken(schedule: OpenUnit, ahead: bool = False) -> list[tuple[int, int, int]]:
@@ -40,11 +42,11 @@ def taken(schedule: OpenUnit, ahead: bool = False) -> list[tuple[int, int, int]]
 
 
 def test_what_stops_a_trajectory() -> None:
-    assert make_policy(Settings(policy="full")).stop(SIGNALS) is None
+    assert POLICIES["full"].stop(SIGNALS, Settings()) is None
     settled, halted = [True, False, True, False], [False, True, False, True]
     for name in ("halt", "settle", "sequential", "race"):
         expected = halted if name == "halt" else settled
-        stop = make_policy(Settings(policy=name)).stop(SIGNALS)
+        stop = POLICIES[name].stop(SIGNALS, Settings(policy=name))
         assert stop is not None
         assert stop.tolist() == expected, name
 
@@ -58,11 +60,11 @@ def test_verify_asks_the_rules_of_the_task() -> None:
     prediction[2] = 0
     inputs[3] = 0  # an idle slot
     signals = SIGNALS._replace(inputs=torch.from_numpy(inputs), prediction=torch.from_numpy(prediction))
-    stop = make_policy(Settings(policy="verify", verifier="sudoku4")).stop(signals)
+    stop = POLICIES["verify"].stop(signals, Settings(policy="verify", verifier="sudoku4"))
     assert stop is not None
     assert stop.tolist() == [True, False, False, False]
     with pytest.raises(UserError, match="policy=verify needs a task"):
-        make_policy(Settings(policy="verify"))
+        InferConfig(checkpoint="x", data="x", policy="verify").settings(ModelCard(task="", config=config(), step=0))
 
 
 def test_an_unknown_policy_names_the_allowed_ones() -> None:

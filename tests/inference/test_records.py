@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.inference.policies import make_policy
+from eqr_ray.inference.policies import Race
 from eqr_ray.inference.records import (
+    SETTLED,
     STATUSES,
     concatenate,
     is_exact,
@@ -20,7 +21,6 @@ from eqr_ray.inference.records import (
     read_part,
     write_part,
 )
-from eqr_ray.inference.settings import Settings
 from eqr_ray.storage.atomic import atomic, write_json
 from tests.inference.same import assert_same
 from tests.inference.synthetic import labels, records
@@ -141,7 +141,7 @@ def test_the_first_to_settle_stays_and_the_others_are_cancelled() -> None:
         status=np.array([STATUSES.index(name) for name in names], np.uint8),
         segments=np.array(segments, np.int32),
     )
-    kept = make_policy(Settings(policy="race")).resolve(rows)
+    kept = Race.resolve(rows, SETTLED)
     assert np.flatnonzero(kept.status == STATUSES.index("settled")).tolist() == [1, 7]
     assert kept.segments.tolist() == [5] * 4 + [3] * 4 + [8] * 4
     assert_same(kept.take(np.array([1, 7, 8, 9, 10, 11])), rows.take(np.array([1, 7, 8, 9, 10, 11])))

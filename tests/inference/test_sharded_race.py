@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from eqr_ray.inference.dispatch import ShardedRace
 from eqr_ray.inference.engine import BreadthEngine
-from eqr_ray.inference.policies import Win, make_policy
+from eqr_ray.inference.policies import POLICIES, Win
 from eqr_ray.inference.records import CANCELLED, SETTLED, Records, concatenate
 from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.units import Unit
@@ -36,7 +36,7 @@ class Place:
 
 def carry_out(order: st.DataObject, places: list[Place], tell: bool = True) -> Records:
     """All units over these places; `order` draws who is given what, who steps, and who is told of wins."""
-    race, parts = ShardedRace(make_policy(RACE), SLOTS), []
+    race, parts = ShardedRace(POLICIES["race"], SLOTS), []
     for shard in race.shards(UNITS):
         place = order.draw(st.sampled_from(places))
         place.engine.add(shard, INPUTS[shard.first : shard.last])
@@ -70,7 +70,7 @@ def test_who_is_told_stops_sooner() -> None:
     """One step each in turn: the last shards end with the winner, or run on to their own end."""
 
     def spent(tell: bool) -> int:
-        race, places = ShardedRace(make_policy(RACE), SLOTS), [Place(), Place(), Place()]
+        race, places = ShardedRace(POLICIES["race"], SLOTS), [Place(), Place(), Place()]
         for place, shard in zip(places, race.shards(UNITS[1:2]), strict=True):
             place.engine.add(shard, INPUTS[1:2])
             place.shards.append(shard)
@@ -99,8 +99,8 @@ def test_a_shard_that_has_not_begun_heeds_the_winner_too() -> None:
 
 def test_units_of_several_puzzles_and_other_policies_are_not_divided() -> None:
     both = [Unit(0, 2, 0, 10), Unit(2, 3, 0, 3)]
-    assert list(ShardedRace(make_policy(RACE), SLOTS).shards(both)) == both
-    full = ShardedRace(make_policy(Settings(policy="full", breadth=10)), SLOTS)
+    assert list(ShardedRace(POLICIES["race"], SLOTS).shards(both)) == both
+    full = ShardedRace(POLICIES["full"], SLOTS)
     assert list(full.shards(UNITS)) == UNITS
     assert not full.open
     rows = EXPECTED.take(np.flatnonzero(EXPECTED.puzzle == 0))
