@@ -22,25 +22,22 @@ import numpy.typing as npt
 
 from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.schema import Options, option
-from eqr_ray.evaluation.calibration import PILOT, Goal, calibrate, check_enough, chosen, thresholds
+from eqr_ray.config.schema import option
+from eqr_ray.evaluation.calibration import PILOT, Guarantee, calibrate, chosen, thresholds
 from eqr_ray.evaluation.outcomes import OutcomesAt, Replayed
 from eqr_ray.inference.records import concatenate
 from eqr_ray.inference.replay import open_recorded
-from eqr_ray.inference.settings import Settings
 from eqr_ray.tasks.keys import hash_words
 
 DRAW = 0xD4A3  # tells this use of a seed from others
 
 
-class Words(Options):
+class Words(Guarantee):
     """The words of the command line; null depth and breadth: all that were recorded."""
 
     records: str = option(..., "a recorded run")
     puzzles: int = 1500
     draws: int = 20
-    risk: float = 0.005
-    confidence: float = 0.95
     policy: str = "sequential"
     select: str = "logit_residual"
     settle_for: int = 2
@@ -73,7 +70,7 @@ class Draw:
 
 
 def calibration_draws(
-    at: OutcomesAt, residuals_PN: npt.NDArray[np.float32], goal: Goal, puzzles: int, draws: int, seed: int
+    at: OutcomesAt, residuals_PN: npt.NDArray[np.float32], goal: Guarantee, puzzles: int, draws: int, seed: int
 ) -> Iterator[Draw]:
     """`draws` calibrations on so many of the P puzzles each, the first fifth of them as the pilot."""
     every = np.arange(len(residuals_PN))
@@ -99,23 +96,25 @@ def calibration_draws(
 def main() -> None:
     """Draw and print."""
     options, _ = parse_arguments(Words, sys.argv[1:])
-    run, goal = open_recorded(Path(options.records)), Goal(options.risk, options.confidence)
-    check_enough(options.puzzles, goal)
+    run = open_recorded(Path(options.records))
+    options.check_enough(options.puzzles)
     if options.puzzles >= len(run.puzzle_set):
         raise UserError(f"puzzles={options.puzzles} leaves none of the {len(run.puzzle_set):,} recorded ones unseen")
     assert run.puzzle_set.labels is not None
     depth, breadth = options.depth or run.settings.depth, options.breadth or run.settings.breadth
     rows = concatenate([one.take((one.segments <= depth) & (one.restart < breadth)) for one in run.blocks()])
     replayed = Replayed(rows, run.puzzle_set.labels)
-    settings = Settings(depth, breadth, run.settings.seed, options.policy, settle_for=options.settle_for)
+    settings = run.settings.replace(
+        depth=depth, breadth=breadth, policy=options.policy, settle_for=options.settle_for, snapshots=()
+    )
     at = replayed.at_thresholds(settings, options.select)
     print(options)
     made = []
-    for draw in calibration_draws(at, replayed.residuals, goal, options.puzzles, options.draws, options.seed):
+    for draw in calibration_draws(at, replayed.residuals, options, options.puzzles, options.draws, options.seed):
         made.append(draw)
-        print(f"draw {len(made):3}  {draw.line(goal.risk)}", flush=True)
+        print(f"draw {len(made):3}  {draw.line(options.risk)}", flush=True)
     kept = [draw for draw in made if draw.settle_below is not None]
-    broken = sum(draw.share > goal.risk for draw in kept)
+    broken = sum(draw.share > options.risk for draw in kept)
     print(
         f"the promise held in {len(made) - broken} of {len(made)} draws ({len(made) - len(kept)} without a threshold); "
         f"{sum(d.wrong for d in kept) / max(sum(d.settled for d in kept), 1):.3%} of all settled answers were wrong"

@@ -1,87 +1,112 @@
 """The command `calibrate`: validation puzzles in, a threshold of known risk out.
 
-    python -m eqr_ray.calibrate checkpoint=runs/sudoku6 data=data/sudoku6 risk=0.02 depth=32 breadth=8
-    python -m eqr_ray.calibrate records=runs/sudoku6/calibration/run depth=16 breadth=4
-
 Leaves calibration.json, risk_coverage.png, config.json, summary.json in `out`, and the recorded run in its folder run/.
-Where no threshold keeps it, calibration.json says so (exit status 0), and infer refuses it.
+Where no threshold keeps the risk, calibration.json says so (exit status 0), and infer refuses it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
-from rich.console import Console
+import numpy as np
 
 from eqr_ray.config.cli import run_command
 from eqr_ray.config.errors import UserError, extra
+from eqr_ray.config.schema import option
 from eqr_ray.data.npy_reader import is_npy_part
-from eqr_ray.distributed.answering import check_not_recording, recorded
-from eqr_ray.evaluation.calibration import CalibrateConfig, Goal, calibration_of, puzzles_needed
-from eqr_ray.inference.replay import RecordedRun, open_recorded
-from eqr_ray.inference.settings import CALIBRATION, AnsweringOptions
+from eqr_ray.distributed.answering import recorded
+from eqr_ray.evaluation.calibration import Guarantee, calibration_of
+from eqr_ray.inference.records import is_answered
+from eqr_ray.inference.replay import RecordedRun, open_records, within
+from eqr_ray.inference.run import Run
+from eqr_ray.inference.settings import CALIBRATION, REMOVED_POLICIES, AnsweringOptions, ReplayOptions, Settings
 from eqr_ray.storage.atomic import write_json
 from eqr_ray.storage.progress import print_warning
 from eqr_ray.storage.run_dir import RunDir, locked
 from eqr_ray.storage.run_log import RunLog
 
-RUN = "run"  # the recorded run, in `out`
+
+class CalibrateConfig(Guarantee, ReplayOptions):
+    """Chooses settle_below so that at most `risk` of settled answers are wrong, with the confidence asked for: runs the
+    network once to the full depth and breadth, with every segment recorded, and replays the policy at threshold after
+    threshold. The same command continues an interrupted run, and with another risk or policy it reuses the records.
+
+    Example: python -m eqr_ray.calibrate checkpoint=runs/sudoku6 data=data/sudoku6 risk=0.02 depth=32 breadth=8
+             python -m eqr_ray.calibrate records=runs/sudoku6/calibration/run depth=16 breadth=4
+             python -m eqr_ray.infer checkpoint=runs/sudoku6 data=mine.csv depth=32 breadth=8 policy=sequential \\
+                 calibration=runs/sudoku6/calibration
+    """
+
+    records: str | None = option(
+        None, "instead of checkpoint: a run of infer with policy=full and all snapshots, e.g. run/ in out="
+    )
+    out: str | None = option(
+        None,
+        "folder of results; null: calibration/ beside the checkpoint, runs/calibrate-NAME for zoo:NAME, "
+        "calibration-POLICY-DEPTHxBREADTH in records=",
+    )
+    policy: Literal["settle", "sequential", "race"] = option(
+        "sequential", "as in infer: settle, sequential or race", removed=REMOVED_POLICIES
+    )
+    settle_for: int = option(2, "segments in a row with a residual of at most settle_below", ge=1)
+
+    def settings(self, most: Settings) -> Settings:
+        """What is calibrated on a run that records `most`. UserError: it records less, or nothing could settle."""
+        settings = within(self, most).replace(policy=self.policy, settle_for=self.settle_for)
+        if settings.depth <= self.settle_for:
+            raise UserError(f"depth={settings.depth} is not allowed: more than settle_for={self.settle_for}")
+        return settings
+
+    def check(self, run: Run | RecordedRun) -> None:
+        """UserError: the run is too small, or a puzzle has no answer."""
+        self.settings(run.settings)
+        puzzles, labels = len(run.puzzle_set), run.puzzle_set.labels
+        missing = puzzles if labels is None else int(np.sum(~is_answered(labels)))
+        if missing:
+            raise UserError(f"{missing:,} of the {puzzles:,} puzzles have no answer to compare with")
+        self.check_enough(puzzles)
 
 
 def main(config: CalibrateConfig, typed: frozenset[str] = frozenset()) -> None:
     """`typed`: the keys that were typed."""
     with extra("plots", "the picture"):  # said now, and not when hours have been spent
         # lazy: need not be installed
-        from eqr_ray.plots.calibration import draw_calibration  # noqa: PLC0415
+        from eqr_ray.plots.residual import draw_calibration  # noqa: PLC0415
     config = config.replace(data=config.data and str(puzzles_in(Path(config.data))))
-    before = None if config.records is None else recorded_before(config, typed)
-    out = Path(config.out or (beside(str(config.checkpoint)) if before is None else beside_records(before, config)))
+    run, out = None, Path(config.out or beside(str(config.checkpoint)))
+    if config.records is not None:
+        (run,) = open_records([config.records], config.data, typed)
+        config.check(run)
+        shape = config.settings(run.settings)
+        out = Path(config.out or run.path / f"calibration-{shape.policy}-{shape.depth}x{shape.breadth}")
     run_dir = RunDir(out, "calibrate")
     run_dir.check()
-    run = before or recorded_now(config, out)
+    if run is None:
+        keys = {name: getattr(config, name) for name in AnsweringOptions.model_fields}
+        run = recorded(keys, out / "run", config.check)
     settings = config.settings(run.settings)
     config = config.replace(out=str(out), depth=settings.depth, breadth=settings.breadth)
-    identity = {name: run.manifest[name] for name in ("checkpoint_hash", "data_hash")}
-    run_dir.check(identity)
     with locked(out), RunLog(out, sinks=[print_warning]) as log:
-        run_dir.create(identity, config.to_dict())
+        run_dir.create({name: run.manifest[name] for name in ("checkpoint_hash", "data_hash")}, config.to_dict())
         log.log("start", records=str(run.path), puzzles=len(run.puzzle_set))
         print(f"testing thresholds on the records of {len(run.puzzle_set):,} puzzles", file=sys.stderr)
-        found = calibration_of(run, settings, config)
-        write_results(found, out, draw_calibration)
+        found = calibration_of(run, settings, config.select, config)
+        title = f"{found['task']}: wrong answers among the settled, {found['puzzles']:,} calibration puzzles"
+        draw_calibration(found, title, out / "risk_coverage.png")
+        write_json(out / CALIBRATION, found)
         log.log("end", settle_below=found["settle_below"], coverage=found["coverage"])
         run_dir.write_summary({name: value for name, value in found.items() if name not in ("tests", "curve")})
-    show(found, out)
+    show(found, config)
 
 
-def write_results(found: Mapping[str, Any], out: Path, draw: Callable[[Mapping[str, Any], str, Path], None]) -> None:
-    """The artifact and its picture."""
-    title = f"{found['task']}: wrong answers among the settled, {found['puzzles']:,} calibration puzzles"
-    draw(found, title, out / "risk_coverage.png")
-    write_json(out / CALIBRATION, found)
-
-
-def recorded_now(config: CalibrateConfig, out: Path) -> RecordedRun:
-    """Run the network, in the folder of results."""
-    keys = {name: getattr(config, name) for name in AnsweringOptions.model_fields}
-    return recorded(keys, out / RUN, lambda new: config.check(new.puzzle_set, new.settings))
-
-
-def recorded_before(config: CalibrateConfig, given: Collection[str]) -> RecordedRun:
-    """The records that are there already."""
-    check_not_recording(given)
-    run = open_recorded(Path(str(config.records)), config.data)
-    config.check(run.puzzle_set, run.settings)
-    return run
-
-
-def beside_records(run: RecordedRun, config: CalibrateConfig) -> Path:
-    """Where the calibration of records goes."""
-    settings = config.settings(run.settings)
-    return run.path / f"calibration-{config.policy}-{settings.depth}x{settings.breadth}"
+def beside(checkpoint: str) -> Path:
+    """Where the calibration of a checkpoint goes: next to it, but not into the package."""
+    if checkpoint.startswith("zoo:"):
+        return Path(f"runs/calibrate-{checkpoint.removeprefix('zoo:')}")
+    return (Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent) / "calibration"
 
 
 def puzzles_in(data: Path) -> Path:
@@ -93,47 +118,27 @@ def puzzles_in(data: Path) -> Path:
     return data / "validation.arrow"
 
 
-def beside(checkpoint: str) -> Path:
-    """Where the calibration of a checkpoint goes: next to it, but not into the package."""
-    if checkpoint.startswith("zoo:"):
-        return Path(f"runs/calibrate-{checkpoint.removeprefix('zoo:')}")
-    return (Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent) / "calibration"
-
-
-def show(found: Mapping[str, Any], out: Path) -> None:
+def show(found: Mapping[str, Any], config: CalibrateConfig) -> None:
     """The metrics, and where the file is."""
-    console = Console()
-    goal = f"risk={found['risk']:g} with confidence {found['confidence']:g}"
-    tried = found["tests"][-1]["settle_below"] if found["settle_below"] is None else found["settle_below"]
-    right = (_percent(found[name]) for name in ("settled_accuracy", "unsettled_accuracy", "exact_accuracy"))
+    goal = f"keeps risk={config.risk:g} with confidence {config.confidence:g}"
+    right = [found[f"{name}_accuracy"] for name in ("settled", "unsettled", "exact")]
+    shown = ["-" if share is None else f"{share:.2%}" for share in right]
     facts = {
-        "settle_below": f"{tried:g} for {found['settle_for']} segments in a row keeps {goal}",
+        "settle_below": f"{found['settle_below']} for {found['settle_for']} segments in a row {goal}",
         "settled": f"{found['coverage']:.1%} of {found['tested']:,} puzzles that tested it",
         "wrong of these": f"{found['wrong']:,} of {found['settled']:,}, at most {found['wrong_high']:.2%}",
-        "right": "{} of the settled, {} of the others, {} of all".format(*right),
+        "right": "{} of the settled, {} of the others, {} of all".format(*shown),
         "cost": f"{found['segments_mean']:.1f} segments a puzzle",
         "with policy=full": f"{found['full_accuracy']:.2%} right, {found['full_segments_mean']:.0f} segments a puzzle",
     }
     if found["settle_below"] is None:
-        facts["settle_below"] = f"none keeps {goal}; the first that was tested is {tried:g}"
-        facts["needed"] = _needed(found)
+        facts["settle_below"] = f"none {goal}; the first that was tested is {found['tests'][-1]['settle_below']:g}"
+        settle = found["coverage"] or 1.0
+        facts["needed"] = f"{config.settled_needed():,} settled answers if none is wrong, from "
+        facts["needed"] += f"{config.puzzles_needed(settle):,} puzzles where {settle:.1%} settle"
     for name, value in facts.items():
-        console.print(f"{name:<18} {value}", highlight=False, soft_wrap=True)
-    console.print(f"calibration in {out / CALIBRATION}", highlight=False, soft_wrap=True)
-
-
-def _needed(found: Mapping[str, Any]) -> str:
-    goal, settled = Goal(found["risk"], found["confidence"]), found["settled"]
-    allowed = [wrong for wrong in range(found["wrong"]) if goal.settled_needed(wrong) <= settled]
-    words = f"no more than {allowed[-1]:,} wrong of {settled:,}; " if allowed else ""
-    words += f"{goal.settled_needed():,} settled answers if none is wrong"
-    if not settled:
-        return words
-    return f"{words}, from {puzzles_needed(goal, found['coverage']):,} puzzles where {found['coverage']:.1%} settle"
-
-
-def _percent(share_of_one: float | None) -> str:
-    return "-" if share_of_one is None else f"{share_of_one:.2%}"
+        print(f"{name:<18} {value}")
+    print(f"calibration in {config.out}/{CALIBRATION}")
 
 
 def cli() -> NoReturn:

@@ -1,7 +1,4 @@
-"""The command prepare: puzzles from a generator, files or the hub, as a dataset folder for training.
-
-    python -m eqr_ray.prepare task=sudoku6 source=generate train=1000 validation=200 test=1000 out=data/sudoku6
-    python -m eqr_ray.prepare task=sudoku9 source=hub:sapientinc/sudoku-extreme train=1000 test=null out=data/extreme
+"""The command `prepare`: puzzles from a generator, files or the hub, as a dataset folder for training.
 
 Leaves train.arrow, validation.arrow, test.arrow and dataset.json (with skip_bad=true also bad_rows.csv) in `out`.
 """

@@ -17,6 +17,8 @@ from typing import Any, NoReturn, TypeVar
 from eqr_ray.config.cli import run_command
 from eqr_ray.config.errors import UserError
 from eqr_ray.config.schema import Options, option, read_json
+from eqr_ray.evaluation.calibration import calibration_facts
+from eqr_ray.evaluation.frontier import frontier_facts
 from eqr_ray.inference.run import status_of_inference
 from eqr_ray.inference.settings import InferConfig
 from eqr_ray.search.trial_dirs import status_of_search
@@ -67,7 +69,8 @@ def report(path: Path) -> list[tuple[str, str]]:
         what, status = status_of_search(path, summary)
         command = _command("sweep", resume=str(path))
     elif kind in ("calibrate", "frontier"):
-        what, status = f"{KINDS[kind]} of records", RunStatus({}, read_log(path / LOG).lost())
+        facts = (calibration_facts if kind == "calibrate" else frontier_facts)(summary or {})
+        what, status = f"{KINDS[kind]} of records", RunStatus(facts, read_log(path / LOG).lost())
     else:
         what, status = "a run that has not begun: it makes its data, or starts Ray", RunStatus({})
     driver, needs = driver_of(path), list(status.needs)

@@ -45,7 +45,7 @@ def main() -> None:
     run("infer", f"checkpoint={net} data={data / 'test.arrow'} {INFER} out={answers}")
     picture = folder / "residual.png"
     title = "6x6 Sudoku, 300 unseen puzzles, 8 restarts"
-    draw_run(read_run(answers, data / "test.arrow"), title, picture)
+    draw_run(*read_run(answers, data / "test.arrow"), title, picture)
     print(f"\naccuracy against residual: {picture}")
     print(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
 

@@ -7,7 +7,7 @@ segment recorded.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eqr_ray.config.errors import UserError, extra
+from eqr_ray.config.errors import extra
 from eqr_ray.distributed.resources import (
     Node,
     NotEnoughResources,
@@ -30,7 +30,7 @@ from eqr_ray.distributed.resources import (
 from eqr_ray.inference.engine import BreadthEngine, EngineReport, run_units
 from eqr_ray.inference.replay import RecordedRun, every_segment, open_recorded
 from eqr_ray.inference.run import Run, begin, carry_out, finish, prepare, started
-from eqr_ray.inference.settings import InferConfig, NetworkRunOptions
+from eqr_ray.inference.settings import InferConfig
 from eqr_ray.inference.units import Unit
 from eqr_ray.model.runtime import device_named
 from eqr_ray.storage.progress import Progress
@@ -79,13 +79,6 @@ def recorded(keys: Mapping[str, Any], folder: Path, check: Callable[[Run], None]
     whole = every_segment(config.settings())
     answer(config.replace(policy=whole.policy, snapshots=whole.snapshots), check)
     return open_recorded(folder, config.data)
-
-
-def check_not_recording(typed: Collection[str]) -> None:
-    """UserError where a key that shapes a recording was typed together with records=."""
-    for key in NetworkRunOptions.model_fields:
-        if key in typed:
-            raise UserError(f"{key}= does not go with records=, which have their own")
 
 
 def team_of(config: InferConfig, there: Sequence[Node], joined: bool) -> ResourceRequest | None:

@@ -17,7 +17,7 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.config.schema import content_hash
 from eqr_ray.data.sources import open_puzzle_set
 from eqr_ray.distributed.answering import recorded
-from eqr_ray.evaluation.frontier import Point, Replays
+from eqr_ray.evaluation.frontier import Point, measured
 from eqr_ray.inference.policies import POLICIES
 from eqr_ray.inference.replay import RecordedRun, check_answers
 from eqr_ray.inference.settings import BUDGETED, AnsweringOptions, Settings
@@ -159,12 +159,7 @@ def tried(config: SearchConfig, values: Mapping[str, Value], run: RecordedRun) -
     changes: dict[str, Any] = {"snapshots": (), **_replayed(whole)}
     if POLICIES[str(whole["policy"])].verifies:
         changes["verifier"] = puzzle_set.task.name
-    assert puzzle_set.labels is not None
-    settings = run.settings.replace(**changes)
-    replays = Replays([settings], puzzle_set.inputs, puzzle_set.labels, str(whole["select"]))
-    for block in run.blocks():
-        replays.add(block)
-    (point,) = replays.points("", run.flops_per_segment, run.row_segments_per_s)
+    (point,) = measured(run, [run.settings.replace(**changes)], str(whole["select"]))
     return point
 
 

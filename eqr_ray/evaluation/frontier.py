@@ -1,30 +1,29 @@
-"""The frontier: what every policy would have answered and spent, from one recorded run.
+"""The frontier: what every policy would have answered and spent, from one recorded run; and what that would cost.
 
 A grid of settings, each replayed over the same records, gives points of accuracy and cost on the same puzzles. A policy
 that verifies asks for more than the method has, and is compared with its own kind only.
-
-    P puzzles, L tokens
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, get_args
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from eqr_ray.config.errors import UserError
 from eqr_ray.config.schema import Options, option
 from eqr_ray.inference.policies import POLICIES
-from eqr_ray.inference.records import Records
 from eqr_ray.inference.replay import RecordedRun, Trace, replay
-from eqr_ray.inference.scores import Scores, powers_of_two
-from eqr_ray.inference.settings import REMOVED_POLICIES, PolicyName, ReplayOptions, Settings
+from eqr_ray.inference.scores import NORMAL_975, Scores, powers_of_two
+from eqr_ray.inference.settings import Settings
+from eqr_ray.inference.units import plan
+from eqr_ray.model.runtime import SLOTS_GPU
 
+SETTLING = ("settle", "sequential", "race")  # policies that follow residuals
 SMALLEST_BUDGET = 4  # segments: fewer than a trajectory needs to settle
 Shape = tuple[int, int, int | None]  # depth, breadth, budget
 
@@ -62,6 +61,14 @@ class Point:
     settled_accuracy: float | None
     on_front: bool = False
 
+    @property
+    def setting(self) -> str:
+        """Depth x breadth, the threshold of settling, the budget: what tells it from the other points of its policy."""
+        words = f"{self.depth} x {self.breadth}"
+        if self.policy in SETTLING:
+            words += f" at {self.settle_below:g}"
+        return words if self.budget is None else f"{words}, {self.budget} at most"
+
 
 def grid(
     most: Settings, policies: Sequence[str], settle_below: Sequence[float], budgets: Sequence[int] | None, verifier: str
@@ -76,11 +83,12 @@ def grid(
     if budgets is None:
         budgets = [b for b in powers_of_two(most.depth * most.breadth) if b >= SMALLEST_BUDGET][:-1]
     wide: list[Shape] = [(most.depth, breadth, None) for breadth in breadths]
-    deep: list[Shape] = [(depth, most.breadth, None) for depth in depths[:-1]]
-    bounded: list[Shape] = [(most.depth, most.breadth, budget) for budget in budgets]
-    square: list[Shape] = [(depth, breadth, None) for depth in depths for breadth in breadths]
-    shapes = {"full": square, "sequential": [*wide, *deep, *bounded], "verify": [*wide, *deep]}
-    thresholds = dict.fromkeys(("settle", "sequential", "race"), settle_below)
+    deep = [*wide, *((depth, most.breadth, None) for depth in depths[:-1])]
+    shapes: dict[str, list[Shape]] = {
+        "full": [(depth, breadth, None) for depth in depths for breadth in breadths],
+        "sequential": [*deep, *((most.depth, most.breadth, budget) for budget in budgets)],
+        "verify": deep,
+    }
     return [
         most.replace(
             policy=policy,
@@ -92,231 +100,157 @@ def grid(
             verifier=verifier if POLICIES[policy].verifies else "",
         )
         for policy in policies
-        for threshold in thresholds.get(policy, [most.settle_below])
+        for threshold in (settle_below if policy in SETTLING else [most.settle_below])
         for depth, breadth, budget in shapes.get(policy, wide)
     ]
 
 
-class SegmentCounts:
-    """How many puzzles took how many segments: the whole distribution, in constant memory."""
+def measured(
+    run: RecordedRun,
+    candidates: Sequence[Settings],
+    select: str,
+    name: str = "",
+    show: Callable[[int], None] = lambda puzzles: None,
+) -> list[Point]:
+    """A point for each candidate, replayed over the records of a run, of which at least one answer must be known.
 
-    def __init__(self, most: int) -> None:
-        self._puzzles = np.zeros(most + 1, dtype=np.int64)
-
-    def add(self, rows: Records) -> None:
-        """Count ordered rows, one per trajectory, that hold all restarts of their puzzles."""
-        _, first = np.unique(rows.puzzle, return_index=True)
-        spent = np.add.reduceat(rows.segments.astype(np.int64), first)
-        self._puzzles += np.bincount(spent, minlength=len(self._puzzles))
-
-    def moments(self) -> tuple[float, float]:
-        """(mean, standard deviation) over puzzles."""
-        values = np.arange(len(self._puzzles))
-        mean = float(np.average(values, weights=self._puzzles))
-        return mean, float(np.average((values - mean) ** 2, weights=self._puzzles)) ** 0.5
-
-    def quantile(self, share: float) -> int:
-        """The least number of segments that was enough for this share of the puzzles."""
-        below = np.cumsum(self._puzzles)
-        return int(np.searchsorted(below, share * below[-1]))
-
-
-class Replays:
-    """Candidates measured over the blocks of one recorded run, each with all restarts of its puzzles.
-
-    `inputs_PL`, `labels_PL`: of all puzzles of the run, by their number in its records. UserError: a candidate is
-    deeper or wider than the records.
+    `name`: of the run. `show` is given the number of puzzles that have been replayed. UserError: a candidate is deeper
+    or wider than the records.
     """
-
-    def __init__(
-        self,
-        candidates: Sequence[Settings],
-        inputs_PL: npt.NDArray[np.uint8],
-        labels_PL: npt.NDArray[np.uint8],
-        select: str,
-    ) -> None:
-        self._inputs, self._labels = inputs_PL, labels_PL
-        self._measured = [
-            (one, Scores(depth=one.depth, breadth=one.breadth, select=select), SegmentCounts(one.depth * one.breadth))
-            for one in candidates
-        ]
-
-    def add(self, block: Records) -> None:
-        """Replay every candidate over a block of complete, ordered records."""
+    inputs, labels = run.puzzle_set.inputs, run.puzzle_set.labels
+    assert labels is not None
+    scores = [Scores(depth=one.depth, breadth=one.breadth, select=select) for one in candidates]
+    spent = [np.zeros(one.depth * one.breadth + 1, dtype=np.int64) for one in candidates]  # puzzles by their segments
+    for block in run.blocks():
         trace = Trace(block)
-        inputs = self._inputs[trace.first : trace.first + trace.puzzles]
-        for settings, scores, counts in self._measured:
-            rows = replay(trace, settings, inputs)
-            scores.add(rows, self._labels[rows.puzzle])
-            counts.add(rows)
-
-    def points(self, run: str, flops_per_segment: float, row_segments_per_s: float | None) -> Iterator[Point]:
-        """What has been measured, in the order of the candidates. At least one answer must be known."""
-        for settings, scores, counts in self._measured:
-            summary, (mean, deviation) = scores.summary(flops_per_segment), counts.moments()
-            yield Point(
-                run=run,
-                **{name: getattr(settings, name) for name in _SETTINGS},
-                **{name: summary[name] for name in _FIGURES},
-                verified=bool(settings.verifier),
-                segments_mean=mean,
-                segments_sd=deviation,
-                segments_median=counts.quantile(0.5),
-                segments_p99=counts.quantile(0.99),
-                seconds_mean=mean / row_segments_per_s if row_segments_per_s else None,
-            )
+        for settings, score, puzzles in zip(candidates, scores, spent, strict=True):
+            rows = replay(trace, settings, inputs[trace.first : trace.first + trace.puzzles])
+            score.add(rows, labels[rows.puzzle])
+            segments = np.bincount(rows.puzzle - trace.first, weights=rows.segments).astype(np.int64)
+            puzzles += np.bincount(segments, minlength=len(puzzles))
+        show(trace.first + trace.puzzles)
+    points = []
+    for settings, score, puzzles in zip(candidates, scores, spent, strict=True):
+        values = {**settings.to_dict(), **score.summary(run.flops_per_segment), **distribution(puzzles), "run": name}
+        rate = run.row_segments_per_s
+        values |= {"verified": bool(settings.verifier), "on_front": False}
+        values["seconds_mean"] = values["segments_mean"] / rate if rate else None
+        points.append(Point(**{field.name: values[field.name] for field in dataclasses.fields(Point)}))
+    return points
 
 
-_SETTINGS = ("policy", "depth", "breadth", "settle_below", "settle_for", "budget")
-_COUNTED = ("puzzles", "answered", "exact_accuracy", "exact_low", "exact_high", "flops_mean")
-_FIGURES = (*_COUNTED, "settled_share", "settled_accuracy")
+def distribution(puzzles: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Mean, deviation and quantiles of the segments, of which `puzzles`[n] puzzles took n each."""
+    values, below = np.arange(len(puzzles)), np.cumsum(puzzles)
+    mean = np.average(values, weights=puzzles)
+    return {
+        "segments_mean": float(mean),
+        "segments_sd": float(np.average((values - mean) ** 2, weights=puzzles)) ** 0.5,
+        "segments_median": int(np.searchsorted(below, 0.5 * below[-1])),
+        "segments_p99": int(np.searchsorted(below, 0.99 * below[-1])),
+    }
 
 
 def with_front(points: Sequence[Point]) -> list[Point]:
     """The points with `on_front` set, those that verify and those that do not each among themselves."""
-    flagged = list(points)
-    for verified in (False, True):
-        at = [number for number, point in enumerate(points) if point.verified is verified]
-        front = on_front([points[n].flops_mean for n in at], [points[n].exact_accuracy for n in at])
-        for number, flag in zip(at, front, strict=True):
-            flagged[number] = dataclasses.replace(points[number], on_front=flag)
-    return flagged
+    kinds = [[point for point in points if point.verified is verified] for verified in (False, True)]
+    fronts = [iter(on_front([p.flops_mean for p in kind], [p.exact_accuracy for p in kind])) for kind in kinds]
+    return [dataclasses.replace(point, on_front=next(fronts[point.verified])) for point in points]
 
 
 def on_front(cost: Sequence[float], accuracy: Sequence[float]) -> list[bool]:
     """Whether no other point is at most as costly and at least as accurate, and better in one (equal points: both)."""
-    flags = [False] * len(cost)
-    best, best_cost = float("-inf"), float("inf")
-    for at in sorted(range(len(cost)), key=lambda n: (cost[n], -accuracy[n])):
-        if accuracy[at] > best:
-            best, best_cost = accuracy[at], cost[at]
-        flags[at] = (accuracy[at], cost[at]) == (best, best_cost)
-    return flags
+    x, y = np.asarray(cost), np.asarray(accuracy)
+    as_good = (x[:, None] <= x) & (y[:, None] >= y)  # of every point (row) in the place of every other (column)
+    beaten = np.any(as_good & ((x[:, None] < x) | (y[:, None] > y)), axis=0)
+    return [not flag for flag in beaten.tolist()]
 
 
-def recommended(points: Sequence[Point], run: str) -> list[Point]:
-    """Of each policy of a run, the cheapest point that is at least as accurate as `full` with everything; where there
-    is none, the most accurate one."""
-    here = [point for point in points if point.run == run]
-    full = [point for point in here if point.policy == "full"]
-    goal = max(full, key=_cost).exact_accuracy if full else float("inf")
+def recommended(points: Sequence[Point]) -> list[Point]:
+    """Of each policy of each run, the cheapest point that is at least as accurate as `full` with everything; where
+    there is none, the most accurate one."""
     chosen = []
-    for policy in dict.fromkeys(point.policy for point in here):
-        own = [point for point in here if point.policy == policy]
+    for run, policy in dict.fromkeys((point.run, point.policy) for point in points):
+        full = [point for point in points if (point.run, point.policy) == (run, "full")]
+        own = [point for point in points if (point.run, point.policy) == (run, policy)]
+        goal = max(point.exact_accuracy for point in own)
+        if full:
+            goal = min(goal, max(full, key=lambda point: point.segments_mean).exact_accuracy)
         enough = [point for point in own if point.exact_accuracy >= goal]
-        most = max(point.exact_accuracy for point in own)
-        chosen.append(min(enough or [point for point in own if point.exact_accuracy == most], key=_cost))
+        chosen.append(min(enough, key=lambda point: point.segments_mean))
     return chosen
 
 
-def _cost(point: Point) -> float:
-    return point.segments_mean
+def frontier_facts(summary: Mapping[str, Any]) -> dict[str, str]:
+    """What `status` tells of a finished frontier: of its recommended points the most accurate that does not verify."""
+    try:
+        points = [Point(**row) for row in summary["recommended"] if not row["verified"]]
+        best = max(points, key=lambda point: (point.exact_accuracy, -point.segments_mean))
+        words = f"{best.policy} {best.setting} {best.run}".strip()
+        return {"best": f"{words}: {best.exact_accuracy:.2%} right, {best.segments_mean:.1f} segments a puzzle"}
+    except (KeyError, TypeError, ValueError):  # not finished, or not what was written
+        return {}
 
 
-THRESHOLDS = (0.5, 1.0, 2.0)  # times the settle_below that a run was recorded with
-NO_DIFFERENCE = ("snapshots", "widths")  # parts of a manifest that follow from others, or from its history
-
-
-Count = Annotated[int, Field(ge=1)]
-Threshold = Annotated[float, Field(ge=0)]
+# What answering a whole test set costs: one formula with its assumptions, held against the one published run.
+#
+#     seconds = START_UP_S + puzzles x segments x flops_per_segment / (gpus x device_flops) + tail
+#
+# 1. The puzzles are like the measured ones: the same mean of segments, known as well as a mean of so many puzzles is.
+# 2. Every GPU sustains `device_flops` on these matrix products; but for the tail its slots are full.
+# 3. START_UP_S pass before the first segment, whatever the number of GPUs: Ray, weights, compilation.
+# 4. The tail is the worst case: one device fetches its last unit when all others are done. The unit's segments go
+#    through the slots, then one trajectory's whole depth, at the pace of full slots. Where restarts follow each other,
+#    idle slots run them ahead, so that they do not wait for each other in the tail.
+START_UP_S = 120.0
+# The published evaluation (arXiv 2605.21488): Sudoku-Extreme's test set, 422,786 puzzles at depth 64 x breadth 128 with
+# a network of 5.03 M weights, 25.6e9 FLOP a segment, on 8 GPUs for 33.6 h: each sustained 9.16e13 FLOP/s.
+PUBLISHED_DEVICE_FLOPS = 422_786 * (64 * 128) * 25.6e9 / (8 * 33.6 * 3600)
 
 
 class CostConfig(Options):
     """What to predict."""
 
-    puzzles: int | None = option(
-        None, "predict what so many puzzles would cost, e.g. 422786 (Sudoku-Extreme); null: nothing", ge=1
-    )
-    gpus: tuple[Count, ...] = option((1, 8, 64), "on so many GPUs", min_length=1)
-    flops_per_segment: float | None = option(
-        None, "of one trajectory; null: of the recorded network (the published one: 25.6e9)", gt=0
-    )
-    device_flops: float | None = option(
-        None, "FLOP/s that a GPU sustains; null: 9.16e13, as in the published evaluation", gt=0
-    )
+    puzzles: int | None = option(None, "predict what so many would cost (422786: Sudoku-Extreme); null: nothing", ge=1)
+    gpus: tuple[Annotated[int, Field(ge=1)], ...] = option((1, 8, 64), "on so many GPUs", min_length=1)
+    flops_per_segment: float | None = option(None, "of one trajectory; null: of the recorded network", gt=0)
+    device_flops: float | None = option(None, "FLOP/s that a GPU sustains; null: 9.16e13, as was published", gt=0)
 
 
-class FrontierConfig(ReplayOptions):
-    """Draws accuracy against cost for every policy, depth and breadth, from one run that recorded every segment. Each
-    policy is replayed over the records and does what it would have done; the network runs once, or not at all with
-    records=.
+@dataclass(frozen=True)
+class Cost:
+    """Hours from start to end, start-up and tail included, of a policy on `gpus`. `hours_low`, `hours_high`: the 95 %
+    interval that comes with the number of measured puzzles alone."""
 
-    Example: python -m eqr_ray.frontier checkpoint=zoo:sudoku6 data=data/sudoku6 depth=32 breadth=16
-             python -m eqr_ray.frontier records=[runs/quiet/run,runs/noisy/run] policies=[full,sequential,race]
-    """
-
-    records: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = option(
-        None,
-        "instead of checkpoint: finished runs with every segment recorded, one or a [list]: e.g. the folder run/ that "
-        "this command leaves",
-    )
-    out: str | None = option(None, "folder of results; null: runs/frontier-HASH, named by these keys")
-    policies: tuple[PolicyName, ...] = option(
-        get_args(PolicyName), "what is compared", min_length=1, removed=REMOVED_POLICIES
-    )
-    settle_below: Threshold | Annotated[tuple[Threshold, ...], Field(min_length=1)] | None = option(
-        None, "thresholds of settling, a number or a [list]; null: 0.5, 1 and 2 times that of the recorded run"
-    )
-    settle_for: int | None = option(None, "segments in a row under it; null: as recorded", ge=1)
-    budgets: Annotated[tuple[Count, ...], Field(min_length=1)] | None = option(
-        None, "sequential: segments per puzzle at most, a [list]; null: powers of two"
-    )
-    cost: CostConfig = option(CostConfig(), "what to predict")
-
-    @property
-    def folders(self) -> tuple[str, ...]:
-        """The runs in `records`."""
-        return (self.records,) if isinstance(self.records, str) else self.records or ()
-
-    @property
-    def thresholds(self) -> tuple[float, ...]:
-        """Those that were asked for."""
-        below = () if self.settle_below is None else self.settle_below
-        return below if isinstance(below, tuple) else (below,)
-
-    def candidates(self, run: RecordedRun) -> list[Settings]:
-        """What is compared on the records of a run. UserError: a value that no run could have."""
-        given = {name: getattr(self, name) for name in ("depth", "breadth", "settle_for")}
-        own = {name: value for name, value in given.items() if value is not None}
-        for name in own.keys() & {"depth", "breadth"}:
-            if own[name] > getattr(run.settings, name):
-                raise UserError(f"{name}={own[name]} is more than the {getattr(run.settings, name)} that were recorded")
-        most = run.settings.replace(snapshots=(), **own)
-        around = tuple(factor * run.settings.settle_below for factor in THRESHOLDS)
-        return grid(most, self.policies, self.thresholds or around, self.budgets, run.puzzle_set.task.name)
+    run: str
+    policy: str
+    gpus: int
+    hours: float
+    hours_low: float
+    hours_high: float
+    tail_hours: float
 
 
-def points_of(runs: Sequence[RecordedRun], config: FrontierConfig, show: Callable[[int], None]) -> list[Point]:
-    """The points of all runs with their common front; `show` is given the number of puzzles that have been replayed."""
-    check_same_puzzles(runs)
-    points: list[Point] = []
-    done = 0  # puzzles of earlier runs
-    for run, label in zip(runs, labels_of(runs), strict=True):
-        candidates, puzzle_set = config.candidates(run), run.puzzle_set
-        assert puzzle_set.labels is not None
-        replays = Replays(candidates, puzzle_set.inputs, puzzle_set.labels, config.select)
-        for block in run.blocks():
-            replays.add(block)
-            show(done + int(block.puzzle[-1]) + 1)
-        done += len(puzzle_set)
-        points += replays.points(label, run.flops_per_segment, run.row_segments_per_s)
-    return with_front(points)
+def predictions(points: Sequence[Point], config: CostConfig) -> list[Cost]:
+    """What `config` asks for, of every point; empty where it asks for nothing."""
+    return [predict(point, config, gpus) for point in points for gpus in config.gpus if config.puzzles is not None]
 
 
-def check_same_puzzles(runs: Sequence[RecordedRun]) -> None:
-    """UserError: runs that cannot be compared, for their puzzles differ."""
-    first = runs[0]
-    for run in runs[1:]:
-        if run.puzzle_set.data_hash != first.puzzle_set.data_hash:
-            raise UserError(f"records={run.path} are of other puzzles than records={first.path}")
+def predict(point: Point, config: CostConfig, gpus: int) -> Cost:
+    """The cost of `config.puzzles` puzzles under the policy of a point."""
+    assert config.puzzles is not None
+    puzzles, device_flops = config.puzzles, config.device_flops or PUBLISHED_DEVICE_FLOPS
+    flops_per_segment = config.flops_per_segment or point.flops_mean / point.segments_mean
+    step_s = SLOTS_GPU * flops_per_segment / device_flops  # one segment of all slots
+    unit = plan(puzzles, point.breadth, point.depth, whole=POLICIES[point.policy].restarts.whole)[0]
+    unit_segments = point.segments_mean * unit.rows / point.breadth
+    tail_s = step_s * (unit_segments / SLOTS_GPU + point.depth)
+    margin = NORMAL_975 * point.segments_sd / point.puzzles**0.5
 
+    def hours(segments_mean: float) -> float:
+        bulk_s = puzzles * segments_mean * flops_per_segment / (gpus * device_flops)
+        return (START_UP_S + bulk_s + tail_s) / 3600
 
-def labels_of(runs: Sequence[RecordedRun]) -> list[str]:
-    """What tells the runs from each other: the entries of their manifests that differ, else their folders; "" for a
-    single run."""
-    if len(runs) == 1:
-        return [""]
-    keys = dict.fromkeys(key for run in runs for key in run.manifest if key not in NO_DIFFERENCE)
-    differing = [key for key in keys if any(run.manifest.get(key) != runs[0].manifest.get(key) for run in runs)]
-    labels = [" ".join(f"{key}={str(run.manifest.get(key))[:12]}" for key in differing) for run in runs]
-    return labels if len(set(labels)) == len(runs) else [str(run.path) for run in runs]
+    mean = point.segments_mean
+    low, high = hours(max(0.0, mean - margin)), hours(mean + margin)
+    return Cost(point.run, point.policy, gpus, hours(mean), low, high, tail_s / 3600)

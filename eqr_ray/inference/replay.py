@@ -9,7 +9,7 @@ frontiers cost seconds, and equal bit for bit what a run would have recorded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -23,7 +23,7 @@ from eqr_ray.data.sources import PuzzleSet, open_puzzle_set
 from eqr_ray.inference.engine import BreadthEngine
 from eqr_ray.inference.policies import Signals
 from eqr_ray.inference.records import Records, Tokens, concatenate, is_answered, read_part
-from eqr_ray.inference.settings import Settings
+from eqr_ray.inference.settings import AnsweringOptions, NetworkRunOptions, Settings
 from eqr_ray.inference.slots import Numbers
 from eqr_ray.inference.units import Unit
 from eqr_ray.storage.run_dir import RunDir
@@ -148,6 +148,22 @@ def open_recorded(path: Path, data: str | None = None) -> RecordedRun:
     check_answers(puzzle_set, data)
     flops = summary["flops_mean"] / summary["segments_mean"]
     return RecordedRun(path, manifest, settings, puzzle_set, flops, summary["row_segments_per_s"])
+
+
+def open_records(folders: Iterable[str], data: str | None, typed: Collection[str]) -> list[RecordedRun]:
+    """The runs that records= names. UserError: as `open_recorded`, or a key was typed that shapes a recording."""
+    if own := [name for name in NetworkRunOptions.model_fields if name in typed]:
+        raise UserError(f"{own[0]}= does not go with records=, which have their own")
+    return [open_recorded(Path(folder), data) for folder in folders]
+
+
+def within(config: AnsweringOptions, most: Settings) -> Settings:
+    """The settings of a recorded run, at the depth and breadth that are asked for. UserError: it has less."""
+    asked = {name: value for name in ("depth", "breadth") if (value := getattr(config, name)) is not None}
+    for name, value in asked.items():
+        if value > getattr(most, name):
+            raise UserError(f"{name}={value} is more than the {getattr(most, name)} that were recorded")
+    return most.replace(snapshots=(), **asked)
 
 
 def check_answers(puzzle_set: PuzzleSet, data: str) -> None:

@@ -14,12 +14,14 @@ import pytest
 import torch
 
 from eqr_ray import calibrate, infer
+from eqr_ray.calibrate import CalibrateConfig
 from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import write_split
-from eqr_ray.evaluation.calibration import CalibrateConfig, pilot_of, puzzles_needed
+from eqr_ray.evaluation.calibration import pilot_of
 from eqr_ray.inference.settings import InferConfig
 from eqr_ray.model.runtime import resolved_dtype
+from eqr_ray.status import report
 from eqr_ray.tasks.puzzles import Puzzles
 from tests.inference.tiny import TASK, save_echo, save_tiny, sudokus, write_csv
 
@@ -83,6 +85,9 @@ def test_what_a_calibration_leaves(made: Path) -> None:
     assert (config["depth"], config["breadth"], config["risk"]) == (6, 2, 0.6)
     summary = json.loads((out / "summary.json").read_text())
     assert summary == {key: value for key, value in found.items() if key not in ("tests", "curve")}
+    lines = dict(report(out))
+    assert lines["threshold"] == f"settle_below={found['settle_below']:g} keeps risk 0.6 with confidence 0.7"
+    assert lines["settled"] == f"{found['settled']} of 32 puzzles, {found['wrong']} of them wrong"
     assert struct.unpack(">II", (out / "risk_coverage.png").read_bytes()[16:24]) == (1200, 480)
 
 
@@ -268,4 +273,4 @@ def test_the_folder_is_next_to_the_checkpoint(made: Path, checkpoint: str, folde
 
 def test_so_many_puzzles_are_needed_by_default() -> None:
     config = parse_arguments(CalibrateConfig, ["checkpoint=c", "data=d"])[0]
-    assert puzzles_needed(config.goal) == 747
+    assert config.puzzles_needed() == 747

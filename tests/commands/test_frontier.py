@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -12,12 +14,14 @@ import torch
 from eqr_ray import frontier, infer
 from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
-from eqr_ray.evaluation.frontier import FrontierConfig
+from eqr_ray.data.sources import PuzzleSet
+from eqr_ray.frontier import FrontierConfig, names_of
 from eqr_ray.inference import replay as recorded
 from eqr_ray.inference.records import concatenate
-from eqr_ray.inference.settings import InferConfig
+from eqr_ray.inference.settings import InferConfig, Settings
+from eqr_ray.status import report
 from tests.inference.same import assert_same
-from tests.inference.tiny import save_tiny, sudokus, write_csv
+from tests.inference.tiny import TASK, save_tiny, sudokus, write_csv
 
 torch.set_num_threads(1)  # many small tensors; other processes may want the other cores
 
@@ -59,6 +63,11 @@ def test_what_it_leaves(files: dict[str, Path]) -> None:
     assert [one["policy"] for one in summary["recommended"]] == list(dict.fromkeys(row["policy"] for row in rows))
     assert [row for row in rows if row["on_front"]] == summary["front"]
     assert summary["cost"] == []
+    free = [row for row in summary["recommended"] if not row["verified"]]
+    best = max(free, key=lambda row: (row["exact_accuracy"], -row["segments_mean"]))
+    words = dict(report(out))["best"]
+    assert words.startswith(f"{best['policy']} {best['depth']} x {best['breadth']}")
+    assert words.endswith(f": {best['exact_accuracy']:.2%} right, {best['segments_mean']:.1f} segments a puzzle")
     full = next(row for row in rows if (row["policy"], row["depth"], row["breadth"]) == ("full", 4, 3))
     run = json.loads((files["records"] / "summary.json").read_text())
     for name in ("exact_accuracy", "exact_low", "exact_high", "segments_mean", "flops_mean", "settled_share"):
@@ -173,3 +182,19 @@ def test_a_folder_of_something_else_is_left_alone(files: dict[str, Path], tmp_pa
         door(records=files["records"], out=tmp_path)
     with pytest.raises(UserError, match=r"notes\.txt is a file, not a folder"):
         door(records=files["records"], out=tmp_path / "notes.txt")
+
+
+def test_runs_are_told_apart_by_what_differs() -> None:
+    puzzle_set = PuzzleSet(TASK, np.zeros((1, 16), np.uint8), None, np.ones(1, np.int64), [], "hash")
+    first = recorded.RecordedRun(
+        Path("a"),
+        {"noise_scale": 0.1, "seed": 0, "snapshots": [1], "widths": [1]},
+        Settings(depth=6, breadth=3),
+        puzzle_set,
+        1.0,
+        None,
+    )
+    other = dataclasses.replace(first, path=Path("b"), manifest={**first.manifest, "noise_scale": 0.5, "widths": [2]})
+    assert names_of([first]) == [""]
+    assert names_of([first, other]) == ["noise_scale=0.1", "noise_scale=0.5"]
+    assert names_of([first, dataclasses.replace(first, path=Path("b"))]) == ["a", "b"]

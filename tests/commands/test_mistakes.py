@@ -18,10 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from eqr_ray.calibrate import CalibrateConfig
 from eqr_ray.config.schema import Options, leaves
 from eqr_ray.data.dataset import PrepareConfig
-from eqr_ray.evaluation.calibration import CalibrateConfig
-from eqr_ray.evaluation.frontier import FrontierConfig
+from eqr_ray.frontier import FrontierConfig
 from eqr_ray.inference.settings import InferConfig
 from eqr_ray.parity import ParityOptions
 from eqr_ray.search.sweep_config import SweepConfig

@@ -15,16 +15,13 @@ from scipy.stats import binom, binomtest
 from benchmarks.calibration_draws import calibration_draws
 from eqr_ray.config.errors import UserError
 from eqr_ray.evaluation.calibration import (
-    Goal,
+    Guarantee,
     beginning,
     binomial_tail,
     calibrate,
-    check_enough,
     chosen,
-    fewest,
     highest_share,
     pilot_of,
-    puzzles_needed,
     thresholds,
 )
 from eqr_ray.evaluation.outcomes import Outcomes, OutcomesAt, Replayed, divided, risk_coverage
@@ -78,7 +75,7 @@ def test_more_errors_are_likelier_and_less_likely_where_the_share_is_greater(
 @given_many
 @given(st.integers(0, 6), st.floats(0.003, 0.5), st.floats(0.5, 0.999))
 def test_fewest_is_enough_and_one_less_is_not(errors: int, share: float, confidence: float) -> None:
-    enough = fewest(errors, share, confidence)
+    enough = Guarantee(risk=share, confidence=confidence).settled_needed(errors)
     chances = [binomial.binomial_tail(errors, total, share) for total in (enough - 1, enough)]
     assume(min(abs(chance - (1 - confidence)) for chance in chances) > 1e-12)  # a tie falls as the last bit says
     assert enough == binomial.fewest(errors, share, confidence)
@@ -89,29 +86,30 @@ def test_fewest_is_enough_and_one_less_is_not(errors: int, share: float, confide
 
 
 def test_the_puzzles_that_a_promise_needs() -> None:
-    goal = Goal(0.005, 0.95)
+    goal = Guarantee(risk=0.005, confidence=0.95)
     assert goal.settled_needed() == 598
-    check_enough(747, goal)
+    goal.check_enough(747)
     with pytest.raises(
         UserError, match=r"746 puzzles are too few for risk=0.005 confidence=0.95: at least 747 \(598 th"
     ):
-        check_enough(746, goal)
-    assert puzzles_needed(goal, 0.5) == pytest.approx(2 * 747, abs=2)
+        goal.check_enough(746)
+    assert goal.puzzles_needed(0.5) == pytest.approx(2 * 747, abs=2)
 
 
 @given_many
 @given(st.floats(0.005, 0.9), st.floats(0.5, 0.99))
 def test_one_puzzle_less_cannot_pass(risk: float, confidence: float) -> None:
-    goal = Goal(risk, confidence)
-    needed = puzzles_needed(goal)
+    goal = Guarantee(risk=risk, confidence=confidence)
+    needed = goal.puzzles_needed()
     tested = [count - int(pilot_of(count, 0).sum()) for count in (needed - 1, needed)]
     assert tested[0] < goal.settled_needed() <= tested[1]
 
 
 @pytest.mark.parametrize(("risk", "confidence"), [(0.0, 0.9), (1.0, 0.9), (0.1, 1.0), (0.1, -0.5), (float("nan"), 0.9)])
 def test_impossible_promises_are_refused(risk: float, confidence: float) -> None:
-    with pytest.raises(UserError, match=r"(risk|confidence)=\S+ is not allowed: 0 < (risk|confidence) < 1"):
-        Goal(risk, confidence)
+    words = r"(risk|confidence)=\S+ is not allowed: should be (greater than 0|less than 1|a finite number)"
+    with pytest.raises(UserError, match=words):
+        Guarantee(risk=risk, confidence=confidence)
 
 
 @given_many
@@ -156,7 +154,7 @@ def test_what_is_chosen_has_passed_and_so_has_all_before_it(
     pilot: list[Outcomes], others: list[Outcomes], risk: float, confidence: float
 ) -> None:
     count = min(len(pilot), len(others))
-    candidates, goal = [float(number) for number in range(count)], Goal(risk, confidence)
+    candidates, goal = [float(number) for number in range(count)], Guarantee(risk=risk, confidence=confidence)
     tests = calibrate(lambda t: pilot[int(t)], lambda t: others[int(t)], candidates, goal, len(others[0].right))
     first = beginning(lambda t: pilot[int(t)], candidates, goal, len(others[0].right))
     assert [one.settle_below for one in tests] == candidates[first : first + len(tests)]
@@ -175,13 +173,15 @@ def test_what_is_chosen_has_passed_and_so_has_all_before_it(
 @given(verdicts_by_threshold(), st.integers(1, 2000))
 def test_the_beginning_is_a_candidate(pilot: list[Outcomes], puzzles: int) -> None:
     candidates = [float(number) for number in range(len(pilot))]
-    assert 0 <= beginning(lambda t: pilot[int(t)], candidates, Goal(0.05, 0.9), puzzles) < len(pilot)
+    assert (
+        0 <= beginning(lambda t: pilot[int(t)], candidates, Guarantee(risk=0.05, confidence=0.9), puzzles) < len(pilot)
+    )
 
 
 def test_the_beginning_leaves_room_for_errors_where_there_are_puzzles_enough() -> None:
     residual = np.linspace(0, 1, 1000, dtype=np.float32)
     drawn = Outcomes(residual > 2, residual < 2, residual, np.ones(1000, np.int64))
-    goal, candidates = Goal(0.05, 0.95), [0.1 * n for n in range(1, 12)]
+    goal, candidates = Guarantee(risk=0.05, confidence=0.95), [0.1 * n for n in range(1, 12)]
     first = [
         candidates[beginning(at_thresholds(drawn), candidates, goal, puzzles)] for puzzles in (10_000, 300, 70, 10)
     ]
@@ -189,7 +189,7 @@ def test_the_beginning_leaves_room_for_errors_where_there_are_puzzles_enough() -
     assert first == pytest.approx([0.1, 0.7, 1.0, 1.0])
 
 
-def failures(world: World, goal: Goal, puzzles: int, draws: int) -> tuple[float, float]:
+def failures(world: World, goal: Guarantee, puzzles: int, draws: int) -> tuple[float, float]:
     """The shares of draws that chose a threshold with too great a true risk, and that chose none."""
     generator = np.random.default_rng(0)
     broken = none = 0
@@ -215,7 +215,7 @@ WORLDS = {
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_the_promise_holds_as_often_as_it_says(name: str) -> None:
-    draws, goal = 400, Goal(risk=0.1, confidence=0.9)
+    draws, goal = 400, Guarantee(risk=0.1, confidence=0.9)
     broken, none = failures(WORLDS[name], goal, puzzles=300, draws=draws)
     # at most 10 % of draws, and what 400 draws of such a chance may show in all but one of a thousand cases
     assert broken * draws <= binom.ppf(0.999, draws, 1 - goal.confidence)
@@ -226,12 +226,12 @@ def test_a_plain_share_would_break_the_promise(monkeypatch: pytest.MonkeyPatch) 
     """The test above has teeth: so often would the share itself, instead of its p-value, be wrong."""
     plain = lambda wrong, settled, risk: 0.0 if settled and wrong <= risk * settled else 1.0  # noqa: E731
     monkeypatch.setattr("eqr_ray.evaluation.calibration.binomial_tail", plain)
-    broken, _ = failures(WORLDS["no better than chance"], Goal(risk=0.1, confidence=0.9), puzzles=300, draws=100)
+    broken, _ = failures(WORLDS["no better than chance"], Guarantee(risk=0.1, confidence=0.9), puzzles=300, draws=100)
     assert broken > 0.3
 
 
 def test_a_promise_of_half_a_percent() -> None:
-    broken, none = failures(WORLDS["aligned"], Goal(0.005, 0.95), puzzles=1500, draws=200)
+    broken, none = failures(WORLDS["aligned"], Guarantee(risk=0.005, confidence=0.95), puzzles=1500, draws=200)
     assert broken * 200 <= binom.ppf(0.999, 200, 0.05)
     assert none < 0.2
 
@@ -255,7 +255,7 @@ def test_the_promise_holds_for_replayed_policies(policy: str) -> None:
     def at(part: Replayed) -> OutcomesAt:
         return part.at_thresholds(settings(policy, 1.0), "logit_residual")
 
-    unseen, goal, broken = at(replayed(3000, seed=99)), Goal(0.05, 0.9), 0
+    unseen, goal, broken = at(replayed(3000, seed=99)), Guarantee(risk=0.05, confidence=0.9), 0
     thresholds_chosen = []
     for draw in range(8):
         pilot, others = replayed(60, seed=2 * draw), replayed(240, seed=2 * draw + 1)
@@ -298,7 +298,7 @@ def test_puzzles_set_apart_keep_their_own_records_and_answers() -> None:
     labels[7] = OTHER
     apart = np.isin(np.arange(puzzles), [2, 7, 8])
     blocks = [rows.take(rows.puzzle < 4), rows.take(rows.puzzle >= 4)]
-    pilot, others = divided(blocks, labels, apart, depth=6, breadth=2)
+    pilot, others = divided(blocks, labels, apart, settings("settle", 0.5).replace(depth=6, breadth=2))
     assert (len(pilot), len(others)) == (3, 7)
     narrow = settings("settle", 0.5).replace(depth=6, breadth=2)
     whole = Replayed(rows, labels).outcomes(narrow, "logit_residual")
@@ -313,24 +313,24 @@ def test_puzzles_set_apart_keep_their_own_records_and_answers() -> None:
 def test_the_abstention_curve_counts_the_surest(rows: list[tuple[float, bool]]) -> None:
     residual, right = np.array([r for r, _ in rows], np.float32), np.array([ok for _, ok in rows])
     curve = risk_coverage(Outcomes(right, right, residual, np.ones(len(rows), np.int64)), points=100)
-    assert [point.answered for point in curve] == sorted({int((residual <= limit).sum()) for limit in residual})
-    assert curve[-1].answered == len(rows)
+    assert [point["answered"] for point in curve] == sorted({int((residual <= limit).sum()) for limit in residual})
+    assert curve[-1]["answered"] == len(rows)
     for point in curve:
-        limit = np.inf if point.residual is None else np.float32(point.residual)
-        assert point.answered == (residual <= limit).sum()
-        assert point.wrong == ((residual <= limit) & ~right).sum()
+        limit = np.inf if point["residual"] is None else np.float32(point["residual"])
+        assert point["answered"] == (residual <= limit).sum()
+        assert point["wrong"] == ((residual <= limit) & ~right).sum()
 
 
 def test_a_long_curve_is_thinned() -> None:
     many = World().draw(np.random.default_rng(0), 5000)
     curve = risk_coverage(many, points=50)
     assert len(curve) == 50
-    assert (curve[0].answered, curve[-1].answered) == (1, 5000)
+    assert (curve[0]["answered"], curve[-1]["answered"]) == (1, 5000)
 
 
 def test_draws_of_the_benchmark_keep_the_promise() -> None:
     """The core of benchmarks/calibration_draws.py, on a pool whose risk is known."""
-    goal, pool = Goal(0.05, 0.9), WORLDS["overlapping"].draw(np.random.default_rng(3), 5000)
+    goal, pool = Guarantee(risk=0.05, confidence=0.9), WORLDS["overlapping"].draw(np.random.default_rng(3), 5000)
     draws = list(calibration_draws(at_thresholds(pool), pool.residual[:, None], goal, 400, 60, seed=1))
     made = [draw for draw in draws if draw.settle_below is not None]
     assert {draw.unseen for draw in draws} == {4600}

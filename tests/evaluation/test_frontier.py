@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,9 @@ from hypothesis import strategies as st
 from eqr_ray.data.sources import PuzzleSet
 from eqr_ray.evaluation.frontier import (
     Point,
-    Replays,
-    SegmentCounts,
+    distribution,
     grid,
-    labels_of,
+    measured,
     on_front,
     recommended,
     with_front,
@@ -31,7 +31,7 @@ from eqr_ray.inference.settings import Settings
 from eqr_ray.inference.units import Unit
 from eqr_ray.tasks.registry import task_named
 from tests.inference import naive
-from tests.inference.fake import FakeNetwork, L, puzzles
+from tests.inference.fake import FakeNetwork, puzzles
 
 INPUTS = puzzles(9)
 WHOLE = Settings(depth=6, breadth=3, seed=2, settle_below=0.1)
@@ -59,6 +59,16 @@ def point(**changes: object) -> Point:
     return Point(**(values | changes))  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class InBlocks(RecordedRun):
+    """A run with its records in memory."""
+
+    planted: list[Records] = field(default_factory=list)
+
+    def blocks(self) -> Iterator[Records]:
+        return iter(self.planted)
+
+
 def test_points_are_what_the_engine_would_have_done() -> None:
     recorded = run(every_segment(WHOLE))
     best = recorded.take(recorded.last_at(WHOLE.depth, 1))
@@ -66,10 +76,11 @@ def test_points_are_what_the_engine_would_have_done() -> None:
     labels[::3, 1] = 0
     labels[::3, 2] ^= 1
     candidates = grid(WHOLE, POLICIES, [0.05, 0.2], [5], "fake")
-    replays = Replays(candidates, INPUTS, labels, "logit_residual")
-    for first, last in ((0, 4), (4, 9)):
-        replays.add(recorded.take((recorded.puzzle >= first) & (recorded.puzzle < last)))
-    points = list(replays.points("", 10.0, 50.0))
+    puzzle_set = PuzzleSet(task_named("sudoku4"), INPUTS, labels, np.arange(9), [], "hash")
+    blocks = [recorded.take((recorded.puzzle >= first) & (recorded.puzzle < last)) for first, last in ((0, 4), (4, 9))]
+    whole, seen = InBlocks(Path(), {}, WHOLE, puzzle_set, 10.0, 50.0, planted=blocks), []
+    points = measured(whole, candidates, "logit_residual", show=seen.append)
+    assert seen == [4, 9]
     assert len(points) == len(candidates) == 12 + 3 + 6 + 2 * (3 + 3 + 1) + 6 + 6
     for own, settings in zip(points, candidates, strict=True):
         rows = run(settings)
@@ -136,50 +147,15 @@ def test_recommended_is_as_good_as_everything_for_the_least() -> None:
         point(policy="halt", segments_mean=1.0, exact_accuracy=0.4),
         point(policy="halt", run="other", segments_mean=1.0, exact_accuracy=0.9),
     ]
-    chosen = [(one.policy, one.segments_mean) for one in recommended(points, "")]
-    assert chosen == [("full", 4.0), ("settle", 3.0), ("halt", 1.0)]
+    chosen = [(one.policy, one.segments_mean) for one in recommended(points)]
+    assert chosen == [("full", 4.0), ("settle", 3.0), ("halt", 1.0), ("halt", 1.0)]
 
 
 @hypothesis_settings(deadline=None)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=30))
 def test_counts_tell_the_distribution(spent: list[int]) -> None:
-    counts = SegmentCounts(20)
-    rows = run_of(spent)
-    half = int(np.searchsorted(rows.puzzle, len(spent) // 2))
-    for part in (slice(0, half), slice(half, None)):
-        if len(rows.puzzle[part]):
-            counts.add(rows.take(np.arange(len(rows))[part]))
-    mean, deviation = counts.moments()
-    assert (mean, deviation) == (pytest.approx(np.mean(spent)), pytest.approx(np.std(spent), abs=1e-6))
-    for share in (0.25, 0.5, 1.0):
-        assert counts.quantile(share) == np.quantile(spent, share, method="inverted_cdf")
-
-
-def run_of(spent: list[int]) -> Records:
-    """Rows in which puzzle i took spent[i] segments, over one or two restarts."""
-    parts = [(puzzle, n) for puzzle, total in enumerate(spent) for n in ([total] if total < 2 else [1, total - 1])]
-    number, segments = (np.array(column) for column in zip(*parts, strict=True))
-    none = np.zeros(len(number), np.float32)
-    return Records(
-        puzzle=number.astype(np.int64),
-        restart=none.astype(np.int32),
-        segments=segments.astype(np.int32),
-        settled=none.astype(np.bool_),
-        logit_residual=none,
-        latent_residual=none,
-        halt_logit=none,
-        prediction=np.zeros((len(number), L), np.uint8),
-        status=none.astype(np.uint8),
-    )
-
-
-def test_runs_are_told_apart_by_what_differs() -> None:
-    task = task_named("sudoku4")
-    puzzle_set = PuzzleSet(task, np.zeros((1, 16), np.uint8), None, np.ones(1, np.int64), [], "hash")
-    first = RecordedRun(
-        Path("a"), {"noise_scale": 0.1, "seed": 0, "snapshots": [1], "widths": [1]}, WHOLE, puzzle_set, 1.0, None
-    )
-    other = dataclasses.replace(first, path=Path("b"), manifest={**first.manifest, "noise_scale": 0.5, "widths": [2]})
-    assert labels_of([first]) == [""]
-    assert labels_of([first, other]) == ["noise_scale=0.1", "noise_scale=0.5"]
-    assert labels_of([first, dataclasses.replace(first, path=Path("b"))]) == ["a", "b"]
+    found = distribution(np.bincount(spent, minlength=21))
+    assert found["segments_mean"] == pytest.approx(np.mean(spent))
+    assert found["segments_sd"] == pytest.approx(np.std(spent), abs=1e-6)
+    for name, share in (("segments_median", 0.5), ("segments_p99", 0.99)):
+        assert found[name] == np.quantile(spent, share, method="inverted_cdf")

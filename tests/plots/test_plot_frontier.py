@@ -48,7 +48,7 @@ def test_every_policy_of_every_run_is_drawn(
     for number, axes in enumerate(panels):
         assert axes.get_title() == (f"seed={number}" if runs > 1 else "")
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("mean segments per puzzle", "exact accuracy")
-        assert POLICIES.keys() <= {text.get_text() for text in axes.texts}
+        assert POLICIES.keys() <= {text.get_text() for text in axes.get_legend().get_texts()}
         assert len(axes.containers) == len(POLICIES)  # error bars: one line of `full`, one of each other policy
         below = [other.get_xlabel() for other in axes.child_axes]
         assert below[0] == "FLOPs per puzzle"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eqr_ray.plots.residual import RunByDepth, Trajectories, draw_run, residual_groups
+from eqr_ray.plots.residual import draw_run, residual_groups
 
 
 def cells():
@@ -31,12 +31,12 @@ def test_trajectories_without_a_residual_are_left_out():
 @pytest.mark.parametrize("count", [0, 1, 500])
 def test_groups_and_depths_are_drawn(tmp_path, saved, count):
     rng = np.random.default_rng(0)
-    early = Trajectories(np.full(count, np.inf, dtype=np.float32), rng.random(count) < 0.1)
-    late = Trajectories(rng.random(count).astype(np.float32), rng.random(count) < 0.5)
-    draw_run(RunByDepth({1: early, 16: late}, cells()), "title", tmp_path / "run.png")
+    early = np.full(count, np.inf, dtype=np.float32), rng.random(count) < 0.1
+    late = rng.random(count).astype(np.float32), rng.random(count) < 0.5
+    draw_run({1: early, 16: late}, cells(), "title", tmp_path / "run.png")
     assert (tmp_path / "run.png").exists()
     left, right = saved[0].axes
-    groups = residual_groups(late.residual, late.exact)
+    groups = residual_groups(*late)
     bars = [bar.lines[0].get_ydata().tolist() for bar in left.containers]
     assert bars == ([[right / of for _, right, of in groups]] if count else [])  # depth 1 has no residual yet
     assert [bar.get_label() for bar in right.containers] == ["breadth 1", "breadth 8"]

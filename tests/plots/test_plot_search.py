@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from eqr_ray.plots.search import best_so_far, cell_of, cells, draw_search, objective_of, position
+from eqr_ray.plots.search import best_so_far, draw_search, edges, objective_of, position, value_of
 from eqr_ray.search.proposals import drawn
 from eqr_ray.search.study import SearchConfig, search_of
 from eqr_ray.search.trial import Report, Trial
@@ -56,7 +56,7 @@ def test_trials_parameters_and_pairs_are_drawn(tmp_path: Path, saved: list[Figur
     )
     titles = [axes.get_title() for axes in parameters.axes]
     assert titles == ["damping, importance 70%", "noise_scale, importance 30%", "halting", "max_segments"]
-    images = [axes.images[0].get_array() for axes in pairs.axes if axes.images]
+    images = [axes.collections[0].get_array() for axes in pairs.axes if axes.get_xlabel()]
     assert len(images) == 6
     assert all(np.nanmax(image) <= max(values) for image in images)
 
@@ -71,23 +71,22 @@ def test_one_parameter_has_no_pairs_and_nothing_has_no_pictures(tmp_path: Path) 
 def test_answers_are_drawn_where_the_bound_is_kept(tmp_path: Path, objective: dict, highest: bool) -> None:
     answers = {"depth": {"integer": [1, 8]}, "noise_scale": {"log": [1e-3, 1.0]}}
     search = config(command="infer", objective=objective, space=answers, keys={}, report_every=0)
-    goal, trials = objective_of(search), planted(search)
-    assert goal.highest is highest
+    trials = planted(search)
+    assert objective_of(search)[1] is highest
     for trial in trials:
         metrics = trial.reports[-1].metrics if trial.reports else None
         kept = metrics and search.answer_goal.meets(metrics["exact_accuracy"], metrics["flops_mean"])
-        assert (goal.value(trial) is not None) == bool(kept)
+        assert (value_of(search, trial) is not None) == bool(kept)
     assert len(draw_search(search, trials, {}, tmp_path)) == 3
 
 
 def test_the_best_so_far_is_of_finished_trials() -> None:
-    search = config()
     rows = [(0.9, "stopped"), (0.5, "finished"), (0.4, "finished"), (0.6, "finished")]
     trials = [
         Trial(n, {}, status, reports=(Report(4, n, {"validation_exact": value}),))  # type: ignore[arg-type]
         for n, (value, status) in enumerate(rows)
     ]
-    assert best_so_far(objective_of(search), [(trial, rows[trial.number][0]) for trial in trials]) == [
+    assert best_so_far([(trial, rows[trial.number][0]) for trial in trials], highest=True) == [
         pytest.approx(math.nan, nan_ok=True),
         0.5,
         0.5,
@@ -98,6 +97,8 @@ def test_the_best_so_far_is_of_finished_trials() -> None:
 def test_every_value_has_its_cell() -> None:
     space = config().space
     for one in space:
-        found = {cell_of(one, one.at(unit)) for unit in np.linspace(0, 1, 200)}
-        assert found == set(range(cells(one)))
+        inner = edges(one)[1:-1]
+        found = {int(np.searchsorted(inner, position(one, one.at(unit)), "right")) for unit in np.linspace(0, 1, 200)}
+        assert found == set(range(len(inner) + 1))
+        assert edges(one)[0] <= position(one, one.at(0.0)) <= position(one, one.at(1.0)) <= edges(one)[-1]
     assert position(space["halting"], "fixed") == 1.0
