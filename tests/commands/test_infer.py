@@ -99,6 +99,25 @@ def test_a_cell_without_an_answer_is_shown_as_dashes(
     assert row.replace("│", " ").split() == ["4", "1", *"-----"]
 
 
+def test_who_follows_the_log_is_told_of_puzzles_as_they_are_answered(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's gauges do, and do not wait for the end of a unit."""
+    told: list[dict] = []
+    carry_out = answering.carry_out
+
+    def followed(run, reports, live, log, display) -> None:
+        log.sinks.append(told.append)
+        carry_out(run, reports, live, log, display)
+
+    monkeypatch.setattr(answering, "carry_out", followed)
+    run(files, slots=8)
+    live = [entry["puzzles"] for entry in told if "event" not in entry]
+    assert live
+    assert live == sorted(live)
+    assert [entry["puzzles"] for entry in told if "puzzles" in entry][-1] == 20
+
+
 def test_accuracy_is_counted_over_the_puzzles(files: dict[str, Path]) -> None:
     puzzles = sudokus(20)
     assert puzzles.labels is not None
