@@ -21,7 +21,7 @@ from eqr_ray.evaluation.calibration import calibration_facts
 from eqr_ray.evaluation.frontier import frontier_facts
 from eqr_ray.inference.run import status_of_inference
 from eqr_ray.inference.settings import InferConfig
-from eqr_ray.search.trial_dirs import status_of_search
+from eqr_ray.search.results import status_of_search
 from eqr_ray.storage.progress import duration
 from eqr_ray.storage.run_dir import CONFIG, KINDS, LOCK, LOG, MANIFEST, SUMMARY, Driver, RunDir, driver_of, how_to_tell
 from eqr_ray.storage.run_log import RunStatus, read_log

@@ -4,7 +4,7 @@
     python -m eqr_ray.sweep space=tune/inference_noise.yaml checkpoint=zoo:sudoku6 data=data/sudoku6
     python -m eqr_ray.sweep resume=runs/three trials=60
 
-Leaves in `out` what search/trial_dirs.py lists, three pictures and summary.json.
+Leaves in `out` what search/trials.py and search/results.py list, three pictures and summary.json.
 """
 
 from __future__ import annotations
@@ -14,25 +14,22 @@ from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.table import Column, Table
 
 from eqr_ray.config.cli import read_yaml, resumed, run_command
 from eqr_ray.config.errors import UserError, extra
-from eqr_ray.distributed.answering_sweep import AnsweringSweep
-from eqr_ray.search.study import SearchConfig, search_of
-from eqr_ray.search.sweep_config import SweepConfig, identity, trials_of
-from eqr_ray.search.trial import LOST, Trial, ranked
-from eqr_ray.search.trial_dirs import BEST, TABLE, stored_search, write_trials
+from eqr_ray.distributed.sweeps import AnsweringSweep, TrainingSweep
+from eqr_ray.search.decisions import most_trials
+from eqr_ray.search.results import BEST, TABLE, stored_search, write_trials
+from eqr_ray.search.study import SearchConfig, SweepConfig, search_of
+from eqr_ray.search.trials import LOST, Trial, ranked
 from eqr_ray.storage.progress import print_warning
 from eqr_ray.storage.remote_sync import fetch, mirror_of, mirrored
 from eqr_ray.storage.run_dir import RunDir, locked
 from eqr_ray.storage.run_log import RunLog
-
-if TYPE_CHECKING:
-    from eqr_ray.distributed.training_sweep import TrainingSweep
 
 
 def main(options: SweepConfig, typed: frozenset[str] = frozenset()) -> None:
@@ -43,10 +40,11 @@ def main(options: SweepConfig, typed: frozenset[str] = frozenset()) -> None:
         config = continued(options, typed) if options.resume else options
         search, run = search_read(config, typed), RunDir(config.folder, "sweep")
         sweep = sweep_of(search, config, stack)
-        what = identity(search, config, **sweep.content)
+        searched = {key: value for key, value in search.to_dict().items() if key != "trials"}
+        what = {"search": searched, "seed": config.seed, "limit": config.limit, **sweep.content}
         run.check(what)
         before = run.manifest().get("trials", 0)
-        count = trials_of(search, config, before)
+        count = trials_wanted(search, config, before)
         stack.enter_context(locked(run.path))
         url = mirror_of({"mirror": options.mirror}, typed, run.path)
         written = {**config.to_dict(), "out": str(run.path), "resume": None}
@@ -66,16 +64,10 @@ def main(options: SweepConfig, typed: frozenset[str] = frozenset()) -> None:
 
 def sweep_of(search: SearchConfig, config: SweepConfig, stack: ExitStack) -> TrainingSweep | AnsweringSweep:
     """What the trials have in common, checked. UserError: of its parts, or an optional part is not installed."""
-    with extra("search", "a sweep"):  # before hours of trials
-        import_module("eqr_ray.search.optuna_study")
-    with extra("plots", "a sweep"):
-        import_module("eqr_ray.plots.search")
-    if search.command == "infer":
-        return AnsweringSweep.of(search, config)
-    with extra("cluster", "a sweep of trainings"):
-        # lazy: Ray is an optional part
-        from eqr_ray.distributed.training_sweep import TrainingSweep  # noqa: PLC0415
-    return TrainingSweep.of(search, config, stack)
+    for part, module in (("search", "eqr_ray.search.optuna_study"), ("plots", "eqr_ray.plots.search")):
+        with extra(part, "a sweep"):  # before hours of trials
+            import_module(module)
+    return AnsweringSweep(search, config) if search.command == "infer" else TrainingSweep(search, config, stack)
 
 
 def continued(options: SweepConfig, typed: Collection[str]) -> SweepConfig:
@@ -88,17 +80,25 @@ def continued(options: SweepConfig, typed: Collection[str]) -> SweepConfig:
     return SweepConfig.parse({**resumed(SweepConfig, before, changes, folder), "resume": folder})
 
 
-def search_read(config: SweepConfig, given: Collection[str]) -> SearchConfig:
+def search_read(config: SweepConfig, typed: Collection[str]) -> SearchConfig:
     """The search of the file, or of the sweep that goes on. UserError: neither."""
-    if config.resume is None and config.space is None:
-        raise UserError("space= must be given (--help shows an example)")
-    if config.resume is not None and "space" not in given:
+    if config.resume is not None and "space" not in typed:
         return stored_search(config.folder)
-    path = Path(str(config.space))
+    if config.space is None:
+        raise UserError("space= must be given (--help shows an example)")
     try:
-        return search_of(read_yaml(path))
+        return search_of(read_yaml(Path(config.space)))
     except UserError as error:
-        raise UserError(f"{error}" if str(path) in str(error) else f"{path}: {error}") from error
+        raise UserError(str(error) if config.space in str(error) else f"{config.space}: {error}") from error
+
+
+def trials_wanted(search: SearchConfig, config: SweepConfig, before: int) -> int:
+    """How many trials there shall be; `before`: so many the sweep was to have so far, 0 for a new one. UserError: more
+    than there are configurations."""
+    wanted, most = config.trials or max(search.trials, before), most_trials(search)
+    if most is not None and config.trials is not None and config.trials > most:
+        raise UserError(f"trials={wanted} is not allowed: {search.algorithm.name} has {most} trials in all")
+    return wanted if most is None else min(wanted, most)
 
 
 def summarized(search: SearchConfig, trials: Mapping[int, Trial], folder: Path) -> dict[str, Any]:
@@ -107,10 +107,7 @@ def summarized(search: SearchConfig, trials: Mapping[int, Trial], folder: Path) 
     write_trials(folder / TABLE, search.space, everything)
     shares = import_module("eqr_ray.search.optuna_study").importances(search.space, search.goal, everything)
     import_module("eqr_ray.plots.search").draw_search(search, everything, shares, folder)
-    best = [
-        {"trial": one.number, "values": one.values, **one.reports[-1].metrics}
-        for one in ranked(everything, search.goal)
-    ]
+    best = [{"trial": one.number, "values": one.values, **one.metrics} for one in ranked(everything, search.goal)]
     return {
         "configurations_tried": len(everything),
         "ends": dict(Counter(one.status for one in everything)),

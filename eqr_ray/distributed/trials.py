@@ -14,11 +14,12 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,22 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.distributed.resources import Node, ResourceRequest, capacity, describe_nodes, gpu_share, uses_gpus
+from eqr_ray.distributed.cluster import nodes, start_ray
+from eqr_ray.distributed.resources import (
+    Node,
+    ResourceRequest,
+    capacity,
+    describe_nodes,
+    gpu_share,
+    this_machine,
+    uses_gpus,
+)
 from eqr_ray.distributed.trainer import train_on_ray
-from eqr_ray.search.early_stopping import EarlyStopping
-from eqr_ray.search.proposals import Queue
-from eqr_ray.search.training_trial import Reporter, last_step, run_trial
-from eqr_ray.search.trial import Report, Trial
-from eqr_ray.search.trial_dirs import Trials
+from eqr_ray.search.decisions import EarlyStopping
+from eqr_ray.search.study import SweepConfig
+from eqr_ray.search.trials import END, Queue, Report, Status, Trial, Trials, reports_of
+from eqr_ray.storage.run_dir import CHECKPOINTS, LOCK, locked
+from eqr_ray.training.checkpoint import complete_checkpoints
 from eqr_ray.training.experiment import Experiment, train_here
 from eqr_ray.training.loop import TrainingDiverged
 
@@ -46,98 +56,73 @@ log = logging.getLogger(__name__)
 NUMBER = "trial"  # the one entry of a trial's configuration as Tune knows it
 ENDING_S = 60  # that a new trial waits for the last one's thread to end in the actor that it takes over; Tune's are 2
 DRIVER_MEMORY = 1_000_000.0  # bytes: Tune wants every trial to ask for something, and its workers have the CPUs
+UNLOCK_S = 60.0  # the processes of a driver that was killed take a while to notice
+LOOK_EVERY_S = 1.0  # for new reports
 
 
-def request_of_trial(
-    workers: int, cpus_each: int, gpus_each: float, device: str, nodes: Sequence[Node]
-) -> ResourceRequest:
-    """Who works for one trial: its workers, or the trial itself (workers=0). UserError: no such share."""
-    gpus = gpu_share(gpus_each) if uses_gpus(device, nodes) else 0.0
-    return ResourceRequest(max(workers, 1), float(cpus_each), gpus)
+class Reporter:
+    """Reports what the folder of a trial newly holds, each step once. Called, it does so from time to time, and says
+    whether the trial is over, as the folder has it."""
+
+    def __init__(self, folder: Path, report: Callable[[dict[str, Any]], None]) -> None:
+        self._folder, self._report = folder, report
+        self._step, self._looked_s = 0, time.monotonic()
+
+    def __call__(self) -> bool:
+        if time.monotonic() - self._looked_s >= LOOK_EVERY_S:
+            self.look()
+            self._looked_s = time.monotonic()
+        return (self._folder / END).is_file()
+
+    def look(self) -> None:
+        """Report now what is new."""
+        checkpoints = complete_checkpoints(self._folder / CHECKPOINTS)
+        if not checkpoints or int(checkpoints[-1].name) <= self._step:  # no metric counts beyond it
+            return
+        for one in reports_of(self._folder):
+            if one.step > self._step:
+                self._step = one.step
+                self._report({**one.metrics, "step": one.step})
 
 
-def trials_at_once(request: ResourceRequest, at_once: int | None, nodes: Sequence[Node]) -> int:
-    """How many trials the nodes have room for, `at_once` of them at most. UserError: not even one."""
-    fit = capacity(nodes, request) // request.workers
-    if fit < 1:
-        each = f"{request.cpus_each:g} CPUs" + (f" and {request.gpus_each:g} GPUs" if request.gpus_each else "")
-        words = f"a trial of {request.workers} workers with {each} each has no place"
-        raise UserError(f"{words}; there are {describe_nodes(nodes)}")
-    return fit if at_once is None else min(fit, at_once)
-
-
-def run_trials(
-    queue: Queue,
-    early_stopping: EarlyStopping,
-    request: ResourceRequest,
-    *,
-    workers: int,
-    at_once: int,
-    max_failures: int,
+def run_trial(
+    trials: Trials,
+    number: int,
+    train: Callable[[Experiment, Path, Reporter], object],
+    report: Callable[[dict[str, Any]], None],
     free: Mapping[str, Any],
-    scratch: Path,
-    show: Callable[[Trial], None],
 ) -> None:
-    """Run all trials of the queue on the Ray that has been started; `show` hears of every one that is over.
+    """Report what the folder holds, then `train` what is left. How it ended is left in the folder: the summary of a
+    training, or end.json. Other errors than divergence and a mistake are raised: a retry may help.
 
-    `free`: see `run_trial`. `scratch`: a folder for Tune's own files, which are of no use afterwards.
+    `free`: keys of the experiment that this run of the sweep sets (where the data is, on how many workers).
     """
-    path = queue.trials.path.resolve()
-
-    def trial(config: dict[str, Any]) -> None:
-        os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(ENDING_S)
-        train = _train_with_workers if workers else _train_here
-        run_trial(Trials(path), config[NUMBER], partial(train, request=request), tune.report, free)
-
-    each = {"memory": DRIVER_MEMORY} if workers else {"CPU": request.cpus_each, "GPU": request.gpus_each}
-    searcher = _Searcher(queue, show, max_failures)
-    tuner = tune.Tuner(
-        tune.with_resources(trial, tune.PlacementGroupFactory([each])),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=_Scheduler(queue.trials, early_stopping, by_itself=workers > 0),
-            num_samples=-1,
-            max_concurrent_trials=at_once,
-            reuse_actors=True,
-            trial_name_creator=_name,
-            trial_dirname_creator=_name,
-        ),
-        run_config=tune.RunConfig(
-            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
-            storage_path=str(scratch.resolve()),
-            failure_config=tune.FailureConfig(max_failures=0),  # see _Searcher
-            callbacks=[_TakeBack(searcher)],
-            verbose=0,
-        ),
-    )
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses its own files of metrics, which are not wanted
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it sums up by its own count what failed
-    with _interruptible():
-        tuner.fit()
-    shutil.rmtree(scratch, ignore_errors=True)
+    folder, plan = trials.folder(number), trials.plan(number)
+    assert plan.experiment is not None
+    experiment = Experiment.parse({**plan.experiment, **free})
+    with ExitStack() as stack:
+        _lock(folder, stack)
+        reporter = Reporter(folder, report)
+        reporter.look()
+        try:
+            train(experiment, folder, reporter)
+        except (TrainingDiverged, UserError) as error:
+            status: Status = "diverged" if isinstance(error, TrainingDiverged) else "failed"
+            if not trials.read(number).is_over:
+                trials.write_end(number, status, str(error))
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block as KeyboardInterrupt.
-
-    Ray answers SIGTERM by `sys.exit(15)`, at which its own threads abort the process.
-    """
-    if threading.current_thread() is not threading.main_thread():  # signals do not come here
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])
-
-
-def _name(trial: TuneTrial) -> str:
-    return f"{trial.config[NUMBER]:05d}-{trial.trial_id}"
+def _lock(folder: Path, stack: ExitStack) -> None:
+    """`locked`, with patience for processes of an earlier run of the sweep that are about to end. One that cannot be
+    seen from here (its node is gone) loses its lock after that: a sweep has one driver, which starts a trial once."""
+    until_s = time.monotonic() + UNLOCK_S
+    while True:
+        try:
+            return stack.enter_context(locked(folder))
+        except UserError:
+            if time.monotonic() > until_s:
+                (folder / LOCK).unlink(missing_ok=True)
+            time.sleep(0.5)
 
 
 def _train_here(experiment: Experiment, folder: Path, reporter: Reporter, request: ResourceRequest) -> None:
@@ -161,6 +146,105 @@ def _train_with_workers(experiment: Experiment, folder: Path, reporter: Reporter
     reporter.look()
 
 
+def room_for_trials(config: SweepConfig, nodes: Sequence[Node]) -> tuple[ResourceRequest, int]:
+    """(who works for one trial: its workers, or the trial itself; how many trials side by side the nodes have room for,
+    `at_once` at most). UserError: no such share of a GPU, or no room for one."""
+    gpus = gpu_share(config.gpus_each) if uses_gpus(config.device, nodes) else 0.0
+    request = ResourceRequest(max(config.workers, 1), float(config.cpus_each), gpus)
+    fit = capacity(nodes, request) // request.workers
+    if fit < 1:
+        each = f"{request.cpus_each:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+        words = f"a trial of {request.workers} workers with {each} each has no place"
+        raise UserError(f"{words}; there are {describe_nodes(nodes)}")
+    return request, min(fit, config.at_once or fit)
+
+
+class TrialRunner:
+    """Runs all trials of a queue: on a cluster that is joined at once, else on a Ray that is started here when it is
+    first needed and ends with `stack`. UserError: a trial is too large for the machine."""
+
+    def __init__(self, config: SweepConfig, stack: ExitStack) -> None:
+        self._config, self._stack = config, stack
+        self._address = config.address or os.environ.get("RAY_ADDRESS")
+        if self._address:
+            stack.enter_context(start_ray(self._address, log_to_driver=False))
+        self._nodes = nodes() if self._address else this_machine()
+        self._request, self._at_once = room_for_trials(config, self._nodes)
+
+    def __call__(self, queue: Queue, early_stopping: EarlyStopping) -> None:
+        if queue.is_empty:
+            return
+        if not self._address:
+            cpus, gpus = int(self._nodes[0]["CPU"]), int(self._nodes[0]["GPU"])
+            self._stack.enter_context(start_ray(None, num_cpus=cpus, num_gpus=gpus, log_to_driver=False))
+        logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses its own files of metrics: nobody wants them
+        logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it sums up by its own count what failed
+        scratch = self._config.folder / "ray"  # Tune's own files, which are of no use afterwards
+        with _interruptible():
+            self._tuner(queue, early_stopping, scratch).fit()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    def _tuner(self, queue: Queue, early_stopping: EarlyStopping, scratch: Path) -> tune.Tuner:
+        config, request, path = self._config, self._request, queue.trials.path.resolve()
+        train = partial(_train_with_workers if config.workers else _train_here, request=request)
+        free = {"data": str(config.data_folder.resolve()), **config.shared}
+
+        def trial(tuned: dict[str, Any]) -> None:
+            os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(ENDING_S)
+            run_trial(Trials(path), tuned[NUMBER], train, tune.report, free)
+
+        each = {"memory": DRIVER_MEMORY} if config.workers else {"CPU": request.cpus_each, "GPU": request.gpus_each}
+        searcher = _Searcher(queue, config.max_failures, partial(_show, queue))
+        return tune.Tuner(
+            tune.with_resources(trial, tune.PlacementGroupFactory([each])),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=_Scheduler(queue.trials, early_stopping, by_itself=config.workers > 0),
+                num_samples=-1,
+                max_concurrent_trials=self._at_once,
+                reuse_actors=True,
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
+            ),
+            run_config=tune.RunConfig(
+                name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+                storage_path=str(scratch.resolve()),
+                failure_config=tune.FailureConfig(max_failures=0),  # see _Searcher
+                callbacks=[_TakeBack(searcher)],
+                verbose=0,
+            ),
+        )
+
+
+def _show(queue: Queue, trial: Trial) -> None:
+    """A line about a trial that is over."""
+    over = sum(one.is_over for one in queue.history.values())
+    exact = trial.metrics.get("validation_exact")
+    words = "" if exact is None else f", validation_exact {exact:.2%}"
+    words += f": {trial.reason}" if trial.reason else ""
+    print(f"{over} over; {trial.number} {trial.status} at step {trial.step:,}{words}", file=sys.stderr, flush=True)
+
+
+def _name(trial: TuneTrial) -> str:
+    return f"{trial.config[NUMBER]:05d}-{trial.trial_id}"
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block as KeyboardInterrupt: at Ray's `sys.exit(15)` its threads abort the process."""
+    if threading.current_thread() is not threading.main_thread():  # signals do not come here
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+
+
 class _Searcher(Searcher):
     """The queue, as Tune asks for it. A trial whose process died comes back to it, and is a new one to Tune.
 
@@ -168,9 +252,9 @@ class _Searcher(Searcher):
     second failure finds the trial waiting for its restart, which Tune takes for its end, whatever `max_failures` says.
     """
 
-    def __init__(self, queue: Queue, show: Callable[[Trial], None], max_failures: int) -> None:
+    def __init__(self, queue: Queue, max_failures: int, show: Callable[[Trial], None]) -> None:
         super().__init__()
-        self._queue, self._show, self._max_failures = queue, show, max_failures
+        self._queue, self._max_failures, self._show = queue, max_failures, show
         self._at_once = 1  # until Tune says
         self._running: dict[str, int] = {}
         self._died: Counter[int] = Counter()
@@ -186,15 +270,14 @@ class _Searcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         number = self._running.pop(trial_id)
-        trials = self._queue.trials
-        if not trials.read(number).is_over:
+        if not self._queue.trials.read(number).is_over:
             self._died[number] += error
             if error and self._died[number] <= self._max_failures:
                 log.warning("trial %d: its process died; starting it again", number)
                 self._queue.again(number)
                 return
             reason = "its process died too often" if error else "it ended without a word"
-            trials.write_end(number, "failed", reason, last_step(trials.folder(number)))
+            self._queue.trials.write_end(number, "failed", reason)
         self._show(self._queue.over(number))
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
@@ -227,8 +310,7 @@ class _TakeBack(tune.Callback):
 
 
 class _Scheduler(FIFOScheduler):
-    """Early stopping, as Tune asks for it. `by_itself`: a trial finds its end in its folder, and Tune need not end
-    it."""
+    """Early stopping, as Tune asks for it. `by_itself`: a trial finds its end in its folder, Tune need not end it."""
 
     _supports_buffered_results = False  # every report is looked at as it comes
 

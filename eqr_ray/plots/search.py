@@ -24,7 +24,7 @@ from scipy.stats import binned_statistic_2d
 from eqr_ray.plots import BLUE, GREY, RED, panels
 from eqr_ray.search.space import Parameter, Value
 from eqr_ray.search.study import SearchConfig
-from eqr_ray.search.trial import Trial
+from eqr_ray.search.trials import Trial
 
 COLUMNS = 3
 CELLS = 6  # of a range in a heat map

@@ -17,13 +17,14 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from eqr_ray.search.space import Parameter, Space, Value, Values
-from eqr_ray.search.trial import Goal, Trial, score
+from eqr_ray.search.study import MetricGoal
+from eqr_ray.search.trials import Trial, score
 
 FEWEST = 4  # finished trials with a parameter, before its importance is estimated
 BEST = 0.3  # of the trials: a tenth of some dozens, Optuna's default, is too few to tell
 
 
-def suggest(space: Space, goal: Goal, seed: int, number: int, history: Sequence[Trial]) -> Values:
+def suggest(space: Space, goal: MetricGoal, seed: int, number: int, history: Sequence[Trial]) -> Values:
     """What the tree-structured Parzen estimator (Bergstra et al. 2011) tries after the trials of `history`; those that
     still run are taken for bad ones (constant liar)."""
     sampler = TPESampler(n_startup_trials=1, seed=(seed * 1_000_003 + number) % 2**32)
@@ -35,7 +36,7 @@ def suggest(space: Space, goal: Goal, seed: int, number: int, history: Sequence[
     return values
 
 
-def importances(space: Space, goal: Goal, trials: Sequence[Trial]) -> dict[str, float]:
+def importances(space: Space, goal: MetricGoal, trials: Sequence[Trial]) -> dict[str, float]:
     """Share of 1 of every parameter in what tells the best trials from the others (PED-ANOVA, Watanabe et al. 2023,
     arXiv 2304.10255), greatest first; without parameters that too few finished trials have."""
     finished = [trial for trial in trials if trial.status == "finished"]
@@ -49,7 +50,7 @@ def importances(space: Space, goal: Goal, trials: Sequence[Trial]) -> dict[str, 
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied))
 
 
-def _study(space: Space, goal: Goal, history: Sequence[Trial], sampler: BaseSampler) -> optuna.Study:
+def _study(space: Space, goal: MetricGoal, history: Sequence[Trial], sampler: BaseSampler) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
@@ -61,13 +62,14 @@ def _study(space: Space, goal: Goal, history: Sequence[Trial], sampler: BaseSamp
     return study
 
 
-def _frozen(space: Space, trial: Trial, goal: Goal, worst: float) -> FrozenTrial:
-    params = dict(trial.values)
-    distributions = {name: _distribution(space[name]) for name in trial.values}
-    if not trial.is_over:
-        return create_trial(state=TrialState.RUNNING, params=params, distributions=distributions)
+def _frozen(space: Space, trial: Trial, goal: MetricGoal, worst: float) -> FrozenTrial:
     own = score(trial, goal)
-    return create_trial(value=own if math.isfinite(own) else worst, params=params, distributions=distributions)
+    return create_trial(
+        state=TrialState.COMPLETE if trial.is_over else TrialState.RUNNING,
+        value=(own if math.isfinite(own) else worst) if trial.is_over else None,
+        params=dict(trial.values),
+        distributions={name: _distribution(space[name]) for name in trial.values},
+    )
 
 
 def _distribution(one: Parameter) -> BaseDistribution:

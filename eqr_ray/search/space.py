@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -24,7 +24,6 @@ from eqr_ray.config.errors import UserError, nearest
 from eqr_ray.config.schema import Options
 
 Kind = Literal["uniform", "log", "integer", "choice"]
-KINDS: tuple[Kind, ...] = ("uniform", "log", "integer", "choice")
 Value = float | int | str | bool | None
 Values = dict[str, Value]
 DIGITS = 6
@@ -61,7 +60,7 @@ class Parameter:
         if self.kind == "choice":
             return list(self.choices)
         if self.points is None and self.kind == "integer":
-            return [int(value) for value in range(int(self.low), int(self.high) + 1)]
+            return list(range(int(self.low), int(self.high) + 1))
         if self.points is None:
             raise UserError(f"space.{self.name} has no points: a grid needs to know how many values to take of a range")
         if self.points == 1:
@@ -82,16 +81,15 @@ class Parameter:
 
     def __str__(self) -> str:
         """What is allowed."""
-        if self.kind == "choice":
-            return f"one of {json.dumps(list(self.choices))}"
-        return f"{self.low:g} .. {self.high:g}"
+        return f"one of {json.dumps(self.choices)}" if self.kind == "choice" else f"{self.low:g} .. {self.high:g}"
 
 
 @dataclass(frozen=True)
 class Space:
-    """Parameters in the order of their file: a condition looks back only."""
+    """Parameters in the order of their file, which is kept `as_written`: a condition looks back only."""
 
     parameters: tuple[Parameter, ...]
+    as_written: Mapping[str, Any]
 
     def __iter__(self) -> Iterator[Parameter]:
         return iter(self.parameters)
@@ -132,25 +130,6 @@ class Space:
                 fixed = {one.name: end, **self._conditions(one)}
                 yield one.name, self.active({p.name: fixed.get(p.name, p.at(0.5)) for p in self.parameters})
 
-    def check(self, values: Mapping[str, Any], where: str) -> Values:
-        """`values` in the order of the space. UserError: not the active keys, or outside their ranges."""
-        for name in values:
-            if name not in self.names:
-                raise UserError(f"{where}: unknown key '{name}'{nearest(name, self.names)}")
-        result: Values = {}
-        for one in self.parameters:
-            active = self.is_active(one, result)
-            if active and one.name not in values:
-                raise UserError(f"{where}: {one.name} is missing ({one})")
-            if not active and one.name in values:
-                when = " and ".join(f"{parent} is {' or '.join(map(str, v))}" for parent, v in one.when.items())
-                raise UserError(f"{where}: {one.name} does not go with the other values: {when}")
-            if active:
-                if not one.holds(values[one.name]):
-                    raise UserError(f"{where}: {one.name}={json.dumps(values[one.name])}: expected {one}")
-                result[one.name] = values[one.name]
-        return result
-
     def _conditions(self, one: Parameter) -> Values:
         """Choices under which a parameter is active."""
         choices: Values = {}
@@ -158,24 +137,29 @@ class Space:
             choices |= {**self._conditions(self[parent]), parent: allowed[0]}
         return choices
 
+    def check(self, values: Mapping[str, Any], where: str) -> Values:
+        """`values` in the order of the space. UserError: not the active keys, or outside their ranges."""
+        for name in values:
+            if name not in self.names:
+                raise UserError(f"{where}: unknown key '{name}'{nearest(name, self.names)}")
+        result: Values = {}
+        for one in self.parameters:
+            if not self.is_active(one, result):
+                if one.name in values:
+                    when = " and ".join(f"{parent} is {' or '.join(map(str, v))}" for parent, v in one.when.items())
+                    raise UserError(f"{where}: {one.name} does not go with the other values: {when}")
+            elif one.name not in values:
+                raise UserError(f"{where}: {one.name} is missing ({one})")
+            elif not one.holds(values[one.name]):
+                raise UserError(f"{where}: {one.name}={json.dumps(values[one.name])}: expected {one}")
+            else:
+                result[one.name] = values[one.name]
+        return result
+
 
 def _is_among(value: Any, choices: Sequence[Value]) -> bool:
     """By type too: in Python `True == 1`."""
     return any(type(value) is type(one) and value == one for one in choices)
-
-
-def space_of(raw: Mapping[str, Any]) -> Space:
-    """From the `space` of a file. UserError: no such kind, an empty range, a condition on what is not there."""
-    if not raw:
-        raise UserError("space is empty: at least one key must vary")
-    parameters: list[Parameter] = []
-    for name, entry in raw.items():
-        if not isinstance(entry, Mapping):
-            raise UserError(f"space.{name}={json.dumps(entry)}: expected e.g. {{uniform: [0.0, 1.0]}}")
-        one = _parameter(str(name), _Entry.parse(entry, f"space.{name}"))
-        _check_conditions(one, {other.name: other for other in parameters if other.kind == "choice"})
-        parameters.append(one)
-    return Space(tuple(parameters))
 
 
 class _Entry(Options):
@@ -189,10 +173,32 @@ class _Entry(Options):
     when: Mapping[str, Annotated[tuple[Value, ...], Field(strict=False)]] = {}
 
 
+def space_of(raw: Any) -> Space:
+    """From the `space` of a file. UserError: no such kind, an empty range, a condition on what is not there."""
+    if not isinstance(raw, Mapping):
+        raise UserError(f"space={json.dumps(raw)}: expected the keys that vary, e.g. {{damping: {{choice: [0, 0.1]}}}}")
+    if not raw:
+        raise UserError("space is empty: at least one key must vary")
+    parameters: dict[str, Parameter] = {}
+    for name, entry in raw.items():
+        if not isinstance(entry, Mapping):
+            raise UserError(f"space.{name}={json.dumps(entry)}: expected e.g. {{uniform: [0.0, 1.0]}}")
+        one = _parameter(str(name), _Entry.parse(entry, f"space.{name}"))
+        for parent, allowed in one.when.items():
+            where = f"space.{name}.when.{parent}"
+            if parent not in parameters or parameters[parent].kind != "choice":
+                raise UserError(f"{where}: no choice of this name stands before it in the space")
+            for value in allowed or (None,):
+                if not parameters[parent].holds(value):
+                    raise UserError(f"{where}={json.dumps(value)}: expected {parameters[parent]}")
+        parameters[one.name] = one
+    return Space(tuple(parameters.values()), raw)
+
+
 def _parameter(name: str, entry: _Entry) -> Parameter:
-    kinds = [kind for kind in KINDS if getattr(entry, kind) is not None]
+    kinds: list[Kind] = [kind for kind in get_args(Kind) if getattr(entry, kind) is not None]
     if len(kinds) != 1:
-        raise UserError(f"space.{name}: exactly one of {', '.join(KINDS)} is needed, not {len(kinds)}")
+        raise UserError(f"space.{name}: exactly one of {', '.join(get_args(Kind))} is needed, not {len(kinds)}")
     kind = kinds[0]
     if entry.points is not None and (entry.points < 1 or kind == "choice"):
         raise UserError(f"space.{name}.points={entry.points}: expected 1 or more, and a range")
@@ -201,17 +207,7 @@ def _parameter(name: str, entry: _Entry) -> Parameter:
             raise UserError(f"space.{name}.choice={json.dumps(entry.choice)}: expected one value or more, each once")
         return Parameter(name, kind, choices=entry.choice, when=entry.when)
     low, high = getattr(entry, kind)
-    if not -math.inf < low < high < math.inf or (kind == "log" and low <= 0):
+    if low >= high or (kind == "log" and low <= 0):
         above = ", above 0" if kind == "log" else ""
         raise UserError(f"space.{name}.{kind}={json.dumps([low, high])}: expected [lowest, highest]{above}")
     return Parameter(name, kind, float(low), float(high), points=entry.points, when=entry.when)
-
-
-def _check_conditions(one: Parameter, choices: Mapping[str, Parameter]) -> None:
-    for parent, allowed in one.when.items():
-        where = f"space.{one.name}.when.{parent}"
-        if parent not in choices:
-            raise UserError(f"{where}: no choice of this name stands before it in the space")
-        for value in allowed or (None,):
-            if not choices[parent].holds(value):
-                raise UserError(f"{where}={json.dumps(value)}: expected {choices[parent]}")

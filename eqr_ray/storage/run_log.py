@@ -25,7 +25,6 @@ from eqr_ray.storage.run_dir import LOG
 
 WandbMode = Literal["disabled", "offline", "online"]
 ID_FILE = "wandb_id.txt"  # a run has one W&B run however often it is restarted
-GROUP_FILE = "wandb_group.txt"  # a trial's: the name of its sweep
 ABOUT = ("time", "run", "worker", "actor", "trial", "event", "step")  # what is no metric in a line
 WARNINGS_SHOWN = 3  # the newest
 
@@ -221,14 +220,14 @@ def _end_last_line(log: Path) -> None:
 def _start_wandb(folder: Path, mode: WandbMode, config: Mapping[str, Any]) -> Any:
     with extra("wandb", f"wandb={mode}"):
         import wandb  # noqa: PLC0415  # lazy: takes a second, and need not be installed
-    id_file, group_file = folder / ID_FILE, folder / GROUP_FILE
+    id_file, (run, trial) = folder / ID_FILE, run_and_trial(folder)
     if not id_file.exists():
         id_file.write_text(uuid.uuid4().hex[:8])
     return wandb.init(
         project="eqr_ray",
         id=id_file.read_text(),
         name=folder.name,
-        group=group_file.read_text() if group_file.exists() else None,
+        group=None if trial is None else run,
         dir=str(folder),
         mode=mode,
         resume="allow",

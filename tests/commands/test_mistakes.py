@@ -24,7 +24,7 @@ from eqr_ray.data.dataset import PrepareConfig
 from eqr_ray.frontier import FrontierConfig
 from eqr_ray.inference.settings import InferConfig
 from eqr_ray.parity import ParityOptions
-from eqr_ray.search.sweep_config import SweepConfig
+from eqr_ray.search.study import SweepConfig
 from eqr_ray.status import StatusOptions
 from eqr_ray.training.experiment import TrainOptions
 from tests.inference.tiny import save_tiny, sudokus, write_csv

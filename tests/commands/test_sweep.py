@@ -19,11 +19,10 @@ from eqr_ray import sweep, train
 from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
 from eqr_ray.data.arrow_store import write_split
+from eqr_ray.distributed.trials import Reporter, run_trial
 from eqr_ray.plots import search as plots
-from eqr_ray.search.early_stopping import EarlyStopping
-from eqr_ray.search.proposals import Queue
-from eqr_ray.search.training_trial import Reporter, run_trial
-from eqr_ray.search.trial import Report
+from eqr_ray.search.decisions import EarlyStopping
+from eqr_ray.search.trials import Queue, Report
 from eqr_ray.status import report
 from eqr_ray.tasks import task_named
 from eqr_ray.training.experiment import Experiment, TrainOptions, train_here
@@ -121,7 +120,7 @@ def command(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
         *typed: str, space: str | None = SPACE, here: Here | None = None, out: str = "out", drawn: bool = False
     ) -> dict[str, Any]:
         monkeypatch.setattr(plots, "draw_search", draw_search if drawn else lambda *arguments: [])
-        monkeypatch.setattr("eqr_ray.distributed.training_sweep.ray_runner", here or Here())
+        monkeypatch.setattr("eqr_ray.distributed.sweeps.ray_runner", here or Here())
         keys = list(typed)
         if space is not None:
             (tmp_path / "space.yaml").write_text(space)

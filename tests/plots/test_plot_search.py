@@ -11,9 +11,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from eqr_ray.plots.search import best_so_far, draw_search, edges, objective_of, position, value_of
-from eqr_ray.search.proposals import drawn
+from eqr_ray.search.decisions import drawn
 from eqr_ray.search.study import SearchConfig, search_of
-from eqr_ray.search.trial import Report, Trial
+from eqr_ray.search.trials import Report, Trial
 
 SPACE = {
     "damping": {"uniform": [0.0, 0.5]},

@@ -17,7 +17,7 @@ import pytest
 from ray.runtime_context import get_runtime_context
 
 from eqr_ray.data.arrow_store import write_split
-from eqr_ray.search.trial_dirs import Trials
+from eqr_ray.search.trials import Trials
 from eqr_ray.tasks import task_named
 from tests.support.commands import Started, call, succeed
 

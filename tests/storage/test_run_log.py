@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.storage.run_log import GROUP_FILE, RunLog, number, read_log, run_and_trial
+from eqr_ray.storage.run_log import RunLog, number, read_log, run_and_trial
 
 LOG = "log.jsonl"
 
@@ -136,15 +136,15 @@ def test_a_trial_is_one_run_of_its_sweeps_group(tmp_path: Path, monkeypatch: pyt
     for _ in range(2):
         with RunLog(tmp_path, wandb="offline"):
             pass
-    (tmp_path / GROUP_FILE).write_text("three")
-    with RunLog(tmp_path, wandb="offline", config={"steps": 3}) as log:
+    folder = tmp_path / "trials" / "00007"
+    with RunLog(folder, wandb="offline", config={"steps": 3}) as log:
         log.log("train", 3, loss=0.5, note="text")
         log.warning("no number")
-    assert [keys["group"] for keys in begun] == [None, None, "three"]
-    assert len({keys["id"] for keys in begun}) == 1
+    assert [keys["group"] for keys in begun] == [None, None, tmp_path.name]
+    assert begun[0]["id"] == begun[1]["id"] != begun[2]["id"]
     assert begun[-1]["config"] == {"steps": 3}
     assert sent == [({"train/loss": 0.5}, 3)]
-    assert json.loads((tmp_path / LOG).read_text().splitlines()[0])["note"] == "text"
+    assert json.loads((folder / LOG).read_text().splitlines()[0])["note"] == "text"
 
 
 def test_a_missing_wandb_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

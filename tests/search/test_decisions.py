@@ -1,16 +1,22 @@
-"""Early ends: successive halving against a plain twin, and collapses."""
+"""Early ends: successive halving against a plain twin, and collapses. Proposals: the same for the same question."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eqr_ray.search.early_stopping import EarlyStopping, SuccessiveHalving, collapse
-from eqr_ray.search.trial import Goal, Report, Trial
+from eqr_ray.search.decisions import EarlyStopping, SuccessiveHalving, collapse, most_trials, propose
+from eqr_ray.search.optuna_study import importances
+from eqr_ray.search.study import MetricGoal, SearchConfig
+from eqr_ray.search.trials import Report, Trial
+from tests.search.test_study import KNOWN, config
 
-GOAL = Goal("validation_exact")
+GOAL = MetricGoal("validation_exact")
 
 
 def report(step: int, score: float, time: float = 0.0, **more: float) -> Report:
@@ -92,3 +98,69 @@ def test_collapses_have_their_reason() -> None:
     assert collapse([*steady, report(4, 0.7, token_loss=3.1)], 2.0) == "the loss rose from 1.5 to 3.1"
     assert collapse([*steady, report(4, 0.0)], 2.0) == "validation_exact fell from 80.00% to 0.00%"
     assert collapse([report(1, 0.05), report(2, 0.0)], 2.0) is None
+
+
+def ended(number: int, values: dict, score: float, status: str = "finished") -> Trial:
+    return Trial(number, values, status, reports=(Report(40, number, {"validation_exact": score}),))  # type: ignore[arg-type]
+
+
+def tried(search: SearchConfig, seed: int, count: int, score: Any) -> dict[int, Trial]:
+    """Trials one after the other, each worth `score(values)`."""
+    history: dict[int, Trial] = {}
+    for number in range(count):
+        values = propose(search, seed, number, history)
+        history[number] = ended(number, values, score(values))
+    return history
+
+
+def near(values: dict) -> float:
+    """Best at damping 0.1 and noise 0.02."""
+    return 1 - abs(values["damping"] - 0.1) - abs(np.log10(values["noise_scale"] / 0.02)) / 3
+
+
+@given(st.integers(0, 2**31), st.integers(0, 100))
+def test_random_trials_do_not_look_at_others(seed: int, number: int) -> None:
+    search = config(first=[KNOWN])
+    alone = propose(search, seed, number, {})
+    assert alone == propose(search, seed, number, {0: ended(0, KNOWN, 0.5)})
+    assert search.space.check(alone, "") == alone
+    assert (alone == KNOWN) == (number == 0)
+    assert alone != propose(search, seed, number + 1, {})
+
+
+def test_a_grid_begins_with_what_is_known_and_repeats_nothing() -> None:
+    search = config(algorithm={"name": "grid"}, first=[{**KNOWN, "damping": 0.5, "noise_scale": 1.0}])
+    count = most_trials(search)
+    assert count == 2 * 3 * 2
+    found = [propose(search, 0, number, {}) for number in range(count)]
+    assert found[0]["damping"] == 0.5
+    assert len({str(values) for values in found}) == count
+
+
+def test_tpe_is_a_function_of_what_is_known() -> None:
+    search = config(algorithm={"name": "tpe", "startup": 4})
+    one, two = tried(search, 3, 12, near), tried(search, 3, 12, near)
+    assert one == two
+    running = {**one, 12: Trial(12, KNOWN)}
+    lost = {**one, 12: ended(12, KNOWN, 0.0, status="diverged")}
+    for history in (one, running, lost):
+        values = propose(search, 3, 13, history)
+        assert search.space.check(values, "") == values
+
+
+def test_tpe_finds_what_random_draws_miss() -> None:
+    best = {}
+    for name in ("tpe", "random"):
+        search = config(algorithm={"name": name, "startup": 8})
+        found = [max(near(t.values) for t in tried(search, seed, 40, near).values()) for seed in range(4)]
+        best[name] = np.mean(found)
+    assert best["tpe"] > best["random"]
+
+
+def test_what_matters_is_found() -> None:
+    search = config()
+    history = list(tried(search, 0, 30, lambda values: -abs(np.log10(values["noise_scale"] / 0.02))).values())
+    shares = importances(search.space, GOAL, history)
+    assert next(iter(shares)) == "noise_scale"
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert importances(search.space, GOAL, history[:2]) == {}

@@ -1,30 +1,20 @@
-"""Who is in the finals, and who wins them."""
+"""Who is in the finals, who wins them, and what is written of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from eqr_ray.config.cli import parse_arguments
 from eqr_ray.config.errors import UserError
-from eqr_ray.search.finals import (
-    Finalist,
-    compared,
-    final_numbers,
-    finalists_of,
-    of_trial,
-)
-from eqr_ray.search.study import SearchConfig, search_of
-from eqr_ray.search.sweep_config import SweepConfig
-from eqr_ray.search.trial import Report, Trial
-from eqr_ray.search.trial_dirs import Plan, Trials
-from tests.search.test_proposals import FILE, KNOWN
-
-
-def config(**changes: Any) -> SearchConfig:
-    return search_of({**FILE, **changes})
+from eqr_ray.search.results import Finalist, compared, final_numbers, finalists_of, of_trial, write_recipe, write_trials
+from eqr_ray.search.space import space_of
+from eqr_ray.search.study import SweepConfig
+from eqr_ray.search.trials import Plan, Report, Trial, Trials
+from tests.search.test_study import KNOWN, config
 
 
 def trial(number: int, score: float, status: str = "finished", step: int = 40, **values: Any) -> Trial:
@@ -76,3 +66,35 @@ def test_finals_that_cannot_be() -> None:
     for value in ("finalists=-1", "seeds=0", "seeds=100"):
         with pytest.raises(UserError, match=f"{value} is not allowed"):
             parse_arguments(SweepConfig, [value])
+
+
+def test_the_table_has_a_row_per_report(tmp_path: Path) -> None:
+    space = space_of(
+        {
+            "damping": {"uniform": [0, 1]},
+            "halting": {"choice": ["learned", "fixed"]},
+            "layers": {"integer": [1, 3], "when": {"halting": ["fixed"]}},
+            "augment": {"choice": [True, False]},
+        }
+    )
+    values = {"damping": 0.5, "halting": "learned", "augment": True}
+    reports = (Report(2, 1.0, {"loss": 0.5}), Report(4, 2.0, {"loss": 0.25, "validation_exact": 1.0}))
+    trials = [Trial(0, values, "finished", reports=reports), Trial(1, {**values, "halting": "fixed", "layers": 2})]  # type: ignore[arg-type]
+    write_trials(tmp_path / "trials.parquet", space, trials)
+    rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
+    assert [(row["trial"], row["step"], row["is_last"]) for row in rows] == [
+        (0, 2, False),
+        (0, 4, True),
+        (1, None, True),
+    ]
+    assert [row["loss"] for row in rows] == [0.5, 0.25, None]
+    assert rows[0]["validation_exact"] is None
+    assert [row["space.layers"] for row in rows] == [None, None, 2]
+    assert (rows[0]["space.augment"], rows[0]["space.halting"]) == ("True", "learned")
+
+
+def test_a_recipe_is_yaml_with_its_story(tmp_path: Path) -> None:
+    keys = {"model": "eqr_small", "learning_rate": 1e-05, "compile": False, "limit": None}
+    write_recipe(tmp_path, keys, ["Found."])
+    text = '# Found.\nmodel: "eqr_small"\nlearning_rate: 1e-05\ncompile: false\nlimit: null\n'
+    assert (tmp_path / "best.yaml").read_text() == text

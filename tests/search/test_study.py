@@ -1,19 +1,16 @@
-"""What is tried next: the same for the same question, whenever it is asked."""
+"""What a file under tune/ may say, and what counts as better: goals of trainings, bounds of answering."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.search.optuna_study import importances
-from eqr_ray.search.proposals import most_trials, propose
-from eqr_ray.search.study import SearchConfig, check_names, keys_of, search_of, written
-from eqr_ray.search.trial import Goal, Report, Trial
+from eqr_ray.search.study import AnswerGoal, MetricGoal, SearchConfig, goal_of, keys_of, search_of
 from eqr_ray.training.experiment import KNOBS, TrainOptions
 
 SPACE = {
@@ -36,76 +33,10 @@ def config(**changes: Any) -> SearchConfig:
     return search_of({**FILE, **changes})
 
 
-def ended(number: int, values: dict, score: float, status: str = "finished") -> Trial:
-    return Trial(number, values, status, reports=(Report(40, number, {"validation_exact": score}),))  # type: ignore[arg-type]
-
-
-def tried(search: SearchConfig, seed: int, count: int, score: Any) -> dict[int, Trial]:
-    """Trials one after the other, each worth `score(values)`."""
-    history: dict[int, Trial] = {}
-    for number in range(count):
-        values = propose(search, seed, number, history)
-        history[number] = ended(number, values, score(values))
-    return history
-
-
-def near(values: dict) -> float:
-    """Best at damping 0.1 and noise 0.02."""
-    return 1 - abs(values["damping"] - 0.1) - abs(np.log10(values["noise_scale"] / 0.02)) / 3
-
-
-@given(st.integers(0, 2**31), st.integers(0, 100))
-def test_random_trials_do_not_look_at_others(seed: int, number: int) -> None:
-    search = config(first=[KNOWN])
-    alone = propose(search, seed, number, {})
-    assert alone == propose(search, seed, number, {0: ended(0, KNOWN, 0.5)})
-    assert search.space.check(alone, "") == alone
-    assert (alone == KNOWN) == (number == 0)
-    assert alone != propose(search, seed, number + 1, {})
-
-
-def test_a_grid_begins_with_what_is_known_and_repeats_nothing() -> None:
-    search = config(algorithm={"name": "grid"}, first=[{**KNOWN, "damping": 0.5, "noise_scale": 1.0}])
-    count = most_trials(search)
-    assert count == 2 * 3 * 2
-    found = [propose(search, 0, number, {}) for number in range(count)]
-    assert found[0]["damping"] == 0.5
-    assert len({str(values) for values in found}) == count
-
-
-def test_tpe_is_a_function_of_what_is_known() -> None:
-    search = config(algorithm={"name": "tpe", "startup": 4})
-    one, two = tried(search, 3, 12, near), tried(search, 3, 12, near)
-    assert one == two
-    running = {**one, 12: Trial(12, KNOWN)}
-    lost = {**one, 12: ended(12, KNOWN, 0.0, status="diverged")}
-    for history in (one, running, lost):
-        values = propose(search, 3, 13, history)
-        assert search.space.check(values, "") == values
-
-
-def test_tpe_finds_what_random_draws_miss() -> None:
-    best = {}
-    for name in ("tpe", "random"):
-        search = config(algorithm={"name": name, "startup": 8})
-        found = [max(near(t.values) for t in tried(search, seed, 40, near).values()) for seed in range(4)]
-        best[name] = np.mean(found)
-    assert best["tpe"] > best["random"]
-
-
-def test_what_matters_is_found() -> None:
-    search = config()
-    history = list(tried(search, 0, 30, lambda values: -abs(np.log10(values["noise_scale"] / 0.02))).values())
-    shares = importances(search.space, Goal("validation_exact"), history)
-    assert next(iter(shares)) == "noise_scale"
-    assert sum(shares.values()) == pytest.approx(1.0)
-    assert importances(search.space, Goal("validation_exact"), history[:2]) == {}
-
-
 def test_a_file_and_its_defaults_are_the_same_search() -> None:
-    assert search_of(written(config())) == config()
+    assert search_of(config().to_dict()) == config()
     answers = {"command": "infer", "space": {"depth": {"integer": [1, 8]}}, "objective": {"accuracy": 0.9}, "trials": 3}
-    assert search_of(written(search_of(answers))) == search_of(answers)
+    assert search_of(search_of(answers).to_dict()) == search_of(answers)
 
 
 @pytest.mark.parametrize(
@@ -174,5 +105,41 @@ def test_mistakes_in_a_file_are_named(changes: dict, words: str) -> None:
 )
 def test_keys_are_those_of_the_command(changes: dict, words: str) -> None:
     with pytest.raises(UserError) as error:
-        check_names(config(**changes), keys_of(TrainOptions), KNOBS)
+        config(**changes).check_names(keys_of(TrainOptions), KNOBS)
     assert words in str(error.value)
+
+
+ACCURACY, FLOPS = st.floats(0, 1), st.floats(1e3, 1e15)
+
+
+@given(ACCURACY, FLOPS, ACCURACY, FLOPS)
+def test_what_meets_the_bound_is_better_than_what_does_not(a: float, cost: float, b: float, other: float) -> None:
+    for goal in (AnswerGoal(accuracy=0.5), AnswerGoal(flops=1e9)):
+        one, two = goal.meets(a, cost), goal.meets(b, other)
+        if one and not two:
+            assert goal.score(a, cost) > goal.score(b, other)
+        if one and two and goal.accuracy and cost < other * 0.999:
+            assert goal.score(a, cost) > goal.score(b, other)
+        if one and two and goal.flops and a > b + 1e-4:
+            assert goal.score(a, cost) > goal.score(b, other)
+        if not one and not two and goal.accuracy and a > b:
+            assert goal.score(a, cost) >= goal.score(b, other)
+
+
+def test_exactly_one_bound() -> None:
+    for wrong, words in (
+        ({}, "objective: either accuracy: .* or flops:"),
+        ({"accuracy": 0.5, "flops": 1.0}, "objective: either accuracy: .* or flops:"),
+        ({"accuracy": 1.5}, "accuracy=1.5 is not allowed"),
+        ({"flops": math.inf}, "flops=inf is not allowed"),
+    ):
+        with pytest.raises(UserError, match=words):
+            AnswerGoal(**wrong)
+
+
+def test_goals_are_words() -> None:
+    assert goal_of("lowest token_loss") == MetricGoal("token_loss", highest=False)
+    assert goal_of("highest validation_exact") == MetricGoal("validation_exact")
+    for text in ("validation_exact", "best validation_exact", "highest a b"):
+        with pytest.raises(UserError, match="highest METRIC or lowest METRIC"):
+            goal_of(text)

@@ -11,15 +11,14 @@ from ray import cloudpickle
 from ray.tune.search import Searcher
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.distributed.trials import _Scheduler, _Searcher, _TakeBack, request_of_trial, trials_at_once
-from eqr_ray.search import training_trial as trial
-from eqr_ray.search.early_stopping import EarlyStopping, SuccessiveHalving
-from eqr_ray.search.proposals import Queue
-from eqr_ray.search.training_trial import Reporter
-from eqr_ray.search.trial import Goal, Report
-from eqr_ray.search.trial_dirs import END, Plan, Trials
+from eqr_ray.distributed import trials as module
+from eqr_ray.distributed.trials import Reporter, _Scheduler, _Searcher, _TakeBack, room_for_trials
+from eqr_ray.search.decisions import EarlyStopping, SuccessiveHalving
+from eqr_ray.search.study import MetricGoal, SweepConfig
+from eqr_ray.search.trials import END, Plan, Queue, Report, Trials
 from eqr_ray.training.loop import TrainingDiverged
 
+SCORE = MetricGoal("score")
 CPUS = [{"CPU": 4.0}, {"CPU": 3.0}]
 GPUS = [{"CPU": 8.0, "GPU": 2.0}]
 
@@ -31,23 +30,23 @@ GPUS = [{"CPU": 8.0, "GPU": 2.0}]
 def test_as_many_trials_as_there_is_room_for(
     workers: int, cpus_each: int, gpus_each: float, there: list, fit: int
 ) -> None:
-    team = request_of_trial(workers, cpus_each, gpus_each, "auto", there)
-    assert trials_at_once(team, None, there) == fit
-    assert trials_at_once(team, 1, there) == 1
+    config = SweepConfig(workers=workers, cpus_each=cpus_each, gpus_each=gpus_each)
+    assert room_for_trials(config, there)[1] == fit
+    assert room_for_trials(config.replace(at_once=1), there)[1] == 1
 
 
 def test_a_trial_without_a_place_is_refused_with_what_there_is() -> None:
     with pytest.raises(
         UserError, match=r"2 workers with 4 CPUs each has no place; there are 0 GPUs, 7 CPUs on 2 nodes"
     ):
-        trials_at_once(request_of_trial(2, 4, 1.0, "cpu", CPUS), None, CPUS)
+        room_for_trials(SweepConfig(workers=2, cpus_each=4, device="cpu"), CPUS)
 
 
 def test_tune_asks_and_is_told(tmp_path: Path) -> None:
     trials, seen = Trials(tmp_path), []
 
     queue = Queue(trials, range(3), lambda number, history: Plan(number, {}))
-    searcher = _Searcher(queue, seen.append, max_failures=1)
+    searcher = _Searcher(queue, 1, seen.append)
     assert searcher.set_max_concurrency(2)
     assert [searcher.suggest(name) for name in "abc"] == [{"trial": 0}, {"trial": 1}, None]
     trials.write_result(0, Report(0, 0.0, {}))
@@ -67,7 +66,7 @@ def test_tune_asks_and_is_told(tmp_path: Path) -> None:
 def test_a_trial_that_could_not_take_over_an_actor_is_the_next(tmp_path: Path) -> None:
     """Tune sets its status to ERROR, and tells neither searcher nor scheduler."""
     queue = Queue(Trials(tmp_path), range(2), lambda number, known: Plan(number, {}))
-    searcher = _Searcher(queue, [].append, max_failures=0)
+    searcher = _Searcher(queue, 0, [].append)
     assert searcher.suggest("a") == {"trial": 0}
     assert searcher.suggest("b") is None
     failed = SimpleNamespace(trial_id="a", status="ERROR")
@@ -79,11 +78,11 @@ def test_a_trial_that_could_not_take_over_an_actor_is_the_next(tmp_path: Path) -
 
 def test_trials_with_workers_find_their_end_in_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = [Report(20, 0.0, {"score": 1.0})]
-    monkeypatch.setattr(trial, "reports_of", lambda folder: list(held))
-    monkeypatch.setattr(trial, "complete_checkpoints", lambda folder: [folder / f"{held[-1].step:08d}"])
+    monkeypatch.setattr(module, "reports_of", lambda folder: list(held))
+    monkeypatch.setattr(module, "complete_checkpoints", lambda folder: [folder / f"{held[-1].step:08d}"])
     trials = Trials(tmp_path)
     queue = Queue(trials, range(1), lambda number, known: Plan(number, {}))
-    scheduler = _Scheduler(trials, EarlyStopping(SuccessiveHalving(40, 2, 400, Goal("score")), None), by_itself=True)
+    scheduler = _Scheduler(trials, EarlyStopping(SuccessiveHalving(40, 2, 400, SCORE), None), by_itself=True)
     assert queue.next() == 0
     one, another = (SimpleNamespace(config={"trial": number}) for number in range(2))
     heard = []
@@ -92,12 +91,12 @@ def test_trials_with_workers_find_their_end_in_their_folder(tmp_path: Path, monk
         heard.append(metrics["step"])
         assert scheduler.on_trial_result(None, one, metrics) == "CONTINUE"
 
-    reporter = Reporter(trials, 0, report)
+    reporter = Reporter(trials.folder(0), report)
     reporter.look()
     held += [Report(40, 0.0, {"score": 2.0}), Report(60, 0.0, {"score": 1.5})]
     assert not reporter()  # it has looked just now
     assert heard == [20]
-    monkeypatch.setattr(trial, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.0)
     assert not reporter()
     assert scheduler.on_trial_result(None, another, {"step": 80, "score": 9.0}) == "CONTINUE"
     held += [Report(80, 0.0, {"score": 3.0}), Report(160, 0.0, {"score": 4.0})]
@@ -111,7 +110,7 @@ def test_what_a_trial_does_after_its_end_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool, status: str, step: int
 ) -> None:
     """Its workers go on for a moment, and may diverge."""
-    monkeypatch.setattr(trial, "Experiment", SimpleNamespace(parse=lambda values: None))
+    monkeypatch.setattr(module, "Experiment", SimpleNamespace(parse=lambda values: None))
     trials = Trials(tmp_path)
     trials.write_plan(Plan(0, {}, experiment={}))
 
@@ -120,7 +119,7 @@ def test_what_a_trial_does_after_its_end_does_not_count(
             trials.write_end(0, "stopped", "others were better", 20)
         raise TrainingDiverged("the loss is no number")
 
-    trial.run_trial(trials, 0, train, [].append, {})
+    module.run_trial(trials, 0, train, [].append, {})
     assert trials.read(0).status == status
     assert json.loads((trials.folder(0) / END).read_text())["step"] == step
 
@@ -128,7 +127,7 @@ def test_what_a_trial_does_after_its_end_does_not_count(
 def test_early_stopping_ends_trials(tmp_path: Path) -> None:
     trials = Trials(tmp_path)
     queue = Queue(trials, range(2), lambda number, known: Plan(number, {}))
-    scheduler = _Scheduler(trials, EarlyStopping(SuccessiveHalving(2, 2, 8, Goal("score")), None), by_itself=False)
+    scheduler = _Scheduler(trials, EarlyStopping(SuccessiveHalving(2, 2, 8, SCORE), None), by_itself=False)
     assert [queue.next(), queue.next()] == [0, 1]
     one, two = (SimpleNamespace(config={"trial": number}) for number in range(2))
     assert scheduler.on_trial_result(None, one, {"step": 2, "score": 1.0}) == "CONTINUE"

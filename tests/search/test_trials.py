@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.search.proposals import Queue
-from eqr_ray.search.space import space_of
-from eqr_ray.search.trial import Report, Trial
-from eqr_ray.search.trial_dirs import Plan, Trials, write_recipe, write_trials
+from eqr_ray.search.study import MetricGoal
+from eqr_ray.search.trials import Plan, Queue, Report, Trial, Trials, ranked, score
 from eqr_ray.storage.run_log import RunLog, read_log
 
 
@@ -86,31 +84,6 @@ def test_the_queue_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     assert trials.plan(4).values == {"damping": 0.3}
 
 
-def test_the_table_has_a_row_per_report(tmp_path: Path) -> None:
-    space = space_of(
-        {
-            "damping": {"uniform": [0, 1]},
-            "halting": {"choice": ["learned", "fixed"]},
-            "layers": {"integer": [1, 3], "when": {"halting": ["fixed"]}},
-            "augment": {"choice": [True, False]},
-        }
-    )
-    values = {"damping": 0.5, "halting": "learned", "augment": True}
-    reports = (Report(2, 1.0, {"loss": 0.5}), Report(4, 2.0, {"loss": 0.25, "validation_exact": 1.0}))
-    trials = [Trial(0, values, "finished", reports=reports), Trial(1, {**values, "halting": "fixed", "layers": 2})]  # type: ignore[arg-type]
-    write_trials(tmp_path / "trials.parquet", space, trials)
-    rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
-    assert [(row["trial"], row["step"], row["is_last"]) for row in rows] == [
-        (0, 2, False),
-        (0, 4, True),
-        (1, None, True),
-    ]
-    assert [row["loss"] for row in rows] == [0.5, 0.25, None]
-    assert rows[0]["validation_exact"] is None
-    assert [row["space.layers"] for row in rows] == [None, None, 2]
-    assert (rows[0]["space.augment"], rows[0]["space.halting"]) == ("True", "learned")
-
-
 @pytest.mark.parametrize("name", ["trial.json", "result.json", "end.json"])
 @pytest.mark.parametrize("content", [b"\xf8", b"[1]", b"{}", b'{"banana": 1}', b"[" * 100_000])
 def test_a_damaged_trial_is_one_line(name: str, content: bytes, tmp_path: Path) -> None:
@@ -119,13 +92,6 @@ def test_a_damaged_trial_is_one_line(name: str, content: bytes, tmp_path: Path) 
     (trials.folder(0) / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name} is damaged: "):
         trials.read(0)
-
-
-def test_a_recipe_is_yaml_with_its_story(tmp_path: Path) -> None:
-    keys = {"model": "eqr_small", "learning_rate": 1e-05, "compile": False, "limit": None}
-    write_recipe(tmp_path, keys, ["Found."])
-    text = '# Found.\nmodel: "eqr_small"\nlearning_rate: 1e-05\ncompile: false\nlimit: null\n'
-    assert (tmp_path / "best.yaml").read_text() == text
 
 
 def test_the_log_of_a_sweep_has_every_trial(tmp_path: Path) -> None:
@@ -139,3 +105,23 @@ def test_the_log_of_a_sweep_has_every_trial(tmp_path: Path) -> None:
     assert (begun["event"], begun["trial"], begun["values"]) == ("trial_begun", "trials/00000", {"damping": 0.3})
     assert (over["event"], over["trial"], over["status"], over["step"]) == ("trial_over", "trials/00000", "finished", 4)
     assert over["metrics"] == {"score": 0.5}
+
+
+def reported(number: int, *values: float, status: str = "finished") -> Trial:
+    reports = tuple(Report(step, step, {"right": value}) for step, value in enumerate(values))
+    return Trial(number, {}, status, reports=reports)  # type: ignore[arg-type]
+
+
+def test_the_last_report_of_a_finished_trial_counts() -> None:
+    trials = [
+        reported(0, 0.9, 0.5),
+        reported(1, 0.6),
+        reported(2, 0.6),
+        reported(3, 1.0, status="stopped"),
+        reported(4, 1.0, status="collapsed"),
+        reported(5, math.nan),
+        reported(6),
+    ]
+    assert [one.number for one in ranked(trials, MetricGoal("right"))] == [1, 2, 0, 5]
+    assert [one.number for one in ranked(trials, MetricGoal("right", highest=False))] == [0, 1, 2, 5]
+    assert [score(one, MetricGoal("right")) for one in trials] == [0.5, 0.6, 0.6, 1.0, -math.inf, -math.inf, -math.inf]
