@@ -33,15 +33,7 @@ from ray.tune.search import Searcher
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.distributed.cluster import nodes, start_ray
-from eqr_ray.distributed.resources import (
-    Node,
-    ResourceRequest,
-    capacity,
-    describe_nodes,
-    gpu_share,
-    this_machine,
-    uses_gpus,
-)
+from eqr_ray.distributed.resources import ResourceRequest, capacity, describe_nodes, gpu_share, this_machine, uses_gpus
 from eqr_ray.distributed.trainer import train_on_ray
 from eqr_ray.search.decisions import EarlyStopping
 from eqr_ray.search.study import SweepConfig
@@ -57,21 +49,19 @@ NUMBER = "trial"  # the one entry of a trial's configuration as Tune knows it
 ENDING_S = 60  # that a new trial waits for the last one's thread to end in the actor that it takes over; Tune's are 2
 DRIVER_MEMORY = 1_000_000.0  # bytes: Tune wants every trial to ask for something, and its workers have the CPUs
 UNLOCK_S = 60.0  # the processes of a driver that was killed take a while to notice
-LOOK_EVERY_S = 1.0  # for new reports
+
+Tell = Callable[[dict[str, Any]], None]  # metrics of a trial, with its step
 
 
 class Reporter:
-    """Reports what the folder of a trial newly holds, each step once. Called, it does so from time to time, and says
-    whether the trial is over, as the folder has it."""
+    """Reports what the folder of a trial newly holds, each step once. Called, it says whether the trial is over too, as
+    the folder has it."""
 
-    def __init__(self, folder: Path, report: Callable[[dict[str, Any]], None]) -> None:
-        self._folder, self._report = folder, report
-        self._step, self._looked_s = 0, time.monotonic()
+    def __init__(self, folder: Path, report: Tell) -> None:
+        self._folder, self._report, self._step = folder, report, 0
 
     def __call__(self) -> bool:
-        if time.monotonic() - self._looked_s >= LOOK_EVERY_S:
-            self.look()
-            self._looked_s = time.monotonic()
+        self.look()
         return (self._folder / END).is_file()
 
     def look(self) -> None:
@@ -85,13 +75,10 @@ class Reporter:
                 self._report({**one.metrics, "step": one.step})
 
 
-def run_trial(
-    trials: Trials,
-    number: int,
-    train: Callable[[Experiment, Path, Reporter], object],
-    report: Callable[[dict[str, Any]], None],
-    free: Mapping[str, Any],
-) -> None:
+Train = Callable[[Experiment, Path, Reporter], object]
+
+
+def run_trial(trials: Trials, number: int, train: Train, report: Tell, free: Mapping[str, Any]) -> None:
     """Report what the folder holds, then `train` what is left. How it ended is left in the folder: the summary of a
     training, or end.json. Other errors than divergence and a mistake are raised: a retry may help.
 
@@ -146,7 +133,7 @@ def _train_with_workers(experiment: Experiment, folder: Path, reporter: Reporter
     reporter.look()
 
 
-def room_for_trials(config: SweepConfig, nodes: Sequence[Node]) -> tuple[ResourceRequest, int]:
+def room_for_trials(config: SweepConfig, nodes: Sequence[Mapping[str, float]]) -> tuple[ResourceRequest, int]:
     """(who works for one trial: its workers, or the trial itself; how many trials side by side the nodes have room for,
     `at_once` at most). UserError: no such share of a GPU, or no room for one."""
     gpus = gpu_share(config.gpus_each) if uses_gpus(config.device, nodes) else 0.0

@@ -232,17 +232,13 @@ class SweepConfig(ActorOptions):
     """
 
     space: str | None = option(
-        None,
-        "FILE.yaml: what varies, how it is searched, what counts (docs/guide/search.md); null: with resume=",
-        resume=True,
+        None, "FILE.yaml: what varies, how it is searched, what counts (docs/guide/search.md)", resume=True
     )
     data: str | None = option(
         None, "a folder that prepare made: its train, validation and, for the finals, test split", resume=True
     )
     checkpoint: str | None = option(
-        None,
-        "of a search over answers: a run's folder, a folder with model.safetensors, FILE.pth, zoo:NAME",
-        resume=True,
+        None, "of a search over answers: a run's folder, one with model.safetensors, FILE.pth, zoo:NAME", resume=True
     )
     out: str | None = option(None, "folder of results; null: runs/sweep-NAME, named after the file")
     resume: str | None = option(
@@ -255,10 +251,7 @@ class SweepConfig(ActorOptions):
     finalists: int = option(3, "so many of the best train again; 0: none", ge=0, resume=True)
     seeds: int = option(3, "with so many fresh seeds each", ge=1, le=MOST_SEEDS, resume=True)
     workers: int = option(
-        0,
-        "Ray Train workers of a trial; 0: the trial trains in its own process, which the next one takes over",
-        ge=0,
-        resume=True,
+        0, "Ray Train workers of a trial; 0: it trains in its own process, which the next takes over", ge=0, resume=True
     )
     cpus_each: int = option(1, "CPUs of a worker, or of the trial with workers=0", ge=1, resume=True)
     at_once: int | None = option(None, "trials side by side; null: as many as there is room for", ge=1, resume=True)

@@ -176,17 +176,14 @@ def _read(path: Path, kind: type[T]) -> T:
         raise UserError(f"{path} is damaged: {error}") from error
 
 
+Planner = Callable[[int, Mapping[int, Trial]], Plan]
+
+
 class Queue:
     """Deals out the trials of `numbers` in order: those that are not over, then new ones, each begun by writing its
     `plan(number, history)`. `history`: the trials so far, by number."""
 
-    def __init__(
-        self,
-        trials: Trials,
-        numbers: Iterable[int],
-        plan: Callable[[int, Mapping[int, Trial]], Plan],
-        log: RunLog | None = None,
-    ) -> None:
+    def __init__(self, trials: Trials, numbers: Iterable[int], plan: Planner, log: RunLog | None = None) -> None:
         self.trials, self.history, self._plan = trials, trials.all(), plan
         self._log = RunLog(None) if log is None else log
         self._left = [n for n in numbers if n not in self.history or not self.history[n].is_over]
