@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from eqr_ray.config.errors import extra
 from eqr_ray.search.space import Space, Values
 from eqr_ray.search.study import MetricGoal, SearchConfig
 from eqr_ray.search.trials import Report, Status, Trial
@@ -36,9 +35,9 @@ def propose(config: SearchConfig, seed: int, number: int, history: Mapping[int, 
     if number < len(config.points):
         return config.points[number]
     if config.algorithm.name == "tpe" and number >= config.algorithm.startup:
-        with extra("search", "algorithm.name=tpe"):
-            # lazy: Optuna is an optional part
-            from eqr_ray.search.optuna_study import suggest  # noqa: PLC0415
+        # lazy: Optuna is an optional part, without which no sweep begins
+        from eqr_ray.search.optuna_study import suggest  # noqa: PLC0415
+
         return suggest(config.space, config.goal, seed, number, list(history.values()))
     return drawn(config.space, seed, number)
 
