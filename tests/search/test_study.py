@@ -131,7 +131,7 @@ def test_exactly_one_bound() -> None:
         ({}, "objective: either accuracy: .* or flops:"),
         ({"accuracy": 0.5, "flops": 1.0}, "objective: either accuracy: .* or flops:"),
         ({"accuracy": 1.5}, "accuracy=1.5 is not allowed"),
-        ({"flops": math.inf}, "flops=inf is not allowed"),
+        ({"flops": math.inf}, "flops=Infinity is not allowed"),
     ):
         with pytest.raises(UserError, match=words):
             AnswerGoal(**wrong)
