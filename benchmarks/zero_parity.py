@@ -122,7 +122,7 @@ def course(backend: Backend, setting: Setting, config: TrainingConfig, carry: Ca
         backend.set_learning_rate(learning_rate(step, config))
         carry, sums = training_step(backend, carry, sampler, config, step)
         seconds.append(time.perf_counter() - start)
-        losses.append(float(backend.sum(torch.stack(list(sums)))[1]) / config.batch)
+        losses.append(float(backend.sum(sums["loss"])) / config.batch)
     return Course(losses, seconds, {name: p.detach().clone() for name, p in backend.parameters().items()})
 
 
