@@ -140,7 +140,7 @@ def position(one: Parameter, value: Value) -> float:
 def edges(one: Parameter) -> npt.NDArray[np.float64]:
     """Of a parameter's cells in a heat map: one for each choice, CELLS at most of a range."""
     if one.kind == "choice":
-        return np.arange(len(one.choices) + 1) - 0.5
+        return np.arange(len(one.choices) + 1, dtype=np.float64) - 0.5
     cells = min(CELLS, int(one.high - one.low) + 1) if one.kind == "integer" else CELLS
     spaced = np.geomspace if one.kind == "log" else np.linspace
     return np.asarray(spaced(one.low, one.high, cells + 1), dtype=np.float64)
