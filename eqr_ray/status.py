@@ -2,8 +2,7 @@
 
     python -m eqr_ray.status runs/sudoku9
 
-What is told is read from the folder alone, so that it works while the run goes on elsewhere, and long after. Whether a
-driver lives is known on its own machine only; from another one the time since its last word is told.
+Whether a driver lives is known on its own machine only; from another one the time since its last word is told.
 """
 
 from __future__ import annotations
@@ -58,16 +57,18 @@ def report(path: Path) -> list[tuple[str, str]]:
         raise UserError(f"run={path} is {'a file, not a folder' if path.exists() else 'not there'}")
     if not any((path / name).is_file() for name in (MANIFEST, LOCK)):
         raise UserError(f"run={path} holds no run (no {MANIFEST})")
-    summary, manifest = (read_json(file) if (file := path / name).is_file() else None for name in (SUMMARY, MANIFEST))
-    kind, command = (manifest or {}).get("kind"), ""
+    manifest, summary = (read_json(path / name) if (path / name).is_file() else None for name in (MANIFEST, SUMMARY))
+    kind = manifest and manifest.get("kind")
+    command = "" if kind not in ("train", "sweep") else _command(kind, resume=str(path))
     if kind == "train":
-        what, status = _training(path, summary)
-        command = _command("train", resume=str(path))
+        experiment = _configuration(Experiment, path, "train")
+        what, status = _training(experiment), status_of_training(path, experiment, summary)
     elif kind == "infer":
-        what, status, command = _inference(path, summary)
+        config = _configuration(InferConfig, path, "infer")
+        what, status = _inference(config, path), status_of_inference(path, summary)
+        command = _same_command(config, path)
     elif kind == "sweep":
         what, status = status_of_search(path, summary)
-        command = _command("sweep", resume=str(path))
     elif kind in ("calibrate", "frontier"):
         facts = (calibration_facts if kind == "calibrate" else frontier_facts)(summary or {})
         what, status = f"{KINDS[kind]} of records", RunStatus(facts, read_log(path / LOG).lost())
@@ -95,33 +96,31 @@ def _does(path: Path, driver: Driver | None, finished: bool) -> str:
     return f"it runs: {who}{silent}" if driver.alive else f"nothing: {who} died{silent}"
 
 
-def _configuration(kind: type[O], path: Path) -> O:
+def _configuration(options_class: type[O], path: Path, kind: str) -> O:
     try:
-        return kind.parse(read_json(path / CONFIG))
-    except FileNotFoundError:
-        raise UserError(f"{path / CONFIG} is missing: the run was killed while it began; begin it again") from None
+        return options_class.parse(RunDir(path, kind).config())
     except UserError as error:
-        raise UserError(f"{path / CONFIG} is not that of a run of train or infer ({error})") from error
+        raise UserError(f"{path / CONFIG} cannot be read: {error}") from error
 
 
-def _training(path: Path, summary: dict[str, Any] | None) -> tuple[str, RunStatus]:
-    config = _configuration(Experiment, path)
-    on = f"{config.workers} Ray workers, ZeRO {config.zero}" if config.workers else "one process"
-    shape = f"width {config.model.width}, {config.model.layers} layers, batch {config.batch}"
-    what = f"training, {config.task}: {shape}, {on}, data {config.data}"
-    return what, status_of_training(path, config, summary)
+def _training(experiment: Experiment) -> str:
+    on = f"{experiment.workers} Ray workers, ZeRO {experiment.zero}" if experiment.workers else "one process"
+    shape = f"width {experiment.model.width}, {experiment.model.layers} layers, batch {experiment.batch}"
+    return f"training, {experiment.task}: {shape}, {on}, data {experiment.data}"
 
 
-def _inference(path: Path, summary: dict[str, Any] | None) -> tuple[str, RunStatus, str]:
-    """(what it is, how it is, the command that began it with what is not at its default, wherever the folder is)."""
-    config = _configuration(InferConfig, path)
+def _inference(config: InferConfig, path: Path) -> str:
     shape = f"depth {config.depth}, breadth {config.breadth}, policy {config.policy}"
     puzzles = RunDir(path, "infer").identity().get("puzzles")
-    what = f"inference, {puzzles} puzzles: {shape}, {config.checkpoint} on {config.data}"
+    return f"inference, {puzzles} puzzles: {shape}, {config.checkpoint} on {config.data}"
+
+
+def _same_command(config: InferConfig, path: Path) -> str:
+    """What began the run, with the keys that are not at their defaults; the folder may have been moved since."""
     needed = {"checkpoint": config.checkpoint, "data": config.data, "out": str(path.resolve())}
     defaults = InferConfig(checkpoint="x", data="x").to_dict()
     changed = {key: value for key, value in config.to_dict().items() if key not in needed and value != defaults[key]}
-    return what, status_of_inference(path, summary), _command("infer", **needed, **changed)
+    return _command("infer", **needed, **changed)
 
 
 def _command(name: str, **keys: Any) -> str:

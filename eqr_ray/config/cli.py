@@ -5,11 +5,9 @@
     def cli() -> NoReturn:
         run_command("train", TrainOptions, main)
 
-What is typed is read by the declared type of its key, so that text stays as typed: paths with spaces, `=` or `:` work,
-and `${...}` is never resolved. Hydra composes the presets that `model=NAME` names, and nothing else.
-
-Exit status: 0 done, 2 the user's mistake (one line), 1 a failure of ours or of the machine, 130 interrupted. A main may
-say what is kept by `raise KeyboardInterrupt(words)`.
+What is typed is read by the declared type of its key, so that text stays as typed, `${...}` too. Hydra composes the
+presets that `model=NAME` names, and nothing else. Exit status: 0 done, 2 the user's mistake (one line), 1 a failure of
+ours or of the machine, 130 interrupted. A main may say what is kept by `raise KeyboardInterrupt(words)`.
 """
 
 from __future__ import annotations

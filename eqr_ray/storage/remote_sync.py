@@ -1,21 +1,19 @@
 """A copy of a run's folder in a place that outlives the machines: s3://bucket/runs/one, gs://..., any fsspec address.
 
-A run works in a folder of its own disk, where files can be renamed, locked and appended to. The driver copies what is
-finished, file by file, while the run goes on, and a driver on another machine begins by fetching it. What makes a
-folder whole goes last (`state.json` of a checkpoint, `summary.json` of a run) and is removed first, so a half-copied
-checkpoint is never chosen. A store that does not answer holds nothing up: what it has missed is copied later.
+The driver copies what is finished, file by file, while the run goes on, and a driver on another machine begins by
+fetching it. What makes a folder whole goes last (`state.json` of a checkpoint, `summary.json` of a run) and is removed
+first, so a half-copied checkpoint is never chosen. What a store that does not answer has missed is copied later.
 
 S3 and GCS are reached by pyarrow's clients behind fsspec's interface: s3fs pins a botocore that excludes boto3's own.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,6 +25,7 @@ from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-
 from pyarrow.fs import FileSystem
 
 from eqr_ray.config.errors import Failure, UserError
+from eqr_ray.config.schema import read_json
 from eqr_ray.storage.run_dir import CONFIG, LOCK, MANIFEST, SUMMARY
 
 EVERY_S = 5.0  # between two looks at the folder
@@ -52,15 +51,14 @@ class RemoteCopy:
         self._sent: dict[str, tuple[int, int]] = {}  # what is there: (size, time of change in ns) here, by name
 
     def fetch(self) -> int:
-        """Bring the copy to the folder, which holds no run yet; how many files. What makes a folder whole comes last.
-
-        UserError: the store does not answer, or names a file outside of the folder."""
+        """Bring the copy to the folder, which holds no run yet; how many files. UserError: the store does not answer,
+        or names a file outside of the folder."""
         names = sorted(self._there(), key=_rank)
         for name in names:
             path = self.folder / name
             if not path.resolve().is_relative_to(self.folder.resolve()):
                 raise UserError(f"mirror={self.url} holds {name}, which leads out of the run's folder")
-            with self._readable():
+            with _store_errors(self._unreadable):
                 content = self._store.cat_file(str(self._root / name))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
@@ -70,10 +68,8 @@ class RemoteCopy:
         """Learn what the copy has already. UserError: the store does not answer, or has what the folder lacks."""
         here, there = self._here(), self._there()
         if ahead := next((name for name in sorted(there.keys() - here.keys()) if _is_ahead(name, here)), None):
-            raise UserError(
-                f"mirror={self.url} is ahead of {self.folder}: it has {ahead}; "
-                "move the folder away to go on from the copy, or choose another mirror="
-            )
+            words = "move the folder away to go on from the copy, or choose another mirror="
+            raise UserError(f"mirror={self.url} is ahead of {self.folder}: it has {ahead}; {words}")
         for name, size in there.items():
             if name not in here:
                 self._sent[name] = GONE
@@ -87,7 +83,7 @@ class RemoteCopy:
         if CONFIG in self._sent and CONFIG not in here:
             raise OSError(f"{self.folder} has lost its {CONFIG}")
         for name in sorted(self._sent.keys() - here.keys(), key=_rank, reverse=True):
-            with _as_os_error(), suppress(FileNotFoundError):
+            with _store_errors(OSError), suppress(FileNotFoundError):
                 self._store.rm_file(str(self._root / name))
             del self._sent[name]
         missed: set[PurePosixPath] = set()  # folders in which a file went away while it was copied
@@ -124,7 +120,7 @@ class RemoteCopy:
                 raise error
 
         sizes = {}
-        with self._readable():
+        with _store_errors(self._unreadable):
             self._store.invalidate_cache()
             for _, _, files in self._store.walk(str(self._root), detail=True, on_error=skip):
                 for file in (file for file in files.values() if file["type"] == "file"):
@@ -136,7 +132,7 @@ class RemoteCopy:
     def _put(self, name: str, content: bytes) -> None:
         """A file of an object store is there whole or not at all; elsewhere it is written beside its place."""
         path = self._root / name
-        with _as_os_error():
+        with _store_errors(OSError):
             if isinstance(self._store, LocalFileSystem):
                 self._store.makedirs(str(path.parent), exist_ok=True)
                 temporary = str(path.with_name(f".{path.name}.tmp"))
@@ -145,13 +141,8 @@ class RemoteCopy:
             else:
                 self._store.pipe_file(str(path), content)
 
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        try:
-            with _as_os_error():
-                yield
-        except OSError as error:
-            raise UserError(f"mirror={self.url} cannot be read ({_first_line(error)})") from error
+    def _unreadable(self, why: str) -> UserError:
+        return UserError(f"mirror={self.url} cannot be read ({why})")
 
 
 def store_of(url: str) -> tuple[AbstractFileSystem, str]:
@@ -177,18 +168,16 @@ def mirror_of(values: dict[str, Any], given: Collection[str], folder: Path) -> s
     if typed is not None or "mirror" in given:
         return typed
     try:
-        before = json.loads((folder / CONFIG).read_text())["mirror"]
-    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it, the command says
+        before = read_json(folder / CONFIG).get("mirror")
+    except (OSError, UserError):  # what is wrong with it, the command says
         return None
     return before if isinstance(before, str) else None
 
 
 def fetch(folder: Path, url: str | None) -> None:
-    """Bring a run here that only its copy has. A folder with anything in it is left to the command.
-
-    UserError: the store does not answer."""
-    holds = {path.name for path in folder.iterdir() if _is_shared(path.name)} if folder.is_dir() else set()
-    if url is not None and not holds and not folder.is_file() and (count := RemoteCopy(folder, url).fetch()):
+    """Bring a run here that only its copy has; not into a folder that holds anything. UserError: it cannot be read."""
+    is_free = not folder.exists() or (folder.is_dir() and not any(_is_shared(path.name) for path in folder.iterdir()))
+    if url is not None and is_free and (count := RemoteCopy(folder, url).fetch()):
         log.warning("%d files fetched from %s", count, url)
 
 
@@ -196,9 +185,8 @@ def fetch(folder: Path, url: str | None) -> None:
 def mirrored(folder: Path, url: str | None) -> Iterator[None]:
     """Keep a copy of `folder` at `url` while the block runs, and complete it at the end. None: nothing is copied.
 
-    UserError: the store does not answer at the start, or is ahead. Failure: it does not answer at the end; where the
-    block has failed, what it raises counts, and of the store there is a warning.
-    """
+    UserError: the store does not answer at the start, or is ahead. Failure: it does not answer at the end (a warning
+    where the block has failed)."""
     if url is None:
         yield
         return
@@ -262,14 +250,12 @@ def _is_ahead(name: str, here: Collection[str]) -> bool:
 
 
 @contextmanager
-def _as_os_error() -> Iterator[None]:
-    """Whatever a store's library raises is an OSError."""
+def _store_errors(made: Callable[[str], Exception]) -> Iterator[None]:
+    """Whatever a store's library raises is one kind of error."""
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
-        raise OSError(_first_line(error)) from error
+        raise made(_first_line(error)) from error
 
 
 def _is_shared(name: str) -> bool:

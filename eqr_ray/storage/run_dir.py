@@ -4,8 +4,7 @@
     config.json     the configuration; written last when a run begins: without it there is no run
     log.jsonl       what happened; summary.json: of a finished run; lock.json: while a process works here
 
-The lock names a process by host, number and start time, so that the lock of a process that died is recognised, even
-when its number has been given to another one since.
+The lock names a process by host, number and start time: a number may have been given to another process since.
 """
 
 from __future__ import annotations
@@ -52,19 +51,13 @@ class RunDir:
         file = self.path / MANIFEST
         if not file.is_file():
             return {}
-        manifest = read_json(file)
-        kind, identity = manifest.get("kind"), manifest.get("identity")
-        if (
-            not isinstance(kind, str)
-            or not isinstance(identity, dict)
-            or content_hash(identity) != manifest.get("hash")
-        ):
+        found = read_json(file)
+        kind, identity = found.get("kind"), found.get("identity")
+        if kind not in tuple(KINDS) or not isinstance(identity, dict) or content_hash(identity) != found.get("hash"):
             raise UserError(f"{file} is damaged: its content has another hash")
         if kind != self.kind:
-            raise UserError(
-                f"{self.path} holds a {KINDS.get(kind, kind)}, not a {KINDS[self.kind]}; choose another folder"
-            )
-        return manifest if self.has_run else {}
+            raise UserError(f"{self.path} holds a {KINDS[kind]}, not a {KINDS[self.kind]}; choose another folder")
+        return found if self.has_run else {}
 
     def identity(self) -> dict[str, Any]:
         """What the run here is; empty where none has begun. UserError as `manifest`."""
@@ -72,7 +65,6 @@ class RunDir:
 
     def check(self, identity: Mapping[str, Any] | None = None, grows: Collection[str] = ()) -> None:
         """UserError: the folder holds something else, or another run than that of `identity` (None: any of this kind).
-
         Numbers named in `grows` may be greater than they were."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"out={self.path} is a file, not a folder")
@@ -104,8 +96,7 @@ class RunDir:
 
     def summary(self) -> dict[str, Any] | None:
         """None: the run is not finished. UserError: the file is damaged."""
-        file = self.path / SUMMARY
-        return read_json(file) if file.is_file() else None
+        return read_json(self.path / SUMMARY) if (self.path / SUMMARY).is_file() else None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Say that the run is finished, with its metrics."""
@@ -180,7 +171,6 @@ def locked(path: Path) -> Iterator[None]:
 
 def how_to_tell(path: Path) -> str:
     """A lock of another machine is never taken away silently; the user learns what there is to know about it."""
-    log = path / LOG
+    log, here = path / LOG, socket.gethostname()
     silent = f"; its {LOG} was written {duration(time.time() - log.stat().st_mtime)} ago" if log.exists() else ""
-    here, lock = socket.gethostname(), path / LOCK
-    return f"which cannot be seen from {here}{silent}. If it is dead (a pod that was replaced): rm {lock}"
+    return f"which cannot be seen from {here}{silent}. If it is dead (a pod that was replaced): rm {path / LOCK}"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -35,8 +35,7 @@ class RunLog:
     """Appends to the log of the run in `folder` (None: nothing is written, for workers other than the first).
 
     While it is open, this package's warnings go into it. `sinks` are given every entry: Ray metrics, a display.
-    `actor`: who writes, if not the process of this host.
-    """
+    `actor`: who writes, if not the process of this host."""
 
     def __init__(
         self,
@@ -57,8 +56,11 @@ class RunLog:
         self._about = {"run": run, **who, "trial": trial}
         folder.mkdir(parents=True, exist_ok=True)
         self._wandb = None if wandb == "disabled" else _start_wandb(folder, wandb, config or {})
-        _end_last_line(folder / LOG)
-        self._file = (folder / LOG).open("ab", buffering=0)  # a line is one write: no other writer comes between
+        self._file = (folder / LOG).open("a+b", buffering=0)  # a line is one write: no other writer comes between
+        if self._file.seek(0, 2):
+            self._file.seek(-1, 2)
+            if self._file.read() != b"\n":  # a kill cut a line short, to which the next one is not glued
+                self._file.write(b"\n")
 
     def log(self, event: str, step: int | None = None, **metrics: Any) -> None:
         """One line. `metrics`: JSON values; `trial` and `actor` may be among them."""
@@ -111,10 +113,8 @@ _handler = _WarningHandler(logging.WARNING)
 
 
 def run_and_trial(folder: Path) -> tuple[str, str | None]:
-    """What a run is called in logs: its folder's name; of what lies in the folder of another run, the way there too.
-
-    ("three", "trials/00007") for a trial of the sweep "three".
-    """
+    """What a run is called in logs, e.g. ("three", "trials/00007") of a trial of the sweep "three"; with the way from
+    the run in whose folder it lies."""
     *_, over, parent, own = ("", "", *folder.resolve().parts)
     if parent in ("trials", "finals"):
         return over, f"{parent}/{own}"
@@ -200,21 +200,9 @@ def followed(log: Path, show: Callable[[Entry], None]) -> Iterator[None]:
 def number(entry: Mapping[str, Any], key: str) -> float | None:
     """A finite number of an entry, or None."""
     value = entry.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer of hundreds of digits
-        return None
-
-
-def _end_last_line(log: Path) -> None:
-    """End a line that a kill cut short, so that the next one is not glued to it."""
-    if log.exists() and log.stat().st_size:
-        with log.open("rb+") as file:
-            file.seek(-1, 2)
-            if file.read() != b"\n":
-                file.write(b"\n")
+    return float(value)
 
 
 def _start_wandb(folder: Path, mode: WandbMode, config: Mapping[str, Any]) -> Any:
