@@ -32,7 +32,7 @@ from eqr_ray.model import network as networks
 from eqr_ray.model.network import Network, cell_function, flops_per_segment
 from eqr_ray.model.noise import row_keys
 from eqr_ray.tasks.registry import task_named
-from eqr_ray.training.backend import Ema, LocalBackend
+from eqr_ray.training.backend import Backend, Ema
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.step import empty_carry, training_step
 
@@ -78,7 +78,7 @@ def training_rows_per_s(config: ModelConfig, options: Words, folder: Path) -> fl
     task = task_named("sudoku9")
     write_split(folder / "train.arrow", task, task.generate(PUZZLES, seed=0), source="generate", seed=0)
     training = TrainingConfig(batch=options.batch, accumulation=max(1, options.batch // options.chunk))
-    engine = LocalBackend(Reasoner(config), training, torch.device("cpu"))
+    engine = Backend(Reasoner(config), training, torch.device("cpu"))
     engine.model.cell_fn = cell_function(engine.device, options.compile)
     engine.set_learning_rate(training.learning_rate)
     sampler = Sampler(Split.open(folder / "train.arrow"), options.batch, seed=0, augment=True)

@@ -6,11 +6,11 @@
 
 Float32. Workers are plain processes joined by torch.distributed (gloo); no Ray is started. Columns:
 
-    loss      largest relative difference of a step's loss from LocalBackend with the whole batch at once
-    ordered   the same from LocalBackend with the batch in as many micro-batches as there are workers, which adds the
+    loss      largest relative difference of a step's loss from one process with the whole batch at once
+    ordered   the same from one process with the batch in as many micro-batches as there are workers, which adds the
               gradients in the workers' order: what remains is not the order of a sum
     weights   largest difference of a weight at the end from that twin
-    handed    as `ordered`, when LocalBackend's state is handed over half-way: weights, moments, number of updates
+    handed    as `ordered`, when one process's state is handed over half-way: weights, moments, number of updates
     ms        median milliseconds of a step
 
 Halting is a threshold and the optimizer's step is a sign where gradients are small: the rounding of another order of
@@ -40,7 +40,7 @@ from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import ModelConfig, Reasoner
 from eqr_ray.model.network import cell_function
 from eqr_ray.tasks import task_named
-from eqr_ray.training.backend import Backend, LocalBackend, learning_rate
+from eqr_ray.training.backend import Backend, learning_rate
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.loop import rows_of
 from eqr_ray.training.step import Carry, empty_carry, training_step
@@ -106,7 +106,7 @@ class Course:
 
 @dataclass(frozen=True)
 class State:
-    """LocalBackend's state half-way, for others to go on from."""
+    """One process's state half-way, for others to go on from."""
 
     carry: Carry
     weights: dict[str, Tensor]
@@ -134,16 +134,16 @@ def fresh(backend: Backend, config: TrainingConfig) -> Carry:
 
 
 def local(setting: Setting, accumulation: int) -> Course:
-    """LocalBackend's course, its batch in so many micro-batches."""
+    """One process's course, its batch in so many micro-batches."""
     config = setting.training.replace(accumulation=accumulation)
-    backend = LocalBackend(setting.model(), config, torch.device("cpu"))
+    backend = Backend(setting.model(), config, torch.device("cpu"))
     return course(backend, setting, config, fresh(backend, config), 0, setting.steps)
 
 
 def half_way(setting: Setting, accumulation: int) -> State:
-    """LocalBackend after half of the steps, as a checkpoint would hold it."""
+    """One process after half of the steps, as a checkpoint would hold it."""
     config = setting.training.replace(accumulation=accumulation)
-    backend = LocalBackend(setting.model(), config, torch.device("cpu"))
+    backend = Backend(setting.model(), config, torch.device("cpu"))
     sampler = Sampler(Split.open(setting.data), config.batch, config.seed, config.augment)
     carry = fresh(backend, config)
     for step in range(setting.steps // 2):
@@ -233,7 +233,7 @@ def main() -> None:
         setting = Setting(**chosen, data=str(data))
         rows = measure(setting, given.workers)
     print(json.dumps({name: value for name, value in asdict(setting).items() if name != "data"}))
-    print("workers  ZeRO  loss      ordered   weights   handed    ms     (LocalBackend ms)")
+    print("workers  ZeRO  loss      ordered   weights   handed    ms     (one process ms)")
     for row in rows:
         figures = "  ".join(f"{row[name]:8.1e}" for name in ("loss", "ordered", "weights", "handed"))
         print(f"{row['workers']:7}  {row['zero']:4}  {figures}  {row['ms']:5.1f}  ({row['local_ms']:.1f})")

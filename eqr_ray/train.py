@@ -1,9 +1,5 @@
 """The command `train`: a dataset in, a trained network out.
 
-    python -m eqr_ray.train task=sudoku6 model=eqr_small batch=128 learning_rate=2e-3 minutes=5 out=runs/sudoku6
-    python -m eqr_ray.train data=data/sudoku9 workers=2 zero=2 out=runs/sudoku9
-    python -m eqr_ray.train resume=runs/sudoku9 steps=100000
-
 Leaves config.json, log.jsonl, checkpoints/, and at the end model.safetensors, model.json and summary.json in `out`.
 """
 
@@ -71,9 +67,10 @@ def main(options: TrainOptions, typed: frozenset[str] = frozenset()) -> int:
             print(f"eqr-train: {error}; try a smaller learning_rate=", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            checkpoints = complete_checkpoints(folder / CHECKPOINTS)
-            kept = f"{checkpoints[-1]} is kept, resume={folder} goes on from it" if checkpoints else ""
-            raise KeyboardInterrupt(kept or f"there was no checkpoint yet in {folder}") from None
+            kept = f"there was no checkpoint yet in {folder}"
+            if checkpoints := complete_checkpoints(folder / CHECKPOINTS):
+                kept = f"{checkpoints[-1]} is kept, resume={folder} goes on from it"
+            raise KeyboardInterrupt(kept) from None
     exact = summary.get("validation_exact")
     words = "" if exact is None else f", {exact:.2%} of the validation puzzles exactly right"
     print(f"{summary['step']:,} steps in {duration(summary['seconds'])}{words}; model in {folder}")
@@ -93,15 +90,15 @@ def begun(options: TrainOptions, folder: Path, check_only: bool = False) -> Expe
     run_dir.check()
     if run_dir.has_run:
         raise UserError(f"out={folder} holds a run: resume={folder} continues it, another out= starts a new one")
-    task, data = options.task, folder / "data" if options.data is None else Path(options.data)
+    data = folder / "data" if options.data is None else Path(options.data)
     if options.data is None:
-        task = task or DEFAULT_TASK
+        name = options.task or DEFAULT_TASK
         if check_only:
-            return experiment_of(options, task_named(task), data, "")
-        print(f"no data= given: generating {task} puzzles", file=sys.stderr)
-        prepare(PrepareConfig(task=task, out=str(data)))
-    known, data_hash = describe_data(data, task)
-    experiment = experiment_of(options, known, data, data_hash)
+            return experiment_of(options, task_named(name), data, "")
+        print(f"no data= given: generating {name} puzzles", file=sys.stderr)
+        prepare(PrepareConfig(task=name, out=str(data)))
+    task, data_hash = describe_data(data, options.task)
+    experiment = experiment_of(options, task, data, data_hash)
     build_model(experiment)  # weights= may not be there, or not fit
     return experiment
 
@@ -148,8 +145,7 @@ def run(experiment: Experiment, folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
-    """Yields whether to stop: the first Ctrl-C or SIGTERM asks the loop for a checkpoint after the step and an end; a
-    second one ends at once."""
+    """Yields whether to stop with a checkpoint, after a first Ctrl-C or SIGTERM; a second one ends at once."""
     signals: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -25,7 +25,7 @@ from torch.nn import Parameter
 
 from eqr_ray.model import Latent, Readout, Reasoner
 from eqr_ray.model.cell import Noise
-from eqr_ray.training.backend import MOMENTS, build_optimizer
+from eqr_ray.training.backend import MOMENTS, Backend
 from eqr_ray.training.config import TrainingConfig
 
 Stage = Literal[0, 1, 2, 3]
@@ -38,19 +38,17 @@ logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns of any optimi
 warnings.filterwarnings("ignore", message="`torch.distributed.*is deprecated", category=FutureWarning)
 
 
-class DeepSpeedBackend:
-    """training/backend.py's protocol on every worker of an initialised torch.distributed group, whoever made it."""
+class DeepSpeedBackend(Backend):
+    """A backend on every worker of an initialised torch.distributed group, whoever made it."""
 
     def __init__(self, model: Reasoner, config: TrainingConfig, stage: Stage, device: torch.device) -> None:
-        self.model, self.config, self.stage, self.device = model, config, stage, device
-        self.rank, self.workers = dist.get_rank(), dist.get_world_size()
+        super().__init__(model, config, device)
+        self.stage, self.rank, self.workers = stage, dist.get_rank(), dist.get_world_size()
         os.environ["LOCAL_RANK"] = str(device.index or 0)  # where DeepSpeed reads which device is its own
-        self._client = build_optimizer(model.parameters(), config)
-        for group in self._client.param_groups:
-            group["lr"] = 0.0  # ZeRO may warm the optimizer up with an empty step: it must not decay the weights
+        self.set_learning_rate(0.0)  # ZeRO may warm the optimizer up with an empty step: it must not decay the weights
         self._engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=self._client,
+            optimizer=self.optimizer,
             config=zero_config(config, stage, self.workers),
             dist_init_required=False,
         )
@@ -69,10 +67,6 @@ class DeepSpeedBackend:
         """DeepSpeed counts the calls: it divides by their number and updates the weights at the last one."""
         self._engine.backward(loss)
         self._engine.step()
-
-    def set_learning_rate(self, rate: float) -> None:
-        for group in self._client.param_groups:
-            group["lr"] = rate
 
     def sum(self, values: Tensor) -> Tensor:
         total = values.clone()
@@ -95,7 +89,7 @@ class DeepSpeedBackend:
         for name, parameter in self.model.named_parameters():
             for key in MOMENTS:
                 if self.stage == 0:
-                    state[f"{key}/{name}"] = self._client.state[parameter][key]
+                    state[f"{key}/{name}"] = self.optimizer.state[parameter][key]
                 else:
                     state[f"{key}/{name}"] = deepspeed.utils.safe_get_full_optimizer_state(parameter, key)
         return state
@@ -117,7 +111,7 @@ class DeepSpeedBackend:
         """Set the master weight and the moments of one parameter: this worker's part of them, from stage 1 on."""
         if self.stage == 0:
             for key, value in moments.items():
-                self._client.state[parameter][key].copy_(value)
+                self.optimizer.state[parameter][key].copy_(value)
         elif self.stage < 3:
             deepspeed.utils.safe_set_full_fp32_param(parameter, weight)
             for key, value in moments.items():
@@ -136,12 +130,12 @@ class DeepSpeedBackend:
 
     def _reset_moments(self, updates: int) -> None:
         """Zero moments after `updates` updates, there before the first step, so that they can be read and set."""
-        updated = [tensor for group in self._client.param_groups for tensor in group["params"]]
+        updated = [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
         if self.stage == 3:  # one flat part of all
             updated = self._engine.optimizer.fp32_partitioned_groups_flat
-        self._client.state.clear()
+        self.optimizer.state.clear()
         for tensor in updated:
-            self._client.state[tensor] = {"steps": updates, **{key: torch.zeros_like(tensor) for key in MOMENTS}}
+            self.optimizer.state[tensor] = {"steps": updates, **{key: torch.zeros_like(tensor) for key in MOMENTS}}
         if self.stage in (1, 2):
             optimizer = self._engine.optimizer
             optimizer._hp_optimizer_states_linked = False  # names of parameters point into the tensors made above

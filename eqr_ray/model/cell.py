@@ -1,10 +1,8 @@
 """One cell call, the operator: the damped, noisy application of the blocks to a state and what is injected into it.
 
 z' = (1 - g) z + g blocks(z + injection) + beta eps, with g = 1 - damping (EqR, arXiv 2605.21488; the reference's option
-`lambda_` is g). A block is post-norm and mixes the tokens, then the channels; token mixing by MLP acts on the
-transposed state and is normalised there, over the tokens (method.md). `cell` is the unit that torch.compile sees:
-everything between two matrix products is fused, and compiling it takes seconds where a whole segment of 21 calls takes
-minutes.
+`lambda_` is g). A block is post-norm and mixes the tokens, then the channels (method.md). `cell` is what torch.compile
+sees: it takes seconds to compile, where a whole segment of 21 calls takes minutes.
 
 Shapes: B rows, T tokens, D channels, F hidden width.
 """
@@ -30,18 +28,11 @@ class BlockWeights(NamedTuple):
     mlp_out: Tensor  # (D, F)
 
 
-class Mixing(NamedTuple):
-    """What a block must know besides its weights. `heads` is 0 for MLP mixing."""
-
-    heads: int
-    rotaries: tuple[Rotary, ...]
-
-
 class Noise(Protocol):
     """Draws beta * eps for one cell call; randomness is an argument, never ambient."""
 
     def __call__(self, call: Tensor, like: Tensor) -> Tensor:
-        """`call` () int32 counts the cell calls of a segment; float32 of the shape of `like` (B, T, D)."""
+        """`call` () int32 counts the cells of a segment; float32 of the shape of `like` (B, T, D)."""
 
 
 class Block(nn.Module):
@@ -62,10 +53,10 @@ class Block(nn.Module):
         return BlockWeights(*(w.to(dtype) for w in (self.mix_in, self.mix_out, self.mlp_in, self.mlp_out)))
 
 
-def block(x: Tensor, weights: BlockWeights, mixing: Mixing) -> Tensor:
-    """x (B, T, D) -> (B, T, D)."""
-    if mixing.heads:
-        x = rms_norm(x + attention(x, weights.mix_in, weights.mix_out, mixing.heads, mixing.rotaries))
+def block(x: Tensor, weights: BlockWeights, heads: int, rotaries: tuple[Rotary, ...]) -> Tensor:
+    """x (B, T, D) -> (B, T, D). `heads` of attention, 0 for mixing by an MLP, which is normalised over the tokens."""
+    if heads:
+        x = rms_norm(x + attention(x, weights.mix_in, weights.mix_out, heads, rotaries))
     else:
         x_BDT = x.transpose(1, 2).contiguous()
         x_BDT = rms_norm(x_BDT + swiglu(x_BDT, weights.mix_in, weights.mix_out))
@@ -77,7 +68,8 @@ def cell(
     z: Tensor,
     injection: Tensor,
     weights: tuple[BlockWeights, ...],
-    mixing: Mixing,
+    heads: int,
+    rotaries: tuple[Rotary, ...],
     damping: float,
     noise: Noise | None,
     call: Tensor,
@@ -85,7 +77,7 @@ def cell(
     """z and injection (B, T, D) -> the next state, in the type of z."""
     u = z + injection
     for block_weights in weights:
-        u = block(u, block_weights, mixing)
+        u = block(u, block_weights, heads, rotaries)
     if damping == 0.0 and noise is None:
         return u
     moved = damping * wide(z) + (1.0 - damping) * wide(u)

@@ -70,7 +70,7 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
 
 
 def rotate_grid(x: Tensor, rows: Rotary, columns: Rotary) -> Tensor:
-    """2-D rotary positions: the first half of a head turns by row, the second by column."""
+    """The first half of a head turns by row, the second by column."""
     by_row, by_column = x.chunk(2, dim=-1)
     return torch.cat([rotate(by_row, rows), rotate(by_column, columns)], dim=-1)
 

@@ -1,8 +1,7 @@
 """A Reasoner as the map that solvers iterate: keyed starts, one noisy segment, readout; compiled if possible.
 
-Training and inference both meet the network here, so that a start or a noise draw has one home. Randomness is keyed by
-row (noise.py). On CPU the rows of a segment run in chunks that stay in a core's cache from the first cell call to the
-last.
+Randomness is keyed by row (noise.py). On CPU the rows of a segment run in chunks that stay in a core's cache from the
+first cell call to the last.
 
 Shapes: B rows, L sequence length, T tokens of the state, D channels, V vocabulary.
 """
@@ -25,25 +24,17 @@ CPU_CHUNK = 64  # rows; measured in docs/results/speed.md
 RECOMPILE_LIMIT = 64  # shapes and gradient modes of one process; torch's own limit of 8 ends in silent eager code
 
 
+@functools.cache
 def cell_function(device: torch.device, wanted: bool = True) -> CellFn:
     """The compiled cell where it is wanted and can be built for `device`, else the eager one: the same up to rounding.
     On CPU torch.compile needs a C++ compiler; triton comes with torch's CUDA builds."""
-    if not wanted or (device.type == "cpu" and not _has_compiler()):
+    if not wanted:
+        return cell
+    if device.type == "cpu" and gate.cxx() is None:
+        log.warning("no C++ compiler found (g++ or clang++): torch.compile is off, the network runs eagerly and slower")
         return cell
     if device.type == "cpu":
         gate.build()
-    return _compiled_cell()
-
-
-@functools.cache
-def _has_compiler() -> bool:
-    if gate.cxx() is None:
-        log.warning("no C++ compiler found (g++ or clang++): torch.compile is off, the network runs eagerly and slower")
-    return gate.cxx() is not None
-
-
-@functools.cache
-def _compiled_cell() -> CellFn:
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
     compiled: CellFn = torch.compile(cell, dynamic=False)
     return compiled
@@ -54,7 +45,9 @@ def start_latent(model: Reasoner, keys: Tensor, dtype: torch.dtype, init_std: fl
     `init_std` replaces the standard deviation of both states."""
     c = model.config
     if c.start == "fixed":
-        return model.fixed_start(len(keys), dtype)
+        buffers = (model.get_buffer("z_H_init"), model.get_buffer("z_L_init"))
+        z_H, z_L = (z.to(dtype).expand(len(keys), c.tokens, c.width).contiguous() for z in buffers)
+        return Latent(z_H, z_L if c.states == "dual" else z_L[:, :0])
     std_H, std_L = (c.init_std_H, c.init_std_L) if init_std is None else (init_std, init_std)
     z_H = truncated_normal(keys, START_CALLS["z_H"], (c.tokens, c.width), std_H)
     z_L = truncated_normal(keys, START_CALLS["z_L"], (c.tokens if c.states == "dual" else 0, c.width), std_L)
@@ -102,13 +95,12 @@ class Network:
     def segment(self, latent: Latent, embedding: Tensor, keys: Tensor) -> Readout:
         """One segment of all rows; keys (B,) int64 name its noise."""
         chunk = CPU_CHUNK if self.device.type == "cpu" else len(keys)
-        parts = [self._segment(latent, embedding, keys, slice(at, at + chunk)) for at in range(0, len(keys), chunk)]
+        parts = []
+        for rows in (slice(at, at + chunk) for at in range(0, len(keys), chunk)):
+            noise = keyed_noise(keys[rows], self.noise_scale)
+            after = self.model.segment(Latent(latent.z_H[rows], latent.z_L[rows]), embedding[rows], noise)
+            parts.append(self.model.readout(after))
         if len(parts) == 1:
             return parts[0]
         states = Latent(*(torch.cat([part.latent[i] for part in parts]) for i in range(2)))
         return Readout(states, torch.cat([p.logits for p in parts]), torch.cat([p.halt_logit for p in parts]))
-
-    def _segment(self, latent: Latent, embedding: Tensor, keys: Tensor, rows: slice) -> Readout:
-        noise = keyed_noise(keys[rows], self.noise_scale)
-        after = self.model.segment(Latent(latent.z_H[rows], latent.z_L[rows]), embedding[rows], noise)
-        return self.model.readout(after)

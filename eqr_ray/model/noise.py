@@ -4,9 +4,8 @@ A 64-bit key names a row's work, (seed, puzzle, restart, segment) or (seed, step
 the cell call and the element. The draws of a row are therefore the same for any batch size, device count or order.
 
 `KeyedNoise` hashes 32-bit counters and adds the four bytes of the hash: an Irwin-Hall sum whose mean, variance and
-skewness are the normal's, with kurtosis 2.7 and no value beyond 3.45 deviations. It is a dozen integer operations that
-torch.compile fuses into the state update, where torch's own generator costs a third of the step on CPU.
-`truncated_normal`, used once per start, inverts the normal distribution exactly.
+skewness are the normal's, with kurtosis 2.7 and no value beyond 3.45 deviations. torch.compile fuses its dozen integer
+operations into the state update, where torch's own generator costs a third of the step on CPU.
 
 Shapes: B rows, T tokens, D channels.
 """
@@ -98,7 +97,7 @@ def _halves(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def truncated_normal(keys: Tensor, call: int, shape: tuple[int, int], std: float) -> Tensor:
-    """(B, T, D) float32 with the exact `std`, truncated at two deviations of the normal it is cut from."""
+    """(B, T, D) float32 by exact inversion, with this `std`, cut at two deviations of the normal it comes from."""
     x = _hash32(*_halves(keys), call, torch.empty((1, *shape), device=keys.device))
     uniform = (_shift(x, 8).float() + 0.5) / (1 << 24)  # in (0, 1), 24 bits as float32 holds them
     reach = math.erf(CUT / math.sqrt(2))

@@ -46,7 +46,7 @@ def bytes_of(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def save_model(folder: Path, weights: Mapping[str, Tensor], card: ModelCard) -> ModelCard:
-    """Write the two files of a network, each atomically, and return the card with its hash."""
+    """Write the two files of a network, and return the card with its hash."""
     folder.mkdir(parents=True, exist_ok=True)
     content = bytes_of(weights)
     card = card.replace(hash=hashlib.sha256(content).hexdigest())
@@ -67,7 +67,13 @@ def load_model(name: str) -> tuple[Reasoner, ModelCard]:
         return _load_folder(PRETRAINED / inner)
     path = Path(name)
     if path.suffix == ".pth":
-        return _load_reference(path)
+        c, weights, step = read_reference(path)
+        task = REFERENCE_TASKS.get((c.vocab_size, c.length))
+        if task is None:
+            raise UserError(f"{path}: vocabulary {c.vocab_size} and length {c.length} belong to no known task")
+        content_hash = hashlib.sha256(path.read_bytes()).hexdigest()
+        card = ModelCard(task=task, config=c, step=step, hash=content_hash, recipe={"source": path.name})
+        return _build(c, weights, path), card
     folder = path.parent if path.name == WEIGHTS else path
     if not folder.is_dir():
         allowed = f"a run, a folder with {WEIGHTS}, FILE.pth, zoo:NAME"
@@ -94,16 +100,6 @@ def _load_folder(folder: Path) -> tuple[Reasoner, ModelCard]:
     except SafetensorError as error:
         raise UserError(f"{folder / WEIGHTS} is damaged: {error}") from error
     return _build(card.config, weights, folder), card
-
-
-def _load_reference(path: Path) -> tuple[Reasoner, ModelCard]:
-    c, weights, step = read_reference(path)
-    task = REFERENCE_TASKS.get((c.vocab_size, c.length))
-    if task is None:
-        raise UserError(f"{path}: vocabulary {c.vocab_size} and length {c.length} belong to no known task")
-    content_hash = hashlib.sha256(path.read_bytes()).hexdigest()
-    card = ModelCard(task=task, config=c, step=step, hash=content_hash, recipe={"source": path.name})
-    return _build(c, weights, path), card
 
 
 def _build(config: ModelConfig, weights: Mapping[str, Tensor], source: Path) -> Reasoner:

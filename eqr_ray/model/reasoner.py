@@ -1,7 +1,7 @@
 """The network: embedding, one segment of the recursion, readout. Read it top to bottom beside method.md.
 
-All parameters belong to this one module, so that an engine which partitions them (ZeRO 3) gathers them once a segment
-instead of once a layer. It holds no state between calls and draws nothing itself: starts and noise are arguments.
+All parameters belong to this one module, so that ZeRO 3 gathers them once a segment instead of once a layer. It holds
+no state between calls and draws nothing itself: starts and noise are arguments.
 
 Shapes: B rows, L sequence length, P puzzle tokens, T = P + L, D channels, V vocabulary.
 """
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eqr_ray.model.cell import Block, BlockWeights, Mixing, Noise, cell
+from eqr_ray.model.cell import Block, BlockWeights, Noise, cell
 from eqr_ray.model.config import ModelConfig
 from eqr_ray.model.layers import Rotary, linear_weight, rotary_table, wide
 
@@ -72,27 +72,25 @@ class Reasoner(nn.Module):
         """H_cycles recursions; only the last `grad_cycles` of them carry a gradient."""
         weights = tuple(block.cast(latent.z_H.dtype) for block in self.blocks if isinstance(block, Block))
         free = self.config.h_cycles - self.config.grad_cycles
-        with torch.no_grad():
-            for recursion in range(free):
+        for recursion in range(self.config.h_cycles):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and recursion >= free):
                 latent = self._recursion(recursion, latent, embedding, weights, noise)
-        for recursion in range(free, self.config.h_cycles):
-            latent = self._recursion(recursion, latent, embedding, weights, noise)
         return latent
 
     def _recursion(
         self, recursion: int, latent: Latent, embedding: Tensor, weights: tuple[BlockWeights, ...], noise: Noise | None
     ) -> Latent:
-        c, first = self.config, recursion * (self.config.l_cycles + 1)
-        z_H, z_L = latent
+        c, (z_H, z_L) = self.config, latent
+        first = recursion * (c.l_cycles + 1)
+        last = first + c.l_cycles
         if c.states == "single":
-            for step in range(c.l_cycles + 1):
-                z_H = self._cell(first + step, z_H, embedding, weights, noise)
+            for call in range(first, last + 1):
+                z_H = self._cell(call, z_H, embedding, weights, noise)
             return Latent(z_H, z_L)
         injection = z_H + embedding
-        for step in range(c.l_cycles):
-            z_L = self._cell(first + step, z_L, injection, weights, noise)
-        z_H = self._cell(first + c.l_cycles, z_H, z_L, weights, noise)
-        return Latent(z_H, z_L)
+        for call in range(first, last):
+            z_L = self._cell(call, z_L, injection, weights, noise)
+        return Latent(self._cell(last, z_H, z_L, weights, noise), z_L)
 
     def _cell(
         self, call: int, z: Tensor, injection: Tensor, weights: tuple[BlockWeights, ...], noise: Noise | None
@@ -101,8 +99,9 @@ class Reasoner(nn.Module):
         own = weights[call * c.layers : (call + 1) * c.layers] if c.weights == "distinct" else weights
         if self._rotaries and self._rotaries[0].cos.device != z.device:
             self._rotaries = tuple(Rotary(r.cos.to(z.device), r.sin.to(z.device)) for r in self._rotaries)
-        mixing = Mixing(c.heads if c.mixing == "attention" else 0, self._rotaries)
-        return self.cell_fn(z, injection, own, mixing, c.damping, noise, torch.tensor(call, dtype=torch.int32))
+        heads = c.heads if c.mixing == "attention" else 0
+        number = torch.tensor(call, dtype=torch.int32)
+        return self.cell_fn(z, injection, own, heads, self._rotaries, c.damping, noise, number)
 
     def embed_inputs(self, inputs: Tensor, dtype: torch.dtype, puzzle_ids: Tensor | None = None) -> Tensor:
         """inputs (B, L) integer tokens -> (B, T, D) in `dtype`, scaled by sqrt(D)."""
@@ -119,13 +118,6 @@ class Reasoner(nn.Module):
         z_H = latent.z_H
         logits = wide(F.linear(z_H[:, self.config.puzzle_tokens :], self.lm_head.to(z_H.dtype)))
         return Readout(latent, logits, self.q_head(wide(z_H[:, 0]))[:, 0])
-
-    def fixed_start(self, rows: int, dtype: torch.dtype) -> Latent:
-        """The trained-with start of a network with `start='fixed'`, for `rows` rows."""
-        shape = (rows, self.config.tokens, self.config.width)
-        buffers = (self.get_buffer("z_H_init"), self.get_buffer("z_L_init"))
-        z_H, z_L = (z.to(dtype).expand(shape).contiguous() for z in buffers)
-        return Latent(z_H, z_L[:, :0] if self.config.states == "single" else z_L)
 
 
 def _rotaries(config: ModelConfig) -> tuple[Rotary, ...]:

@@ -1,7 +1,7 @@
 """Reading the public reference's checkpoints (locuslab/EqR `.pth` files) without running what they pickle.
 
-Such a file is a dict with `model` (state dict), `ema` {`mu`, `shadow`}, `config`, `step` and training state.
-torch's restricted unpickler reads it: only tensors and plain containers are rebuilt, anything else is refused.
+Such a file is a dict with `model` (state dict), `ema` {`mu`, `shadow`}, `config`, `step` and training state. torch's
+restricted unpickler rebuilds tensors and plain containers only.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Residuals: how far a trajectory still moves, the quantity that the method selects by. Two go under this name.
 
-- **logit residual** (the reference code's): mean over positions of the L2 norm, over the vocabulary, of the difference
+- logit residual (the reference code's): mean over positions of the L2 norm, over the vocabulary, of the difference
   between the logits of consecutive segments. Unit: logits. Undefined, here `inf`, before the second segment.
-- **latent residual** (the paper's ||f(z; x) - z||): relative to the state, ||z' - z|| / ||z'||, over z_H and z_L
-  together. No unit; the states are RMS-normalised, so that it reads as a share. Noise and damping are part of f.
+- latent residual (the paper's ||f(z; x) - z||): ||z' - z|| / ||z'|| over z_H and z_L together, a share. Noise and
+  damping are part of f.
 
 Shapes: B rows, L tokens, V vocabulary.
 """

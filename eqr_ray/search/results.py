@@ -124,7 +124,7 @@ def _test(folder: Path, split: Path, depth: int, device: str) -> dict[str, Any]:
     model, card = load_model(str(folder))
     network = Network(model.to(device_named(device)), dtype=dtype_named(card.recipe["dtype"]), compile=False)
     sums = validate(network, puzzles, range(len(puzzles)), depth)
-    counts = {"right": int(sums.exact), "total": int(sums.puzzles), **what}
+    counts = {"right": int(sums["exact"]), "total": int(sums["puzzles"]), **what}
     write_json(folder / TEST, counts)
     return counts
 

@@ -1,15 +1,13 @@
-"""What the training loop asks of the owner of weights and optimizer, and the owner in one process; AdamATan2, its
-learning rate, and the moving average of the weights that is evaluated and saved.
+"""The owner of weights and optimizer, as the training loop sees it; AdamATan2, its rate, the average of the weights.
 
-Losses arrive as means over the rows of a micro-batch; a backend averages over micro-batches and workers: the gradient
-is that of the mean over the global batch.
+Losses arrive as means over the rows of a micro-batch; a backend averages over micro-batches and workers.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from adam_atan2_pytorch import AdamAtan2
@@ -63,39 +61,9 @@ class Ema:
             parameter.copy_(self.shadow[name])
 
 
-class Backend(Protocol):
-    """Owns the weights of one worker. All methods are collective: every worker calls them in the same order."""
-
-    model: Reasoner
-    rank: int
-    workers: int
-    device: torch.device
-
-    def forward(self, inputs: Tensor, latent: Latent, noise: Noise | None) -> Readout:
-        """One segment of some rows."""
-
-    def accumulate(self, loss: Tensor) -> None:
-        """Take a micro-batch's mean loss backward; the last micro-batch of a step updates the weights."""
-
-    def set_learning_rate(self, rate: float) -> None: ...
-
-    def parameters(self) -> dict[str, Tensor]:
-        """All weights in full, float32, by name."""
-
-    def optimizer_state(self) -> dict[str, Tensor]:
-        """The optimizer's tensors in full, as `exp_avg/NAME`, `exp_avg_sq/NAME`."""
-
-    def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], updates: int) -> None:
-        """Take over the state of a checkpoint after `updates` updates, whatever backend and worker count wrote it."""
-
-    def sum(self, values: Tensor) -> Tensor:
-        """The sum over all workers."""
-
-    def barrier(self) -> None: ...
-
-
-class LocalBackend:
-    """One process, plain torch: for laptops and tests, and the twin that the distributed backend is checked against."""
+class Backend:
+    """Owns the weights and the optimizer of one worker: here of the only one, in plain torch, the twin that DeepSpeed's
+    is checked against. All methods are collective: every worker calls them in the same order."""
 
     rank, workers = 0, 1
 
@@ -105,10 +73,12 @@ class LocalBackend:
         self._backwards = 0
 
     def forward(self, inputs: Tensor, latent: Latent, noise: Noise | None) -> Readout:
+        """One segment of some rows."""
         readout: Readout = self.model(inputs, latent, noise)
         return readout
 
     def accumulate(self, loss: Tensor) -> None:
+        """Take a micro-batch's mean loss backward; the last micro-batch of a step updates the weights."""
         (loss / self.config.backwards_per_step).backward()  # type: ignore[no-untyped-call]
         self._backwards += 1
         if self._backwards == self.config.backwards_per_step:
@@ -123,14 +93,17 @@ class LocalBackend:
             group["lr"] = rate
 
     def parameters(self) -> dict[str, Tensor]:
+        """All weights in full, float32, by name."""
         return {name: p.detach() for name, p in self.model.named_parameters()}
 
     def optimizer_state(self) -> dict[str, Tensor]:
+        """The optimizer's tensors in full, as `exp_avg/NAME`, `exp_avg_sq/NAME`."""
         moments = {name: self.optimizer.state[parameter] for name, parameter in self.model.named_parameters()}
         return {f"{key}/{name}": found[key] for name, found in moments.items() for key in MOMENTS if key in found}
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], updates: int) -> None:
+        """Take over the state of a checkpoint after `updates` updates, whatever backend and worker count wrote it."""
         for name, parameter in self.model.named_parameters():
             parameter.copy_(weights[name])
             if f"{MOMENTS[0]}/{name}" in optimizer:
@@ -138,35 +111,27 @@ class LocalBackend:
                 self.optimizer.state[parameter] = {"steps": updates, **moments}
 
     def sum(self, values: Tensor) -> Tensor:
+        """The sum over all workers."""
         return values
 
     def barrier(self) -> None:
-        return
+        """Wait for all workers."""
 
 
 def collective_call(backend: Backend, make: Callable[[], T]) -> T:
     """`make()` on every worker. UserError or OSError on any of them is raised by all. Collective; `make` is not."""
     # A row per worker: the kind of its error (0: none) and the bytes of its message.
     messages = torch.zeros(backend.workers, 1 + LONGEST_MESSAGE, dtype=torch.int64, device=backend.device)
-    own_error: Exception | None = None
     try:
         made = make()
     except ERRORS as error:
-        own_error = error
         kind = 1 + isinstance(error, OSError)
         words = f"{socket.gethostname()}: {error}" if kind == 2 else str(error)
         message = torch.tensor([kind, *words.encode()[:LONGEST_MESSAGE]], dtype=torch.int64)
         messages[backend.rank, : len(message)] = message
-    total = backend.sum(messages).tolist()
-    if own_error is not None:
-        raise own_error
-    for kind, *letters in total:
+        backend.sum(messages)
+        raise
+    for kind, *letters in backend.sum(messages).tolist():
         if kind:
             raise ERRORS[kind - 1](bytes(letters).rstrip(b"\0").decode(errors="replace"))
     return made
-
-
-def broadcast(backend: Backend, number: int) -> int:
-    """The first worker's number, on all of them. Collective."""
-    mine = torch.tensor([0 if backend.rank else number], dtype=torch.int64, device=backend.device)
-    return int(backend.sum(mine)[0])

@@ -3,8 +3,7 @@
 `checkpoints/STEP/` holds weights, EMA and optimizer state in full, one carry file per worker named by its range of
 global rows, and `state.json`, which comes last and names every file with its sha256. A folder is written under another
 name and renamed when complete, so a half-written checkpoint is never chosen; a damaged one is passed over, aloud.
-The first worker chooses for all, since another's listing of a shared disk may be old, and verifies every file; each
-worker then reads, and verifies, what it needs.
+The first worker chooses for all, since another's listing of a shared disk may be old; each verifies what it reads.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from torch import Tensor
 from eqr_ray.config.errors import UserError
 from eqr_ray.model.pretrained import bytes_of
 from eqr_ray.storage.atomic import flush, write_bytes, write_json
-from eqr_ray.training.backend import Backend, Ema, broadcast, collective_call
+from eqr_ray.training.backend import Backend, Ema, collective_call
 from eqr_ray.training.step import Carry
 
 log = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ class Checkpoint:
     def read(self, name: str) -> bytes:
         """The content of a file. OSError: it is unreadable, or not what was written."""
         content = (self.folder / name).read_bytes()
-        if _sha256(content) != self.files[name]:
+        if hashlib.sha256(content).hexdigest() != self.files[name]:
             raise OSError(f"{name} has changed since it was written")
         return content
 
@@ -90,7 +89,8 @@ def save_checkpoint(
         write_bytes(partial / name, bytes_of(tensors))
     backend.barrier()
     if backend.rank == 0:
-        digests = {path.name: _sha256(path.read_bytes()) for path in sorted(partial.glob("*.safetensors"))}
+        paths = sorted(partial.glob("*.safetensors"))
+        digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
         state = {"format": FORMAT, "step": step, "elapsed_s": elapsed_s, "experiment": experiment, "files": digests}
         write_json(partial / STATE, state)
         flush(partial)
@@ -110,10 +110,9 @@ def complete_checkpoints(folder: Path) -> list[Path]:
 
 def choose_checkpoint(folder: Path, experiment: str, backend: Backend) -> Checkpoint | None:
     """The newest sound checkpoint in the eyes of the first worker, for all of them; None where there is none at all.
+    Newer folders, which are damaged, are renamed to NAME.damaged: the run goes on before them. Collective.
 
-    Newer folders, which are damaged, are renamed to NAME.damaged: the run goes on before them, and must not find them
-    again. UserError: all are damaged, or of another experiment; OSError: a worker cannot read the chosen one.
-    Collective.
+    UserError: all are damaged, or of another experiment; OSError: a worker cannot read the chosen one.
     """
 
     def choose() -> Checkpoint | None:
@@ -131,7 +130,8 @@ def choose_checkpoint(folder: Path, experiment: str, backend: Backend) -> Checkp
         return found
 
     chosen = collective_call(backend, choose)
-    step = broadcast(backend, -1 if chosen is None else chosen.step)
+    steps = torch.tensor([0 if chosen is None else chosen.step + 1], dtype=torch.int64, device=backend.device)
+    step = int(backend.sum(steps)[0]) - 1  # of the first worker: the others have chosen nothing
     if step < 0:
         return None
     return collective_call(backend, lambda: chosen or _open(folder / f"{step:08d}"))
@@ -184,7 +184,3 @@ def load_checkpoint(checkpoint: Checkpoint, backend: Backend, ema: Ema, rows: ra
             buffer.copy_(weights[name])
     ema.shadow = {name: tensor.to(backend.device) for name, tensor in shadow.items()}
     return Carry(**{name: tensor.to(backend.device) for name, tensor in carry.items()})
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

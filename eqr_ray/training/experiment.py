@@ -1,6 +1,5 @@
-"""What a training run is, wherever it runs: `TrainOptions` are the keys of `train`, an `Experiment` what they mean for
-a dataset (the content of config.json, what a worker receives and what Tune varies), and what its parts become.
-"""
+"""What a training run is: `TrainOptions` are the keys of `train`, an `Experiment` what they mean for a dataset (the
+content of config.json, what a worker receives and what Tune varies), and what its parts become."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ from eqr_ray.model.runtime import device_named, resolved_dtype
 from eqr_ray.storage.run_dir import CHECKPOINTS, RunDir
 from eqr_ray.storage.run_log import RunLog, WandbMode
 from eqr_ray.tasks import Task, task_named
-from eqr_ray.training.backend import LocalBackend
+from eqr_ray.training.backend import Backend
 from eqr_ray.training.config import TrainingConfig, TrainingOptions
 from eqr_ray.training.loop import TrainingJob, rows_of, train
 
@@ -76,10 +75,7 @@ class TrainOptions(TrainingOptions, WorkerOptions):
         None, "sudoku4, sudoku6, sudoku9, sudoku16, maze15, any mazeN; null: that of data=, else sudoku9", sweep=False
     )
     data: str | None = option(
-        None,
-        "a folder that prepare made; null: 1,000 generated puzzles in the run's data/",
-        resume=True,
-        sweep=False,
+        None, "a folder that prepare made; null: 1,000 generated puzzles in the run's data/", resume=True, sweep=False
     )
     out: str | None = option(None, "the run's folder; null: runs/TASK-TIME", sweep=False)
     resume: str | None = option(
@@ -102,20 +98,19 @@ class Experiment(TrainingConfig, WorkerOptions):
 
     @model_validator(mode="after")
     def _check(self) -> Experiment:
+        model, least = self.model, self.least_workers
         if self.zero and not self.workers:
             raise UserError(f"zero={self.zero} divides the training state among Ray workers: workers=1 or more")
-        if self.workers_min is not None and not 1 <= self.workers_min <= self.workers:
+        if self.workers_min is not None and not 1 <= least <= self.workers:
             allowed = f"1 to workers={self.workers}" if self.workers else "it goes with workers=1 or more"
-            raise UserError(f"workers_min={self.workers_min} is not allowed: {allowed}")
-        for workers in {max(self.workers, 1), max(self.least_workers, 1)}:
+            raise UserError(f"workers_min={least} is not allowed: {allowed}")
+        for workers in {self.workers or 1, least or 1}:
             rows = len(rows_of(0, workers, self.batch))
             if rows % self.accumulation:
                 raise UserError(f"accumulation={self.accumulation} does not divide the {rows} rows of a worker")
-        if self.model.weights == "distinct" and self.model.grad_cycles != self.model.h_cycles:
-            raise UserError(
-                f"model.grad_cycles={self.model.grad_cycles} is not allowed with model.weights=distinct: "
-                f"h_cycles={self.model.h_cycles}, or some weights would never learn"
-            )
+        if model.weights == "distinct" and model.grad_cycles != model.h_cycles:
+            why = f"with model.weights=distinct: h_cycles={model.h_cycles}, or some weights would never learn"
+            raise UserError(f"model.grad_cycles={model.grad_cycles} is not allowed {why}")
         return self
 
     @property
@@ -147,23 +142,19 @@ def placed(weights: str | None) -> str | None:
 
 def experiment_of(options: TrainOptions, task: Task, data: Path, data_hash: str) -> Experiment:
     """What the options mean for `data`, of which `describe_data` told the rest. UserError: they do not go together."""
-    values = {name: getattr(options, name) for name in Experiment.model_fields if name in TrainOptions.model_fields}
+    names = Experiment.model_fields.keys() & TrainOptions.model_fields.keys()
+    values = {name: getattr(options, name) for name in names}
     model, segments = model_of(task, options), options.max_segments
     if segments is None:  # a feed-forward network is not iterated
         segments = 1 if model.weights == "distinct" else TrainingConfig.model_fields["max_segments"].default
     values |= {"task": task.name, "data": str(data.resolve()), "data_hash": data_hash, "model": model}
     values |= {"weights": placed(options.weights), "max_segments": segments}
-    values["dtype"] = resolved_dtype(options.dtype, _device_type(options))
     values["validate_depth"] = segments if options.validate_depth is None else options.validate_depth
-    return Experiment(**values)
-
-
-def _device_type(options: TrainOptions) -> str:
-    """What the training will probably run on. The GPUs of a cluster are not known before it is joined."""
-    if options.device != "auto":
-        return options.device
+    # The GPUs of a cluster are not known before it is joined.
     joins = options.workers > 0 and (options.address or os.environ.get("RAY_ADDRESS"))
-    return "cuda" if joins else device_named("auto").type
+    likely = "cuda" if joins else device_named("auto").type
+    values["dtype"] = resolved_dtype(options.dtype, likely if options.device == "auto" else options.device)
+    return Experiment(**values)
 
 
 def model_of(task: Task, options: TrainOptions) -> ModelConfig:
@@ -190,8 +181,8 @@ def describe_data(data: Path, task: str | None) -> tuple[Task, str]:
 
 
 def open_splits(data: Path) -> tuple[Split, Split]:
-    """The training and the validation puzzles of a dataset folder, all of them read once and compared with their hash
-    (a second for 4 million). UserError: missing or damaged."""
+    """The training and the validation puzzles of a dataset folder, all compared with their hash (a second for 4
+    million). UserError: missing or damaged."""
     return Split.open(data / "train.arrow", verify=True), Split.open(data / "validation.arrow", verify=True)
 
 
@@ -235,7 +226,7 @@ def train_here(
 ) -> dict[str, Any]:
     """Train in this process, without Ray, and return the summary. `report` gets the metrics of every checkpoint;
     `interrupted`: whether to end with a checkpoint after this step."""
-    backend = LocalBackend(build_model(experiment), experiment, device_named(experiment.device))
+    backend = Backend(build_model(experiment), experiment, device_named(experiment.device))
     with RunLog(folder, wandb=experiment.wandb, config=experiment.to_dict()) as log:
         job = training_job(experiment, folder, log, report, interrupted)
         begin(experiment, folder)
@@ -251,13 +242,12 @@ def begin(experiment: Experiment, folder: Path) -> None:
 def finish(experiment: Experiment, folder: Path, result: dict[str, Any]) -> dict[str, Any]:
     """Write model.safetensors, model.json and, last, summary.json, whose presence says that the run is finished.
     `result` is what the training loop returned. Returns the summary."""
-    weights = result.pop("ema")
+    config, weights = experiment.to_dict(), result.pop("ema")
     private = ("model", "data", "address", "wandb")  # in the card already, or nobody else's business
-    recipe = {key: value for key, value in experiment.to_dict().items() if key not in private}
+    recipe = {key: value for key, value in config.items() if key not in private}
     card = ModelCard(task=experiment.task, config=experiment.model, step=result["step"], recipe=recipe)
-    card = save_model(folder, weights, card)
-    about_run = {key: getattr(experiment, key) for key in ("workers", "zero", "seed")}
-    hashes = {"model_hash": card.hash, "data_hash": experiment.data_hash}
-    summary = {"task": experiment.task, **result, **about_run, **hashes}
+    model_hash = save_model(folder, weights, card).hash
+    summary = {"task": experiment.task, **result, **{key: config[key] for key in ("workers", "zero", "seed")}}
+    summary |= {"model_hash": model_hash, "data_hash": experiment.data_hash}
     RunDir(folder, "train").write_summary(summary)
     return summary

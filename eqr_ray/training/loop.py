@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +83,9 @@ def train(backend: Backend, job: TrainingJob) -> dict[str, Any]:
     backend.model.cell_fn = cell_function(backend.device, config.compile)
     ema = Ema(backend.parameters(), config.ema)
     carry, done, before_s = _begin(backend, ema, job)
-    network = _ema_network(backend, config)
+    shadow = Reasoner(backend.model.config).to(backend.device)  # validation runs it with the averaged weights
+    shadow.load_state_dict(dict(backend.model.named_buffers()), strict=False)
+    network = Network(shadow, dtype=dtype_named(config.dtype), compile=config.compile)
     clock = _Clock(before_s, done)
     sums: list[dict[str, Tensor]] = []
     metrics: dict[str, Any] = {"step": done}
@@ -128,13 +130,6 @@ def _begin(backend: Backend, ema: Ema, job: TrainingJob) -> tuple[Carry, int, fl
     return carry, checkpoint.step, checkpoint.elapsed_s
 
 
-def _ema_network(backend: Backend, config: TrainingConfig) -> Network:
-    """A second model that validation runs with the averaged weights."""
-    shadow = Reasoner(backend.model.config).to(backend.device)
-    shadow.load_state_dict(dict(backend.model.named_buffers()), strict=False)
-    return Network(shadow, dtype=dtype_named(config.dtype), compile=config.compile)
-
-
 def _log(backend: Backend, job: TrainingJob, sums: list[dict[str, Tensor]], done: int, clock: _Clock) -> dict[str, Any]:
     """Means over all rows of all workers since the last time."""
     local: Tensor = torch.stack([torch.stack(list(step.values())) for step in sums]).sum(0)
@@ -150,7 +145,9 @@ def _log(backend: Backend, job: TrainingJob, sums: list[dict[str, Tensor]], done
     if config.minutes:
         left_s = min(left_s, config.minutes * 60 - clock.elapsed_s())
     metrics = {
-        **{name: mean[name] for name in ("loss", "token_loss", "halt_loss")},
+        "loss": mean["loss"],
+        "token_loss": mean["token_loss"],
+        "halt_loss": mean["halt_loss"],
         "exact_accuracy": mean["exact"],
         "token_accuracy": mean["token_accuracy"],
         "halted_share": mean["halted"],
@@ -182,35 +179,27 @@ def _validate(backend: Backend, job: TrainingJob, ema: Ema, network: Network, do
         return {}
     ema.copy_to(network.model)
     sums = validate(network, job.validation, range(backend.rank, count, backend.workers), config.validate_depth)
-    total = ValidationSums(*backend.sum(torch.tensor(sums, dtype=torch.float64, device=backend.device)).tolist())
+    local = torch.tensor(list(sums.values()), dtype=torch.float64, device=backend.device)
+    total = dict(zip(sums, backend.sum(local).tolist(), strict=True))
     metrics = {
-        "validation_exact": round(total.exact / total.puzzles, 5),
-        "validation_token_accuracy": round(total.token_accuracy / total.puzzles, 5),
-        "validation_halted_share": round(total.halted / total.puzzles, 5),
-        "validation_halted_exact": round(total.halted_exact / max(total.halted, 1.0), 5),
+        "validation_exact": round(total["exact"] / total["puzzles"], 5),
+        "validation_token_accuracy": round(total["token_accuracy"] / total["puzzles"], 5),
+        "validation_halted_share": round(total["halted"] / total["puzzles"], 5),
+        "validation_halted_exact": round(total["halted_exact"] / max(total["halted"], 1.0), 5),
     }
-    job.log.log("validation", done, **metrics, puzzles=int(total.puzzles), depth=config.validate_depth)
+    job.log.log("validation", done, **metrics, puzzles=int(total["puzzles"]), depth=config.validate_depth)
     return metrics
 
 
-class ValidationSums(NamedTuple):
-    """Sums over the puzzles seen: how many, exactly right, token accuracy, halted, halted and right."""
-
-    puzzles: float
-    exact: float
-    token_accuracy: float
-    halted: float
-    halted_exact: float
-
-
-def validate(network: Network, split: Split, puzzles: range, depth: int) -> ValidationSums:
-    """Run `puzzles` (row numbers of the split) for `depth` segments from one start each.
+def validate(network: Network, split: Split, puzzles: range, depth: int) -> dict[str, float]:
+    """Run `puzzles` (row numbers of the split) for `depth` segments from one start each; sums over them.
 
     A batch is filled up to VALIDATION_BATCH rows by repeating its first puzzle; the filling is not counted. What is
     right is what training counts as right: padding (token 0 of the labels) is not asked.
     """
     assert split.labels is not None
-    total = np.zeros(len(ValidationSums._fields))
+    names = ("puzzles", "exact", "token_accuracy", "halted", "halted_exact")
+    total = np.zeros(len(names))
     for at in range(0, len(puzzles), VALIDATION_BATCH):
         index = np.array(puzzles[at : at + VALIDATION_BATCH], dtype=np.int64)
         count = len(index)
@@ -226,4 +215,4 @@ def validate(network: Network, split: Split, puzzles: range, depth: int) -> Vali
         exact, halted = rows.exact, halt_logit > 0
         sums = (exact.sum(), rows.token_accuracy.double().sum(), halted.sum(), (halted & exact).sum())
         total += [count, *map(float, sums)]
-    return ValidationSums(*total.tolist())
+    return dict(zip(names, total.tolist(), strict=True))

@@ -14,7 +14,7 @@ from eqr_ray.data.arrow_store import Split, write_split
 from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import ModelConfig, Reasoner
 from eqr_ray.tasks import task_named
-from eqr_ray.training.backend import LocalBackend
+from eqr_ray.training.backend import Backend
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.loop import TrainingJob, train
 
@@ -48,8 +48,8 @@ class Bench:
     def sampler(self, config: TrainingConfig) -> Sampler:
         return Sampler(Split.open(self.data / "train.arrow"), config.batch, config.seed, config.augment)
 
-    def backend(self, config: TrainingConfig | None = None, **model: Any) -> LocalBackend:
-        return LocalBackend(self.model(**model), config or self.config, torch.device("cpu"))
+    def backend(self, config: TrainingConfig | None = None, **model: Any) -> Backend:
+        return Backend(self.model(**model), config or self.config, torch.device("cpu"))
 
     def job(self, folder: Path, config: TrainingConfig | None = None, **changes: Any) -> TrainingJob:
         config = config or self.config
@@ -57,7 +57,7 @@ class Bench:
         job = TrainingJob(config, self.sampler(config), validation, folder, "same", self.notes, lambda figures: None)
         return replace(job, **changes)
 
-    def train(self, folder: Path, **changes: Any) -> tuple[LocalBackend, dict[str, Any]]:
+    def train(self, folder: Path, **changes: Any) -> tuple[Backend, dict[str, Any]]:
         config = self.config.replace(**changes)
         backend = self.backend(config)
         return backend, train(backend, self.job(folder, config))

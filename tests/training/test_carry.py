@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from eqr_ray.training.backend import LocalBackend
+from eqr_ray.training.backend import Backend
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.loop import rows_of
 from eqr_ray.training.step import Carry, empty_carry, exploration_minimum, halt, noise_keys, refill, training_step
@@ -82,7 +82,7 @@ def test_noise_keys_differ_by_row_step_and_segment(bench) -> None:
 def test_two_workers_draw_what_one_draws(bench) -> None:
     """Without updates the trajectories of a row are the same, whoever holds it."""
 
-    class Still(LocalBackend):
+    class Still(Backend):
         def accumulate(self, loss: torch.Tensor) -> None:
             return
 

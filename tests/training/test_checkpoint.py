@@ -17,7 +17,7 @@ from torch import Tensor
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.model import Readout
-from eqr_ray.training.backend import Ema, LocalBackend, broadcast, collective_call
+from eqr_ray.training.backend import Backend, Ema, collective_call
 from eqr_ray.training.checkpoint import choose_checkpoint, load_checkpoint, newest_checkpoint
 from eqr_ray.training.loop import train, validate
 
@@ -38,10 +38,10 @@ class Group:
         return total
 
 
-class Member(LocalBackend):
+class Member(Backend):
     """One worker of a group."""
 
-    def __init__(self, local: LocalBackend, group: Group, rank: int) -> None:
+    def __init__(self, local: Backend, group: Group, rank: int) -> None:
         self.__dict__.update(local.__dict__)
         self.group, self.rank, self.workers = group, rank, group.barrier.parties  # type: ignore[misc]
 
@@ -81,7 +81,6 @@ def test_what_one_worker_finds_wrong_is_said_by_all(bench, faulty: int, error: E
         assert all(str(error) in str(outcome) for outcome in outcomes)
         assert outcomes[faulty] is error
         assert isinstance(outcomes[1 - faulty], UserError) == isinstance(error, UserError)
-    assert by_two(bench, lambda backend: broadcast(backend, 7 + backend.rank)) == [7, 7]
 
 
 def test_every_worker_resumes_from_the_step_that_the_first_one_chose(bench, tmp_path: Path) -> None:
@@ -215,5 +214,5 @@ def test_padding_is_not_asked_in_validation() -> None:
     labels = np.array([[2, 2, 2, 0], [2, 2, 3, 0], [2, 2, 2, 2]], dtype=np.uint8)
     split = SimpleNamespace(inputs=labels, labels=labels)
     sums = validate(Says(), split, range(3), 1)
-    assert (sums.puzzles, sums.exact, sums.halted, sums.halted_exact) == (3, 2, 3, 2)
-    assert sums.token_accuracy == pytest.approx(1 + 2 / 3 + 1)
+    accuracy = pytest.approx(1 + 2 / 3 + 1)
+    assert sums == {"puzzles": 3, "exact": 2, "token_accuracy": accuracy, "halted": 3, "halted_exact": 2}
