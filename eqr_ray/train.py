@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 from eqr_ray.config.cli import resumed as merged
 from eqr_ray.config.cli import run_command
 from eqr_ray.config.errors import UserError, extra
-from eqr_ray.config.schema import flat
 from eqr_ray.data.dataset import PrepareConfig, prepare
 from eqr_ray.storage.progress import Progress, duration
 from eqr_ray.storage.remote_sync import fetch, mirror_of, mirrored
@@ -27,17 +26,7 @@ from eqr_ray.storage.run_dir import CHECKPOINTS, LOG, SUMMARY, RunDir, locked
 from eqr_ray.storage.run_log import followed, number
 from eqr_ray.tasks import task_named
 from eqr_ray.training.checkpoint import complete_checkpoints
-from eqr_ray.training.experiment import (
-    KNOBS,
-    Experiment,
-    TrainOptions,
-    build_model,
-    describe_data,
-    experiment_of,
-    open_splits,
-    placed,
-    train_here,
-)
+from eqr_ray.training.experiment import Experiment, TrainOptions, build_model, describe_data, experiment_of, train_here
 from eqr_ray.training.loop import TrainingDiverged
 from eqr_ray.training.status import show_entry
 
@@ -80,7 +69,7 @@ def main(options: TrainOptions, typed: frozenset[str] = frozenset()) -> int:
 def _folder_of(options: TrainOptions) -> Path:
     if options.resume is not None or options.out is not None:
         return Path(options.resume or options.out or "")
-    task = options.task or (DEFAULT_TASK if options.data is None else open_splits(Path(options.data))[0].task_name)
+    task = options.task or (DEFAULT_TASK if options.data is None else describe_data(Path(options.data), None)[0].name)
     return Path(f"runs/{task}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
@@ -110,15 +99,7 @@ class Finished(UserError):
 def resumed(options: TrainOptions, typed: Collection[str], folder: Path, check_only: bool = False) -> Experiment:
     """The run's own experiment with what was typed over it. UserError: that may not change; Finished: nothing to do."""
     config, summary = RunDir(folder, "train").config(), RunDir(folder, "train").summary()
-    data = options.data and str(Path(options.data).resolve())
-    values = {**flat(options.to_dict()), "weights": placed(options.weights), "data": data}
-    changes: dict[str, Any] = {}  # what was typed, as an experiment names and writes it
-    for key in typed:
-        if key == "model":
-            changes |= {name: value for name, value in values.items() if name.startswith("model.")}
-        elif key != "resume" and (key != "data" or data is not None):
-            changes |= dict.fromkeys(KNOBS.get(key, (key,)), values[key])
-    experiment = Experiment.parse(merged(TrainOptions, config, changes, str(folder)))
+    experiment = Experiment.parse(merged(TrainOptions, config, options.changes(typed), str(folder)))
     if summary is not None:
         step, seconds = number(summary, "step"), number(summary, "seconds")
         if step is None or seconds is None:

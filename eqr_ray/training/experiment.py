@@ -4,7 +4,7 @@ content of config.json, what a worker receives and what Tune varies), and what i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import torch
 from pydantic import model_validator
 
 from eqr_ray.config.errors import UserError
-from eqr_ray.config.schema import Options, about, content_hash, option
+from eqr_ray.config.schema import Options, about, content_hash, flat, option
 from eqr_ray.data.arrow_store import Split
 from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import ModelConfig, Reasoner
@@ -24,7 +24,7 @@ from eqr_ray.storage.run_log import RunLog, WandbMode
 from eqr_ray.tasks import Task, task_named
 from eqr_ray.training.backend import Backend
 from eqr_ray.training.config import TrainingConfig, TrainingOptions
-from eqr_ray.training.loop import TrainingJob, rows_of, train
+from eqr_ray.training.loop import Report, TrainingJob, rows_of, train
 
 # The method's own knobs stand at the top level of the command, where sweeps and studies turn them.
 KNOBS = {
@@ -86,6 +86,18 @@ class TrainOptions(TrainingOptions, WorkerOptions):
     damping: float | None = option(None, "share of the old state that a cell keeps; null: the model's", ge=0, lt=1)
     noise_scale: float | None = option(None, "noise of every cell call; null: the model's", ge=0)
     init_std: float | None = option(None, "standard deviation of random starts; null: the model's", ge=0)
+
+    def changes(self, typed: Collection[str]) -> dict[str, Any]:
+        """Key -> value of what was typed beside `resume`, as an experiment names and writes it."""
+        data = self.data and str(Path(self.data).resolve())
+        values = {**flat(self.to_dict()), "weights": placed(self.weights), "data": data}
+        changes: dict[str, Any] = {}
+        for key in set(typed) - {"resume", *(("data",) if data is None else ())}:
+            if key == "model":
+                changes |= {name: value for name, value in values.items() if name.startswith("model.")}
+            else:
+                changes |= dict.fromkeys(KNOBS.get(key, (key,)), values[key])
+        return changes
 
 
 class Experiment(TrainingConfig, WorkerOptions):
@@ -203,11 +215,7 @@ def build_model(experiment: Experiment) -> Reasoner:
 
 
 def training_job(
-    experiment: Experiment,
-    folder: Path,
-    log: RunLog,
-    report: Callable[[dict[str, Any]], None],
-    interrupted: Callable[[], bool],
+    experiment: Experiment, folder: Path, log: RunLog, report: Report, interrupted: Callable[[], bool]
 ) -> TrainingJob:
     """What one worker needs besides its backend. UserError where the data is not what the experiment was made with."""
     train, validation = open_splits(Path(experiment.data))
@@ -219,10 +227,7 @@ def training_job(
 
 
 def train_here(
-    experiment: Experiment,
-    folder: Path,
-    report: Callable[[dict[str, Any]], None],
-    interrupted: Callable[[], bool] = bool,
+    experiment: Experiment, folder: Path, report: Report, interrupted: Callable[[], bool] = bool
 ) -> dict[str, Any]:
     """Train in this process, without Ray, and return the summary. `report` gets the metrics of every checkpoint;
     `interrupted`: whether to end with a checkpoint after this step."""
