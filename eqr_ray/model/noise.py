@@ -38,14 +38,10 @@ def row_keys(*words: int | Tensor) -> Tensor:
     device = next((word.device for word in words if isinstance(word, Tensor)), torch.device("cpu"))
     state = torch.zeros((), dtype=torch.int64, device=device)
     for word in words:
-        # A number is added as a scalar: a tensor made of it would be copied to a GPU, and the host would wait.
-        state = _splitmix(state + (word if isinstance(word, Tensor) else _signed(word)))
+        if not isinstance(word, Tensor):  # a signed scalar: a tensor would be copied to a GPU, and the host would wait
+            word = (word + (1 << 63)) % (1 << 64) - (1 << 63)
+        state = _splitmix(state + word)
     return state
-
-
-def _signed(word: int) -> int:
-    word &= (1 << 64) - 1
-    return word - (1 << 64) if word >> 63 else word
 
 
 def _splitmix(x: Tensor) -> Tensor:

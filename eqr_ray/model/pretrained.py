@@ -24,6 +24,7 @@ from eqr_ray.storage.atomic import write_bytes, write_json
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
+MISMATCH = "the weights do not fit their configuration"
 REFERENCE_TASKS = {(11, 81): "sudoku9", (6, 900): "maze30"}  # (vocabulary, length) of the published checkpoints
 
 
@@ -73,7 +74,7 @@ def load_model(name: str) -> tuple[Reasoner, ModelCard]:
             raise UserError(f"{path}: vocabulary {c.vocab_size} and length {c.length} belong to no known task")
         content_hash = hashlib.sha256(path.read_bytes()).hexdigest()
         card = ModelCard(task=task, config=c, step=step, hash=content_hash, recipe={"source": path.name})
-        return _build(c, weights, path), card
+        return load_weights(Reasoner(c), weights, f"{path}: {MISMATCH}"), card
     folder = path.parent if path.name == WEIGHTS else path
     if not folder.is_dir():
         allowed = f"a run, a folder with {WEIGHTS}, FILE.pth, zoo:NAME"
@@ -99,14 +100,13 @@ def _load_folder(folder: Path) -> tuple[Reasoner, ModelCard]:
         weights = tensors_from_bytes(content)
     except SafetensorError as error:
         raise UserError(f"{folder / WEIGHTS} is damaged: {error}") from error
-    return _build(card.config, weights, folder), card
+    return load_weights(Reasoner(card.config), weights, f"{folder}: {MISMATCH}"), card
 
 
-def _build(config: ModelConfig, weights: Mapping[str, Tensor], source: Path) -> Reasoner:
-    model = Reasoner(config)
+def load_weights(model: Reasoner, weights: Mapping[str, Tensor], mismatch: str) -> Reasoner:
+    """The model with these weights. UserError with the words of `mismatch`: they are of another shape."""
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"{source}: the weights do not fit their configuration ({reason})") from error
+        raise UserError(f"{mismatch} ({str(error).splitlines()[-1].strip()})") from error
     return model

@@ -17,7 +17,7 @@ from eqr_ray.data.arrow_store import Split
 from eqr_ray.data.sampler import Sampler
 from eqr_ray.model import ModelConfig, Reasoner
 from eqr_ray.model.config import ModelOptions
-from eqr_ray.model.pretrained import ModelCard, load_model, save_model
+from eqr_ray.model.pretrained import ModelCard, load_model, load_weights, save_model
 from eqr_ray.model.runtime import device_named, resolved_dtype
 from eqr_ray.storage.run_dir import CHECKPOINTS, RunDir
 from eqr_ray.storage.run_log import RunLog, WandbMode
@@ -206,11 +206,7 @@ def build_model(experiment: Experiment) -> Reasoner:
         model = Reasoner(experiment.model)
     if experiment.weights is not None:
         trained, _ = load_model(experiment.weights)
-        try:
-            model.load_state_dict(trained.state_dict())
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise UserError(f"weights={experiment.weights} do not fit model= ({reason})") from error
+        load_weights(model, trained.state_dict(), f"weights={experiment.weights} do not fit model=")
     return model
 
 
