@@ -107,7 +107,7 @@ def test_flops_of_the_paper_sudoku_model():
     ("change", "words"),
     [
         ({"damping": 1.0}, "damping=1.0"),
-        ({"noise_scale": float("nan")}, "noise_scale=nan"),
+        ({"noise_scale": float("nan")}, "noise_scale=NaN"),
         ({"width": 0}, "width=0"),
         ({"heads": 3, "mixing": "attention"}, "heads=3"),
         ({"grid": (3, 4)}, "grid="),
