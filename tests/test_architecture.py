@@ -50,7 +50,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "adam_atan2_pytorch": ("training/",),
 }
 WITHOUT_TORCH = ("config/", "storage/", "tasks/", "data/")
-MOST_LINES, MOST_FILES, LONGEST_FUNCTION = 15_900, 138, 60  # on the way to 11,000 and 100
+MOST_LINES, MOST_FILES, LONGEST_FUNCTION = 13_000, 100, 60  # the plan was 11,000 lines: docs/log.md
 PRIVATE_WORDS = ("wish", "promise", "verdict", "logbook", "harvest", "outdone", "parked", "calm")
 NOBODYS_ROOM = {"utils", "util", "common", "helpers", "misc", "ray", "tune", "wandb", "deepspeed", "torch", "hydra"}
 
