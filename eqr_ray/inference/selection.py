@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -50,12 +50,13 @@ def choose(method: str, rows: Records) -> npt.NDArray[np.int64]:
     before the others of their puzzle.
     """
     logit_residual = _worst_if_nan(rows.logit_residual)
-    if method == "latent_residual":
-        score = _worst_if_nan(rows.latent_residual)
-    elif method == "halt":
-        score = _worst_if_nan(-rows.halt_logit)
-    else:
-        score = -votes(rows).astype(np.float64) if method == "vote" else logit_residual
+    rules: dict[str, Callable[[], npt.NDArray[np.float64]]] = {
+        "logit_residual": lambda: logit_residual,
+        "latent_residual": lambda: _worst_if_nan(rows.latent_residual),
+        "halt": lambda: _worst_if_nan(-rows.halt_logit),
+        "vote": lambda: -votes(rows).astype(np.float64),
+    }
+    score = rules[method]()
     order = np.lexsort((rows.restart, logit_residual, score, rows.status != ACCEPTED, rows.puzzle))
     return np.asarray(order[np.diff(rows.puzzle[order], prepend=-1) != 0], dtype=np.int64)
 
