@@ -128,17 +128,20 @@ def main(options: ParityOptions, typed: frozenset[str] = frozenset()) -> int:
     stems = sorted(path.with_suffix("") for path in folder.glob("*.json") if path.with_suffix(".npz").exists())
     if not stems:
         raise UserError(f"{folder} holds no fixture (NAME.json with NAME.npz)")
-    failed, reports = 0, {stem.name: check_fixture(stem) for stem in stems}
-    for fixture, report in reports.items():
+    failed = compared = 0
+    for stem in stems:
+        report = check_fixture(stem)
+        compared += len(report)
         if not report:
-            print(f"{fixture}: not compared, networks with puzzle ids (HRM, TRM's own code) are not supported")
+            print(f"{stem.name}: not compared, networks with puzzle ids (HRM, TRM's own code) are not supported")
             continue
-        print(f"{fixture}: {len(report)} quantities (relative error, float32's own rounding, name)")
+        print(f"{stem.name}: {len(report)} quantities (relative error, float32's own rounding, name)")
         for name, quantity in sorted(report.items(), key=lambda item: -item[1].error):
             agrees = quantity.agrees(options.tolerance, options.strict)
             failed += not agrees
-            print(f"  {quantity.error:9.2e} {quantity.rounding:9.2e}  {name}{'' if agrees else '   DIFFERS'}")
-    if not any(reports.values()):
+            within = "" if quantity.error <= options.tolerance else "   within float32's rounding"
+            print(f"  {quantity.error:9.2e} {quantity.rounding:9.2e}  {name}{within if agrees else '   DIFFERS'}")
+    if not compared:
         raise UserError(f"{folder} holds no fixture that is supported")
     rounding = "" if options.strict else f", or {ROUNDING_FACTOR:.0f} times float32's rounding up to {CEILING:.0e}"
     outcome = f"{failed} quantities differ" if failed else "all quantities agree"

@@ -37,7 +37,7 @@ class StatusOptions(Options):
     Example: python -m eqr_ray.status runs/sudoku9
     """
 
-    run: str = option(..., "folder of a run of train, infer or sweep")
+    run: str = option(..., "folder of a run of train, infer, calibrate, frontier or sweep")
 
 
 def main(options: StatusOptions, typed: frozenset[str] = frozenset()) -> None:
@@ -56,22 +56,25 @@ def report(path: Path) -> list[tuple[str, str]]:
     if not path.is_dir():
         raise UserError(f"run={path} is {'a file, not a folder' if path.exists() else 'not there'}")
     if not any((path / name).is_file() for name in (MANIFEST, LOCK)):
-        raise UserError(f"run={path} holds no run (no {MANIFEST})")
+        runs = sorted(inner.name for inner in path.iterdir() if (inner / MANIFEST).is_file())
+        hint = f"; these folders in it do: {', '.join(runs[:5])}{', ...' if runs[5:] else ''}" if runs else ""
+        raise UserError(f"run={path} holds no run (no {MANIFEST}){hint}")
     manifest, summary = (read_json(path / name) if (path / name).is_file() else None for name in (MANIFEST, SUMMARY))
     kind = manifest and manifest.get("kind")
     command = "" if kind not in ("train", "sweep") else _command(kind, resume=str(path))
     if kind == "train":
-        experiment = _configuration(Experiment, path, "train")
+        experiment = _configuration(Experiment, path)
         what, status = _training(experiment), status_of_training(path, experiment, summary)
     elif kind == "infer":
-        config = _configuration(InferConfig, path, "infer")
+        config = _configuration(InferConfig, path)
         what, status = _inference(config, path), status_of_inference(path, summary)
         command = _same_command(config, path)
     elif kind == "sweep":
         what, status = status_of_search(path, summary)
     elif kind in ("calibrate", "frontier"):
         facts = (calibration_facts if kind == "calibrate" else frontier_facts)(summary or {})
-        what, status = f"{KINDS[kind]} of records", RunStatus(facts, read_log(path / LOG).lost())
+        again = [] if summary else ["the command that began it, typed again, goes on"]
+        what, status = f"{KINDS[kind]} of records", RunStatus(facts, read_log(path / LOG).lost(), needs=again)
     else:
         what, status = "a run that has not begun: it makes its data, or starts Ray", RunStatus({})
     driver, needs = driver_of(path), list(status.needs)
@@ -96,9 +99,11 @@ def _does(path: Path, driver: Driver | None, finished: bool) -> str:
     return f"it runs: {who}{silent}" if driver.alive else f"nothing: {who} died{silent}"
 
 
-def _configuration(options_class: type[O], path: Path, kind: str) -> O:
+def _configuration(options_class: type[O], path: Path) -> O:
+    if not (path / CONFIG).is_file():
+        raise UserError(f"{path / CONFIG} is missing: the run was killed while it began; begin it again")
     try:
-        return options_class.parse(RunDir(path, kind).config())
+        return options_class.parse(read_json(path / CONFIG))
     except UserError as error:
         raise UserError(f"{path / CONFIG} cannot be read: {error}") from error
 

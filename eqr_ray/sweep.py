@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -64,10 +63,19 @@ def main(options: SweepConfig, typed: frozenset[str] = frozenset()) -> None:
 
 def sweep_of(search: SearchConfig, config: SweepConfig, stack: ExitStack) -> TrainingSweep | AnsweringSweep:
     """What the trials have in common, checked. UserError: of its parts, or an optional part is not installed."""
-    for part, module in (("search", "eqr_ray.search.optuna_study"), ("plots", "eqr_ray.plots.search")):
-        with extra(part, "a sweep"):  # before hours of trials
-            import_module(module)
+    _optional_parts()  # before hours of trials
     return AnsweringSweep(search, config) if search.command == "infer" else TrainingSweep(search, config, stack)
+
+
+def _optional_parts() -> tuple[Any, Any]:
+    """(plots.search, search.optuna_study). UserError: one of them is not installed."""
+    with extra("search", "a sweep"):
+        # lazy: an optional part
+        from eqr_ray.search import optuna_study  # noqa: PLC0415
+    with extra("plots", "a sweep"):
+        # lazy: an optional part
+        from eqr_ray.plots import search as pictures  # noqa: PLC0415
+    return pictures, optuna_study
 
 
 def continued(options: SweepConfig, typed: Collection[str]) -> SweepConfig:
@@ -105,8 +113,9 @@ def summarized(search: SearchConfig, trials: Mapping[int, Trial], folder: Path) 
     """Write table and pictures; what the search alone tells."""
     everything = list(trials.values())
     write_trials(folder / TABLE, search.space, everything)
-    shares = import_module("eqr_ray.search.optuna_study").importances(search.space, search.goal, everything)
-    import_module("eqr_ray.plots.search").draw_search(search, everything, shares, folder)
+    pictures, optuna_study = _optional_parts()
+    shares = optuna_study.importances(search.space, search.goal, everything)
+    pictures.draw_search(search, everything, shares, folder)
     best = [{"trial": one.number, "values": one.values, **one.metrics} for one in ranked(everything, search.goal)]
     return {
         "configurations_tried": len(everything),

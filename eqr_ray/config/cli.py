@@ -110,6 +110,9 @@ def parse_arguments(
         for group in groups:
             inner = inner.setdefault(group, {})
         inner[leaf] = value_of(text, known[key].annotation)
+    missing = [f"{key}=" for key, field in known.items() if field.is_required() and key not in flat(values)]
+    if missing:
+        raise UserError(f"{', '.join(missing)} must be given (--help shows an example)")
     return options_class.parse(values), keys
 
 

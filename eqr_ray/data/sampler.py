@@ -59,7 +59,7 @@ class Sampler:
 
     def __init__(self, split: Split, batch: int, seed: int, augment: bool) -> None:
         if split.labels is None or len(split) == 0:
-            raise UserError(f"{split.path}: has no answers to train on")
+            raise UserError(f"{split.path}: has no {'puzzles' if len(split) == 0 else 'answers'} to train on")
         self.inputs_NL, self.labels_NL = split.inputs, split.labels
         self.task, self.batch, self.seed, self.augment = split.task, batch, seed, augment
 

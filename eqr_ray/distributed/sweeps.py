@@ -193,7 +193,7 @@ class AnsweringSweep:
     def _recorded(self, keys: Mapping[str, Any], place: str, data: Path, limit: int | None) -> RecordedRun:
         config = self.config
         where = {"checkpoint": config.checkpoint, "data": str(data), "limit": limit, "seed": config.seed}
-        means = {name: getattr(config, name) for name in ("actors", "address", "device")}
+        means = {name: getattr(config, name) for name in ("actors", "gpus_each", "address", "device")}
         folder = config.folder / place / content_hash(keys)[:12]
         return recorded({**keys, **where, **means}, folder, lambda new: check_answers(new.puzzle_set, str(data)))
 

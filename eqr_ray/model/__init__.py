@@ -1,4 +1,4 @@
-"""One segment of the network, its configuration and its files. Knows no task, no solver and no device."""
+"""The network: one segment, its configuration, its files, and how it runs on a device. Knows no solver."""
 
 from eqr_ray.model.config import ModelConfig
 from eqr_ray.model.reasoner import Latent, Readout, Reasoner

@@ -1,7 +1,7 @@
 """One cell call, the operator: the damped, noisy application of the blocks to a state and what is injected into it.
 
 z' = (1 - g) z + g blocks(z + injection) + beta eps, with g = 1 - damping (EqR, arXiv 2605.21488; the reference's option
-`lambda_` is g). A block is post-norm and mixes the tokens, then the channels (method.md). `cell` is what torch.compile
+`lambda_` is g). A block is post-norm and mixes the tokens, then the channels. `cell` is what torch.compile
 sees: it takes seconds to compile, where a whole segment of 21 calls takes minutes.
 
 Shapes: B rows, T tokens, D channels, F hidden width.

@@ -91,7 +91,11 @@ def _load_folder(folder: Path) -> tuple[Reasoner, ModelCard]:
     for name in (WEIGHTS, CARD):
         if not (folder / name).is_file():
             raise UserError(f"checkpoint {folder} has no {name}")
-    card = ModelCard.parse(read_json(folder / CARD))
+    values = read_json(folder / CARD)
+    try:
+        card = ModelCard.parse(values)
+    except UserError as error:
+        raise UserError(f"{folder / CARD}: {error}") from error
     content = (folder / WEIGHTS).read_bytes()
     if hashlib.sha256(content).hexdigest() != card.hash:
         words = f"its sha256 is not the one that {CARD} names ({card.hash[:12]}...)"

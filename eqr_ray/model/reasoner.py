@@ -1,4 +1,4 @@
-"""The network: embedding, one segment of the recursion, readout. Read it top to bottom beside method.md.
+"""The network: embedding, one segment of the recursion, readout (EqR, arXiv 2605.21488). Read it top to bottom.
 
 All parameters belong to this one module, so that ZeRO 3 gathers them once a segment instead of once a layer. It holds
 no state between calls and draws nothing itself: starts and noise are arguments.

@@ -73,6 +73,9 @@ def our_config(arch: Mapping[str, Any], weights: Mapping[str, Tensor], length: i
     if arch.get("H_layers"):
         words = "the reference's EqR and TRM share one stack (H_layers 0)"
         raise UserError(f"H_layers={arch['H_layers']} is not supported: {words}")
+    positions: Any = arch.get("pos_encodings") or "none"
+    if positions not in (known := ("none", "rope", "rope2d")):
+        raise UserError(f"pos_encodings={positions} is not supported; known: {', '.join(known)}")
     side, fixed = round(length**0.5), "z_H_init" in weights
     puzzle_ids, puzzle_width = weights["puzzle_embed"].shape if "puzzle_embed" in weights else (1, 0)
     return ModelConfig(
@@ -84,7 +87,7 @@ def our_config(arch: Mapping[str, Any], weights: Mapping[str, Tensor], length: i
         expansion=float(arch["expansion"]),
         mixing="mlp" if arch.get("mlp_t") else "attention",
         heads=int(arch["num_heads"]),
-        positions=arch.get("pos_encodings") or "none",
+        positions=positions,
         h_cycles=int(arch["H_cycles"]),
         l_cycles=int(arch["L_cycles"]),
         start="fixed" if fixed else "random",

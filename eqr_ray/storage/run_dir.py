@@ -53,10 +53,11 @@ class RunDir:
             return {}
         found = read_json(file)
         kind, identity = found.get("kind"), found.get("identity")
-        if kind not in tuple(KINDS) or not isinstance(identity, dict) or content_hash(identity) != found.get("hash"):
+        if not isinstance(kind, str) or not isinstance(identity, dict) or content_hash(identity) != found.get("hash"):
             raise UserError(f"{file} is damaged: its content has another hash")
         if kind != self.kind:
-            raise UserError(f"{self.path} holds a {KINDS[kind]}, not a {KINDS[self.kind]}; choose another folder")
+            has = KINDS.get(kind, kind)
+            raise UserError(f"{self.path} holds a {has}, not a {KINDS[self.kind]}; choose another folder")
         return found if self.has_run else {}
 
     def identity(self) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def model_of(task: Task, options: TrainOptions) -> ModelConfig:
     for knob, names in KNOBS.items():
         if (value := getattr(options, knob)) is not None:
             parts |= {name.removeprefix("model."): value for name in names}
-    # A maze is a graph of cells: attention with rotary positions. A sudoku's 81 places are mixed by an MLP (method.md).
+    # A maze is a graph of cells: attention with rotary positions. A sudoku's 81 places are mixed by an MLP.
     parts.setdefault("mixing", "attention" if task.name.startswith("maze") else "mlp")
     parts.setdefault("positions", "rope" if parts["mixing"] == "attention" else "none")
     parts |= {"vocab_size": task.vocab_size, "length": task.length, "grid": task.grid}

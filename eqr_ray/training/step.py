@@ -54,7 +54,7 @@ def log_stablemax(logits: Tensor) -> Tensor:
 
 
 def row_losses(logits: Tensor, halt_logit: Tensor, labels: Tensor) -> RowLosses:
-    """Per row: mean over tokens of -log stablemax(logits)[label], and BCE(q, [row exactly right]) (method.md).
+    """Per row: mean over tokens of -log stablemax(logits)[label], and BCE(q, [row exactly right]) (EqR, 2605.21488).
 
     logits (B, L, V), halt_logit (B,), labels (B, L) int64 with IGNORE where nothing is asked.
     """

@@ -207,7 +207,7 @@ def test_numbers_booleans_null_and_lists_keep_their_meaning(text: str, value: An
         (["data=d", "at=3"], "at=3 is not allowed: should be a valid list"),
         (["data=d", "optim.betas=[1]"], "optim.betas[1]= must be given"),
         (["data=null"], "data=null is not allowed: should be a valid string"),
-        (["steps=1"], "data= must be given"),
+        (["steps=1"], "data= must be given (--help shows an example)"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(
