@@ -17,9 +17,9 @@ from pathlib import Path
 
 from eqr_ray.plots.residual import draw_run, read_run
 
-TRAIN = "task=sudoku6 model=eqr_small steps=600 batch=128 learning_rate=0.007 warmup=100 weight_decay=0.1"
-TRAIN += " cooldown=0.3 ema=0.99 workers=2 device=cpu validate_every=300 checkpoint_every=300"
-INFER = "depth=32 breadth=8 snapshots=[1,4,16] actors=2 device=cpu"
+TRAIN = "task=sudoku6 model=eqr_small steps=700 batch=128 learning_rate=0.002 warmup=200 weight_decay=0.1"
+TRAIN += " cooldown=0.3 ema=0.99 workers=2 device=cpu validate_every=350 checkpoint_every=350"
+INFER = "depth=64 breadth=8 snapshots=[1,4,16] actors=2 device=cpu"
 
 
 def run(name: str, arguments: str) -> None:
