@@ -1,13 +1,13 @@
-"""Whether the promise of a calibration holds on puzzles that it has not seen.
+"""Whether the guarantee of a calibration holds on puzzles that it has not seen.
 
     python benchmarks/calibration_draws.py records=FOLDER [puzzles=1500] [draws=20] [risk=0.005] [confidence=0.95]
         [policy=sequential] [depth=16] [breadth=8] [seed=0]
 
 From the records of many puzzles with every segment (the folder run/ of `eqr_ray.calibrate` or `eqr_ray.frontier`),
 draws calibration sets of `puzzles` each, calibrates on each, and counts the wrong among the settled answers of all
-other puzzles. The promise is broken where their share is greater than `risk`; it may be so in 1 - `confidence` of the
+other puzzles. The guarantee is broken where their share is greater than `risk`; it may be so in 1 - `confidence` of the
 draws. The share among a few thousand unseen puzzles strays around its true value, so 1 of 20 is a little stricter than
-what was promised. Draws without a threshold promise nothing, and are counted apart.
+what was guaranteed. Draws without a threshold guarantee nothing, and are counted apart.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class Draw:
     def line(self, risk: float) -> str:
         """For people."""
         if self.settle_below is None:
-            return "no threshold keeps the promise"
-        verdict = "broken" if self.share > risk else "held"
+            return "no threshold keeps the guarantee"
+        outcome = "broken" if self.share > risk else "held"
         counts = f"{self.settled:,} of {self.unseen:,} unseen settled, {self.wrong} wrong = {self.share:.3%}"
-        return f"settle_below {self.settle_below:<7g} {counts}  {verdict}"
+        return f"settle_below {self.settle_below:<7g} {counts}  {outcome}"
 
 
 def calibration_draws(
@@ -116,7 +116,8 @@ def main() -> None:
     kept = [draw for draw in made if draw.settle_below is not None]
     broken = sum(draw.share > options.risk for draw in kept)
     print(
-        f"the promise held in {len(made) - broken} of {len(made)} draws ({len(made) - len(kept)} without a threshold); "
+        f"the guarantee held in {len(made) - broken} of {len(made)} draws "
+        f"({len(made) - len(kept)} without a threshold); "
         f"{sum(d.wrong for d in kept) / max(sum(d.settled for d in kept), 1):.3%} of all settled answers were wrong"
     )
 

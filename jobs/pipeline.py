@@ -19,7 +19,7 @@ RECIPE += ["ema=0.99"]
 
 
 def steps_of(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """(door, its arguments) one after the other. UserError: an unknown key, or no out=."""
+    """(command, its arguments) one after the other. UserError: an unknown key, or no out=."""
     given = dict(argument.partition("=")[::2] for argument in arguments)
     if unknown := given.keys() - DEFAULTS.keys():
         raise UserError(f"unknown key '{min(unknown)}'{nearest(min(unknown), DEFAULTS)}")
@@ -27,7 +27,7 @@ def steps_of(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
     if not keys["out"]:
         raise UserError("out= must be given: the folder of data, run and answers")
     data, run = f"{keys['out']}/data", f"{keys['out']}/train"
-    chosen = {door: [f"{key}={keys[key]}" for key in names] for door, names in _KEYS.items()}
+    chosen = {command: [f"{key}={keys[key]}" for key in names] for command, names in _KEYS.items()}
     return [
         ("prepare", [*chosen["prepare"], "validation=200", f"out={data}"]),
         ("train", [*chosen["train"], *RECIPE, f"data={data}", f"out={run}"]),

@@ -1,4 +1,4 @@
-"""A door as a job on a Ray cluster: what is shipped, where it runs, how it is followed and stopped.
+"""A command as a job on a Ray cluster: what is shipped, where it runs, how it is followed and stopped.
 
     python -m jobs.train data=data/sudoku6 workers=2 out=runs/sudoku6                       a cluster is started here
     export RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265                                     ... or one is used
@@ -38,7 +38,7 @@ SHIPPED = ("eqr_ray/**/*", "tune/*.yaml", "jobs/again.py", "pyproject.toml", "LI
 PATIENCE_S, PAUSE_S = 300.0, 2.0  # for a job server that does not answer
 LARGEST = 3  # files named when a package is shown
 API = "RAY_API_SERVER_ADDRESS"
-# Keys of doors that name files, and how what is none of the user's begins: the same everywhere, or shipped.
+# Keys of commands that name files, and how what is none of the user's begins: the same everywhere, or shipped.
 PATHS = {"out": (), "resume": (), "data": (), "calibration": (), "recipe": ("tune/",), "space": ("tune/",)}
 PATHS |= {"checkpoint": ("zoo:",), "weights": ("zoo:",), "source": ("hub:",)}
 
@@ -85,15 +85,17 @@ def _is_shipped(path: Path, root: Path) -> bool:
     return path.is_file() and not hidden and not linked
 
 
-def placed(door: str, arguments: Sequence[str], here: Path | None) -> list[str]:
+def placed(command: str, arguments: Sequence[str], here: Path | None) -> list[str]:
     """The arguments with paths that mean the same in a job's folder, which is Ray's copy and is swept away.
 
     `here`: relative paths are meant from this folder; None: the cluster is elsewhere, and they mean nothing. UserError:
     such a path, or results without a place.
     """
     given = dict(argument.partition("=")[::2] for argument in arguments)
-    if "out" not in given and not (door in ("train", "sweep") and "resume" in given):
-        raise UserError(f"out= must be given: without it {door} would leave its results in Ray's copy of the package")
+    if "out" not in given and not (command in ("train", "sweep") and "resume" in given):
+        raise UserError(
+            f"out= must be given: without it {command} would leave its results in Ray's copy of the package"
+        )
     return [_placed(argument, here) for argument in arguments]
 
 
@@ -109,21 +111,21 @@ def _placed(argument: str, here: Path | None) -> str:
 
 
 def run_job(
-    client: JobSubmissionClient, package: Package, door: str, arguments: Sequence[str], *, python: str, detach: bool
+    client: JobSubmissionClient, package: Package, command: str, arguments: Sequence[str], *, python: str, detach: bool
 ) -> int:
-    """Submit a door, show what it says, and return its exit status. `python`: the one of the cluster.
+    """Submit a command, show what it says, and return its exit status. `python`: the one of the cluster.
 
     Ctrl-C and SIGTERM: with `detach` the job goes on without us, else it is stopped. 130 then, and for a job that
     somebody else has stopped.
     """
-    entrypoint = shlex.join([python, "-m", "jobs.again", door, *arguments])
-    name = f"eqr-{door}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    entrypoint = shlex.join([python, "-m", "jobs.again", command, *arguments])
+    name = f"eqr-{command}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     try:
         job = client.submit_job(
             entrypoint=entrypoint,
             submission_id=name,
             runtime_env={"working_dir": str(package.folder)},
-            metadata={"package": package.hash, "door": door},
+            metadata={"package": package.hash, "command": command},
         )
     except (OSError, RuntimeError) as error:
         raise UserError(f"the cluster does not take the job ({error})") from error
@@ -187,20 +189,20 @@ def _answer(ask: Callable[[], T]) -> T:
 
 
 def submit(steps: Sequence[tuple[str, Sequence[str]]]) -> int:
-    """Run doors, (name, arguments) each, as one job after the other, until one fails; its exit status.
+    """Run commands, (name, arguments) each, as one job after the other, until one fails; its exit status.
 
     UserError, before anything is started or sent: a path that means nothing there.
     """
     address = os.environ.get(API) or os.environ.get("RAY_ADDRESS")
     python, here = ("python", None) if address else (sys.executable, Path.cwd())
-    jobs = [(door, placed(door, arguments, here)) for door, arguments in steps]
+    jobs = [(command, placed(command, arguments, here)) for command, arguments in steps]
     package = pack(ROOT, ROOT / "build" / "packages")
     print(package, file=sys.stderr)
     if address is None:
         print("no cluster is named by RAY_API_SERVER_ADDRESS: starting Ray on this machine", file=sys.stderr)
     with job_server(address) as client:
-        for door, arguments in jobs:
-            status = run_job(client, package, door, arguments, python=python, detach=address is not None)
+        for command, arguments in jobs:
+            status = run_job(client, package, command, arguments, python=python, detach=address is not None)
             if status:
                 return status
     return 0

@@ -108,12 +108,12 @@ def test_relative_paths_mean_nothing_on_a_cluster(key: str) -> None:
         placed("train", ["out=/o", f"{key}=x/y"], None)
 
 
-@pytest.mark.parametrize("door", ["train", "infer", "prepare"])
-def test_results_need_a_place(door: str) -> None:
+@pytest.mark.parametrize("command", ["train", "infer", "prepare"])
+def test_results_need_a_place(command: str) -> None:
     with pytest.raises(UserError, match="out= must be given"):
-        placed(door, ["steps=3"], Path("/"))
-    if door == "train":
-        assert placed(door, ["resume=/run"], None) == ["resume=/run"]
+        placed(command, ["steps=3"], Path("/"))
+    if command == "train":
+        assert placed(command, ["resume=/run"], None) == ["resume=/run"]
 
 
 # ---- going on
@@ -122,35 +122,35 @@ def test_results_need_a_place(door: str) -> None:
 def test_a_training_that_is_there_is_resumed(tmp_path: Path) -> None:
     own = ["task=sudoku4", "model=eqr_small", "steps=10", "batch=4"]
     typed = [*own, f"out={tmp_path}", "max_failures=2"]
-    assert again.command("train", typed) == typed
+    assert again.arguments_of("train", typed) == typed
     experiment = experiment_of(parse_arguments(TrainOptions, own)[0], task_named("sudoku4"), tmp_path, "")
     RunDir(tmp_path, "train").create({}, experiment.to_dict())
     resumed = [*own, "max_failures=2", f"resume={tmp_path}"]
-    assert again.command("train", typed) == resumed
-    assert again.command("infer", typed) == typed
+    assert again.arguments_of("train", typed) == resumed
+    assert again.arguments_of("infer", typed) == typed
     (tmp_path / "summary.json").write_text('{"step": 10, "seconds": 1.0}')
-    assert again.command("train", typed) == []
-    assert again.command("train", [*own, "minutes=0", f"out={tmp_path}"]) == []
-    # What is more, or something else, the door hears of, and refuses what it must.
+    assert again.arguments_of("train", typed) == []
+    assert again.arguments_of("train", [*own, "minutes=0", f"out={tmp_path}"]) == []
+    # What is more, or something else, the command hears of, and refuses what it must.
     for more in ("steps=11", "steps=ten", "batch=8"):
-        assert again.command("train", [*own, more, f"out={tmp_path}"]) == [*own, more, f"resume={tmp_path}"]
+        assert again.arguments_of("train", [*own, more, f"out={tmp_path}"]) == [*own, more, f"resume={tmp_path}"]
 
 
 def test_a_run_that_is_there_has_its_recipe(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    assert again.command("train", ["recipe=best.yaml", f"out={tmp_path}"]) == [f"resume={tmp_path}"]
+    assert again.arguments_of("train", ["recipe=best.yaml", f"out={tmp_path}"]) == [f"resume={tmp_path}"]
 
 
 def test_a_run_that_is_in_a_store_is_fetched_and_resumed(tmp_path: Path) -> None:
     there, run = tmp_path / "store", tmp_path / "run"
     typed = [f"mirror=file://{there}", f"out={run}"]
-    assert again.command("sweep", typed) == typed
+    assert again.arguments_of("sweep", typed) == typed
     (there / "trials").mkdir(parents=True)
     (there / "manifest.json").write_text("{}")
-    assert again.command("sweep", typed) == [typed[0], f"resume={run}"]
+    assert again.arguments_of("sweep", typed) == [typed[0], f"resume={run}"]
     assert (run / "manifest.json").read_text() == "{}"
     with pytest.raises(UserError, match="mirror=nothing is not allowed"):
-        again.command("train", ["mirror=nothing", f"out={tmp_path / 'new'}"])
+        again.arguments_of("train", ["mirror=nothing", f"out={tmp_path / 'new'}"])
 
 
 def test_results_are_never_left_in_the_package(tmp_path: Path) -> None:
@@ -166,15 +166,15 @@ def test_results_are_never_left_in_the_package(tmp_path: Path) -> None:
 
 def test_a_sweep_that_is_there_is_resumed(tmp_path: Path) -> None:
     typed = ["space=tune/smoke.yaml", f"out={tmp_path}", "trials=3"]
-    assert again.command("sweep", typed) == typed
+    assert again.arguments_of("sweep", typed) == typed
     (tmp_path / "manifest.json").touch()
     (tmp_path / "summary.json").touch()
-    assert again.command("sweep", typed) == ["space=tune/smoke.yaml", "trials=3", f"resume={tmp_path}"]
+    assert again.arguments_of("sweep", typed) == ["space=tune/smoke.yaml", "trials=3", f"resume={tmp_path}"]
 
 
-def test_the_pipeline_is_three_doors(tmp_path: Path) -> None:
+def test_the_pipeline_is_three_commands(tmp_path: Path) -> None:
     steps = pipeline.steps_of([f"out={tmp_path}", "steps=5", "actors=1"])
-    assert [door for door, _ in steps] == ["prepare", "train", "infer"]
+    assert [command for command, _ in steps] == ["prepare", "train", "infer"]
     (_, prepare), (_, train), (_, infer) = steps
     assert {"task=sudoku6", f"out={tmp_path}/data"} < set(prepare)
     assert {"steps=5", "workers=2", f"data={tmp_path}/data", f"out={tmp_path}/train"} < set(train)
@@ -189,9 +189,9 @@ def test_the_pipeline_is_three_doors(tmp_path: Path) -> None:
 def test_the_pipeline_ends_with_what_fails(monkeypatch: pytest.MonkeyPatch, failing: str | None) -> None:
     ran: list[str] = []
 
-    def run(client: object, package: object, door: str, arguments: list[str], **_: object) -> int:
-        ran.append(door)
-        return 2 if door == failing else 0
+    def run(client: object, package: object, command: str, arguments: list[str], **_: object) -> int:
+        ran.append(command)
+        return 2 if command == failing else 0
 
     monkeypatch.setattr(submission, "run_job", run)
     monkeypatch.setattr(submission, "job_server", lambda address: nullcontext())

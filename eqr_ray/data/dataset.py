@@ -25,7 +25,7 @@ from eqr_ray.data.sources import locate, read_part
 from eqr_ray.data.validation import BadRow
 from eqr_ray.tasks import Puzzles, Task, task_named
 from eqr_ray.tasks.keys import hash_words
-from eqr_ray.tasks.task import Progress
+from eqr_ray.tasks.task import ShowCount
 
 FORMAT = "eqr_ray.dataset.1"
 GENERATE = "generate"
@@ -73,7 +73,7 @@ class PrepareConfig(Options):
         return {name: value for name, value in self.to_dict().items() if name not in ("out", "limit_bad", "skip_bad")}
 
 
-def prepare(config: PrepareConfig, progress: Progress | None = None) -> dict[str, Any]:
+def prepare(config: PrepareConfig, progress: ShowCount | None = None) -> dict[str, Any]:
     """Make the folder `config.out` and return what its dataset.json says.
 
     Everything is written to a folder beside it and renamed at the end. A folder that is there already is left as it is
@@ -109,7 +109,9 @@ def prepare(config: PrepareConfig, progress: Progress | None = None) -> dict[str
     return about
 
 
-def _read(task: Task, config: PrepareConfig, progress: Progress | None) -> tuple[Puzzles, Puzzles | None, list[BadRow]]:
+def _read(
+    task: Task, config: PrepareConfig, progress: ShowCount | None
+) -> tuple[Puzzles, Puzzles | None, list[BadRow]]:
     """(the pool, the source's own test part, bad rows)."""
     if config.source == GENERATE:
         count = (config.train or 0) + config.validation + (config.test or 0)

@@ -40,7 +40,7 @@ from eqr_ray.model.network import Network
 START_TIMEOUT_S = 180.0  # until an actor has been placed and holds its network
 LOOK_EVERY_S = 5.0  # for places that have appeared; a call of some milliseconds
 RACE_CALL_S = 0.05  # of a call where a puzzle is on several actors: as long may one run on after another has won
-DEATHS_IN_A_ROW = 3  # without a report in between: then the fault is not the machine's (a lost node may take a team)
+DEATHS_IN_A_ROW = 3  # without a report in between: then the fault is not the machine's (a lost node may take all)
 
 log = logging.getLogger(__name__)
 
@@ -108,19 +108,19 @@ class Handle:
 
 
 class Actors:
-    """A team at work. Use as a context: leaving it ends the actors. `elastic`: places that appear are used."""
+    """The actors of a run. Use as a context: leaving it ends the actors. `elastic`: places that appear are used."""
 
     def __init__(
         self,
-        team: ResourceRequest,
+        request: ResourceRequest,
         factory: Callable[[], Network],
         settings: Settings,
         slots: int,
         elastic: bool = False,
         metrics: RayMetrics | None = None,
     ) -> None:
-        self._team, self._elastic, self._metrics = team, elastic, metrics
-        self._build: tuple[Any, ...] = (ray.put(factory), settings, slots, team.threads)
+        self._request, self._elastic, self._metrics = request, elastic, metrics
+        self._build: tuple[Any, ...] = (ray.put(factory), settings, slots, request.threads)
         self._handles: list[Handle] = []
         self._started = self._deaths = 0
         self._looked_s = time.monotonic()
@@ -130,12 +130,12 @@ class Actors:
 
     def __enter__(self) -> Actors:
         try:
-            self._handles = [self._start() for _ in range(self._team.workers)]
+            self._handles = [self._start() for _ in range(self._request.workers)]
             while starting := {handle.call: handle for handle in self._handles if handle.call is not None}:
                 wait_s = max(0.0, min(handle.until_s for handle in starting.values()) - time.monotonic())
                 ready, _ = ray.wait(list(starting), num_returns=1, timeout=wait_s)
                 if not ready:
-                    raise UserError(f"{self._team.workers} actors with {self._not_placed()}")
+                    raise UserError(f"{self._request.workers} actors with {self._not_placed()}")
                 self._returned(starting[ready[0]])  # one that died is replaced: its node may have gone unnoticed
         except BaseException:
             self.__exit__()
@@ -164,7 +164,9 @@ class Actors:
 
     def _start(self) -> Handle:
         self._started += 1
-        options = RemoteBreadth.options(num_cpus=self._team.cpus_each, num_gpus=self._team.gpus_each, max_restarts=0)
+        options = RemoteBreadth.options(
+            num_cpus=self._request.cpus_each, num_gpus=self._request.gpus_each, max_restarts=0
+        )
         actor: Any = options.remote()
         built = actor.build.remote(*self._build)
         return Handle(f"actor {self._started}", actor, built, time.monotonic() + START_TIMEOUT_S)
@@ -224,11 +226,11 @@ class Actors:
             log.warning("%d actors with %s; going on with %d", len(late), self._not_placed(), len(self._handles))
 
     def _not_placed(self) -> str:
-        team, unused = self._team, unused_resources()
+        request, unused = self._request, unused_resources()
         gpus, cpus = (sum(node.get(name, 0) for node in unused) for name in ("GPU", "CPU"))
         return (
-            f"{team.gpus_each:g} GPUs and {team.cpus_each:g} CPUs each were not placed within {START_TIMEOUT_S:g} s; "
-            f"free in the cluster: {gpus:g} GPUs, {cpus:g} CPUs"
+            f"{request.gpus_each:g} GPUs and {request.cpus_each:g} CPUs each were not placed within "
+            f"{START_TIMEOUT_S:g} s; free in the cluster: {gpus:g} GPUs, {cpus:g} CPUs"
         )
 
     def _grow(self) -> None:
@@ -236,7 +238,7 @@ class Actors:
         if not self._elastic or time.monotonic() - self._looked_s < LOOK_EVERY_S:
             return
         self._looked_s = time.monotonic()
-        there, unused = capacity(nodes(), self._team), capacity(unused_resources(), self._team)
+        there, unused = capacity(nodes(), self._request), capacity(unused_resources(), self._request)
         new = min(there - len(self._handles), unused)
         if new > 0:
             log.info("%d places for %d actors, %d of them free: %d more", there, len(self._handles), unused, new)

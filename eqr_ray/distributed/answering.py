@@ -57,17 +57,17 @@ def answer(config: InferConfig, check: Callable[[Run], None] = lambda run: None)
             if config.wait_minutes:  # so that an autoscaler brings machines
                 cluster.request_nodes(config.actors or 1, gpus=config.device == "cuda")
                 stack.callback(cluster.request_nodes, 0)
-            team = cluster.wait_for_nodes(lambda there: team_of(config, there, joined), config.wait_minutes * 60)
+            request = cluster.wait_for_nodes(lambda there: request_of(config, there, joined), config.wait_minutes * 60)
         else:
-            team = team_of(config, this_machine(), joined)
-        run = prepare(config, device_named(config.device).type if team is None else team.device_type)
+            request = request_of(config, this_machine(), joined)
+        run = prepare(config, device_named(config.device).type if request is None else request.device_type)
         check(run)
         stack.enter_context(locked(run.folder.path))
         begin(run)
         stack.enter_context(mirrored(run.folder.path, config.mirror))
         log = stack.enter_context(RunLog(run.folder.path))
-        work(run, team, joined, log)
-        return finish(run, team.workers if team else 0, log), run.folder.path
+        work(run, request, joined, log)
+        return finish(run, request.workers if request else 0, log), run.folder.path
 
 
 def recorded(keys: Mapping[str, Any], folder: Path, check: Callable[[Run], None]) -> RecordedRun:
@@ -81,8 +81,8 @@ def recorded(keys: Mapping[str, Any], folder: Path, check: Callable[[Run], None]
     return open_recorded(folder, config.data)
 
 
-def team_of(config: InferConfig, there: Sequence[Node], joined: bool) -> ResourceRequest | None:
-    """Who works: a team of actors, or None for this process."""
+def request_of(config: InferConfig, there: Sequence[Node], joined: bool) -> ResourceRequest | None:
+    """Who works: so many actors, or None for this process."""
     gpu_share(config.gpus_each)
     use_gpus, actors = uses_gpus(config.device, there), config.actors
     if actors is None:
@@ -94,7 +94,7 @@ def team_of(config: InferConfig, there: Sequence[Node], joined: bool) -> Resourc
     return share(there, actors, use_gpus, gpus_each=config.gpus_each) if actors else None
 
 
-def work(run: Run, team: ResourceRequest | None, joined: bool, log: RunLog) -> None:
+def work(run: Run, request: ResourceRequest | None, joined: bool, log: RunLog) -> None:
     """Run what is missing, on actors or here; nothing is started where nothing is missing."""
     run_here: RunUnits | None = None
     with ExitStack() as stack:
@@ -104,28 +104,28 @@ def work(run: Run, team: ResourceRequest | None, joined: bool, log: RunLog) -> N
         live = started(run, log)
         for inputs in run.folder.rounds(run.puzzle_set.inputs):
             if missing := run.folder.missing():
-                run_here = run_here or stack.enter_context(runner(run, team, joined, log))
+                run_here = run_here or stack.enter_context(runner(run, request, joined, log))
                 carry_out(run, run_here(missing, inputs), live, log, display)
 
 
 @contextmanager
-def runner(run: Run, team: ResourceRequest | None, joined: bool, log: RunLog) -> Iterator[RunUnits]:
+def runner(run: Run, request: ResourceRequest | None, joined: bool, log: RunLog) -> Iterator[RunUnits]:
     """Who runs units: an engine in this process, or actors, for which Ray is started if none was joined, and which also
     gets the metrics of the log."""
-    if team is None:
+    if request is None:
         engine = BreadthEngine(run.factory(), run.settings, run.slots)
         yield lambda units, inputs: run_units(engine, units, inputs)
         return
-    with extra("cluster", f"actors={team.workers}"):
+    with extra("cluster", f"actors={request.workers}"):
         # lazy: Ray takes seconds to import, and answering in one process needs none of it
         from eqr_ray.distributed import actors, cluster  # noqa: PLC0415
     with ExitStack() as stack:
         if not joined:
             here = this_machine()[0]
-            gpus = int(here["GPU"]) if team.gpus_each else 0
+            gpus = int(here["GPU"]) if request.gpus_each else 0
             stack.enter_context(cluster.start_ray(num_cpus=int(here["CPU"]), num_gpus=gpus))
         elastic = joined and run.config.actors is None
         shown = cluster.RayMetrics(run.folder.path.name)
         log.sinks.append(shown.show)
         stack.callback(log.sinks.remove, shown.show)
-        yield stack.enter_context(actors.Actors(team, run.factory, run.settings, run.slots, elastic, shown)).run
+        yield stack.enter_context(actors.Actors(request, run.factory, run.settings, run.slots, elastic, shown)).run

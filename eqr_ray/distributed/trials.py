@@ -133,7 +133,7 @@ def _train_with_workers(experiment: Experiment, folder: Path, reporter: Reporter
     reporter.look()
 
 
-def room_for_trials(config: SweepConfig, nodes: Sequence[Mapping[str, float]]) -> tuple[ResourceRequest, int]:
+def capacity_for_trials(config: SweepConfig, nodes: Sequence[Mapping[str, float]]) -> tuple[ResourceRequest, int]:
     """(who works for one trial: its workers, or the trial itself; how many trials side by side the nodes have room for,
     `at_once` at most). UserError: no such share of a GPU, or no room for one."""
     gpus = gpu_share(config.gpus_each) if uses_gpus(config.device, nodes) else 0.0
@@ -156,7 +156,7 @@ class TrialRunner:
         if self._address:
             stack.enter_context(start_ray(self._address, log_to_driver=False))
         self._nodes = nodes() if self._address else this_machine()
-        self._request, self._at_once = room_for_trials(config, self._nodes)
+        self._request, self._at_once = capacity_for_trials(config, self._nodes)
 
     def __call__(self, queue: Queue, early_stopping: EarlyStopping) -> None:
         if queue.is_empty:

@@ -153,9 +153,12 @@ def distribution(puzzles: npt.NDArray[np.int64]) -> dict[str, float]:
 
 def with_front(points: Sequence[Point]) -> list[Point]:
     """The points with `on_front` set, those that verify and those that do not each among themselves."""
-    kinds = [[point for point in points if point.verified is verified] for verified in (False, True)]
-    fronts = [iter(on_front([p.flops_mean for p in kind], [p.exact_accuracy for p in kind])) for kind in kinds]
-    return [dataclasses.replace(point, on_front=next(fronts[point.verified])) for point in points]
+    flags: dict[int, bool] = {}
+    for verified in (False, True):
+        kind = [at for at, point in enumerate(points) if point.verified is verified]
+        costs, accuracies = [points[at].flops_mean for at in kind], [points[at].exact_accuracy for at in kind]
+        flags.update(zip(kind, on_front(costs, accuracies), strict=True))
+    return [dataclasses.replace(point, on_front=flags[at]) for at, point in enumerate(points)]
 
 
 def on_front(cost: Sequence[float], accuracy: Sequence[float]) -> list[bool]:

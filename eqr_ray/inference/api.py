@@ -83,8 +83,24 @@ def solve(
     `settle_below`: None as the model's card says, else 1. `budget`: segments per puzzle at most. `compile` pays for
     thousands of trajectories. UserError: a puzzle that the model cannot read, an option that is not allowed.
     """
-    keys = {name: value for name, value in locals().items() if name in InferConfig.model_fields}
-    config = InferConfig(checkpoint="", data="", **keys)  # which checks them, and knows the other defaults
+    config = InferConfig(  # which checks them, and knows the other defaults
+        checkpoint="",
+        data="",
+        depth=depth,
+        breadth=breadth,
+        noise_scale=noise_scale,
+        init_std=init_std,
+        policy=policy,
+        select=select,
+        settle_below=settle_below,
+        settle_for=settle_for,
+        budget=budget,
+        slots=slots,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        compile=compile,
+    )
     settings = config.settings(model.card)
     inputs = _tokens(model, puzzles)
     if len(inputs) == 0:

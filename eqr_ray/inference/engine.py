@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -183,9 +182,10 @@ class BreadthEngine:
         """Start what waits: needed trajectories of all units in order, then perhaps those that run ahead."""
         takers = [(part, part.take) for part in self._open.values()]
         takers += [(part, part.take_ahead) for part in self._open.values() if ahead]
-        waiting = chain.from_iterable(((part, *one) for one in iter(take, None)) for part, take in takers)
-        idle = np.flatnonzero(~self._active)
-        taken = list(islice(waiting, len(idle)))  # what is read has been taken
+        idle, taken = np.flatnonzero(~self._active), list[tuple[OpenUnit, int, int]]()
+        for part, take in takers:
+            while len(taken) < len(idle) and (one := take()) is not None:
+                taken.append((part, *one))
         if not taken:
             return
         at = idle[: len(taken)]

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from eqr_ray.config.errors import UserError
 from eqr_ray.tasks.keys import Words, below, hash_words, jit, shuffle
 from eqr_ray.tasks.puzzles import NOT_RATED, Puzzles, Tokens
-from eqr_ray.tasks.task import Candidate, Progress, Task, generate_unique
+from eqr_ray.tasks.task import Candidate, ShowCount, Task, generate_unique
 
 Cells = npt.NDArray[np.bool_]
 Distances = npt.NDArray[np.int32]
@@ -208,7 +208,7 @@ class Maze(Task):
             prints_N[at : at + CHUNK] = _least_hash(puzzles_NL[at : at + CHUNK], self.size, table)
         return prints_N
 
-    def generate(self, count: int, seed: int, hard: bool = False, progress: Progress | None = None) -> Puzzles:
+    def generate(self, count: int, seed: int, hard: bool = False, progress: ShowCount | None = None) -> Puzzles:
         """Perfect mazes; path length uniform in `steps`, with `hard` only the longest quarter of that range."""
         low, high = self.steps
         if hard:

@@ -18,7 +18,7 @@ from eqr_ray.config.errors import UserError
 from eqr_ray.tasks.keys import GOLDEN, Words, hash_words, jit, scramble
 from eqr_ray.tasks.puzzles import NOT_RATED, Puzzles, Tokens
 from eqr_ray.tasks.sudoku_search import Bits, full_grid, remove_clues, search
-from eqr_ray.tasks.task import Candidate, Progress, Task, generate_unique
+from eqr_ray.tasks.task import Candidate, ShowCount, Task, generate_unique
 
 DIGITS = "123456789ABCDEFG"
 
@@ -150,7 +150,7 @@ class Sudoku(Task):
         _canonical_hashes(puzzles, digits, self.box_rows, self.box_cols, prints_N)
         return prints_N
 
-    def generate(self, count: int, seed: int, hard: bool = False, progress: Progress | None = None) -> Puzzles:
+    def generate(self, count: int, seed: int, hard: bool = False, progress: ShowCount | None = None) -> Puzzles:
         """Minimal puzzles (4x4: up to 6 clues more; 16x16: near-minimal). `hard`: at least HARD_GUESSES guesses."""
         if hard and self.side not in HARD_GUESSES:
             raise UserError(f"{self.name} has no hard puzzles: none needs a guess")

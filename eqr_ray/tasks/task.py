@@ -20,7 +20,7 @@ from eqr_ray.tasks.puzzles import Puzzles, Tokens
 CHUNK = 64  # candidates between two looks at the fingerprints
 DRY_LIMIT = 20_000  # candidates in a row without a new puzzle: the task has no more
 
-Progress = Callable[[int, int], None]  # (done, wanted)
+ShowCount = Callable[[int, int], None]  # (done, wanted)
 Candidate = tuple[Tokens, Tokens, int]  # puzzle (L,), answer (L,), rating
 
 
@@ -128,13 +128,13 @@ class Task(ABC):
         """Apply to row i the symmetry of the grid that keys_N[i] names. Returns (puzzles, answers), both (N, L)."""
 
     @abstractmethod
-    def generate(self, count: int, seed: int, hard: bool = False, progress: Progress | None = None) -> Puzzles:
+    def generate(self, count: int, seed: int, hard: bool = False, progress: ShowCount | None = None) -> Puzzles:
         """`count` puzzles with one solution each, no two equal up to symmetry, a function of (seed, hard) alone: the
         first `count` of an endless list. UserError: the task has not so many."""
 
 
 def generate_unique(
-    task: Task, count: int, seed: int, hard: bool, make: Callable[[Words], Candidate | None], progress: Progress | None
+    task: Task, count: int, seed: int, hard: bool, make: Callable[[Words], Candidate | None], progress: ShowCount | None
 ) -> Puzzles:
     """The first `count` puzzles of `make(hash_words(seed, i))`, i = 0, 1, ..., that differ up to symmetry.
 

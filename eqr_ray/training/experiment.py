@@ -24,7 +24,7 @@ from eqr_ray.storage.run_log import RunLog, WandbMode
 from eqr_ray.tasks import Task, task_named
 from eqr_ray.training.backend import Backend
 from eqr_ray.training.config import TrainingConfig, TrainingOptions
-from eqr_ray.training.loop import Report, TrainingJob, rows_of, train
+from eqr_ray.training.loop import ReportMetrics, TrainingJob, rows_of, train
 
 # The method's own knobs stand at the top level of the command, where sweeps and studies turn them.
 KNOBS = {
@@ -211,7 +211,7 @@ def build_model(experiment: Experiment) -> Reasoner:
 
 
 def training_job(
-    experiment: Experiment, folder: Path, log: RunLog, report: Report, interrupted: Callable[[], bool]
+    experiment: Experiment, folder: Path, log: RunLog, report: ReportMetrics, interrupted: Callable[[], bool]
 ) -> TrainingJob:
     """What one worker needs besides its backend. UserError where the data is not what the experiment was made with."""
     train, validation = open_splits(Path(experiment.data))
@@ -223,7 +223,7 @@ def training_job(
 
 
 def train_here(
-    experiment: Experiment, folder: Path, report: Report, interrupted: Callable[[], bool] = bool
+    experiment: Experiment, folder: Path, report: ReportMetrics, interrupted: Callable[[], bool] = bool
 ) -> dict[str, Any]:
     """Train in this process, without Ray, and return the summary. `report` gets the metrics of every checkpoint;
     `interrupted`: whether to end with a checkpoint after this step."""

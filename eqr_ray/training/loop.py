@@ -30,7 +30,7 @@ from eqr_ray.training.checkpoint import choose_checkpoint, load_checkpoint, save
 from eqr_ray.training.config import TrainingConfig
 from eqr_ray.training.step import IGNORE, Carry, empty_carry, row_losses, training_step
 
-Report = Callable[[dict[str, Any]], None]
+ReportMetrics = Callable[[dict[str, Any]], None]
 VALIDATION_BATCH = 32  # rows; a multiple of nothing, but the same shape for every call
 VALIDATION_SEED = 20_260_521  # validation draws are the same for every run, so that runs compare
 
@@ -49,7 +49,7 @@ class TrainingJob:
     checkpoints: Path
     experiment: str  # hash of what a resume may not change
     log: RunLog
-    report: Report  # called with the metrics at every checkpoint
+    report: ReportMetrics  # called with the metrics at every checkpoint
     interrupted: Callable[[], bool] = bool  # whether to end after this step; collective
 
 

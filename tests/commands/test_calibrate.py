@@ -1,4 +1,4 @@
-"""The door `calibrate`: what it leaves, that infer keeps to it, and what both say to mistakes."""
+"""The command `calibrate`: what it leaves, that infer keeps to it, and what both say to mistakes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.inference.tiny import TASK, save_echo, save_tiny, sudokus, write_csv
 torch.set_num_threads(1)  # many small tensors; other processes may want the other cores
 
 PUZZLES = 40
-EASY = {"risk": 0.6, "confidence": 0.7}  # a promise that the echo of a question can keep where that is its own answer
+EASY = {"risk": 0.6, "confidence": 0.7}  # a guarantee that the echo of a question can keep where that is its own answer
 SHAPE = {"depth": 6, "breadth": 2, "noise_scale": 0, "actors": 0}
 
 
@@ -39,7 +39,7 @@ def solved(seed: int) -> Puzzles:
 
 
 def run(**options: object) -> dict:
-    """The door in this process; returns calibration.json."""
+    """The command in this process; returns calibration.json."""
     typed = [f"{key}={value}" for key, value in options.items()]
     calibrate.main(*parse_arguments(CalibrateConfig, typed))
     return json.loads((Path(str(options["out"])) / "calibration.json").read_text())

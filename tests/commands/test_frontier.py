@@ -1,4 +1,4 @@
-"""The door `frontier`: what it leaves, that records serve again, and what it says to mistakes."""
+"""The command `frontier`: what it leaves, that records serve again, and what it says to mistakes."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "out": folder / "out",
         "records": folder / "out" / "run",
     }
-    door(checkpoint=found["checkpoint"], data=found["data"], out=found["out"], depth=4, breadth=3, actors=0)
+    command(checkpoint=found["checkpoint"], data=found["data"], out=found["out"], depth=4, breadth=3, actors=0)
     return found
 
 
-def door(**options: object) -> dict:
-    """The door in this process; returns summary.json."""
+def command(**options: object) -> dict:
+    """The command in this process; returns summary.json."""
     frontier.main(*parse_arguments(FrontierConfig, [f"{key}={value}" for key, value in options.items()]))
     return json.loads((Path(str(options["out"])) / "summary.json").read_text())
 
@@ -82,7 +82,7 @@ def test_records_serve_again(
 ) -> None:
     monkeypatch.setattr(infer, "answer", None)  # the network does not run
     options = {"policies": "[full,sequential]", "settle_below": 0.5, "depth": 2, "cost.puzzles": 1000}
-    summary = door(records=files["records"], out=tmp_path / "again", **options)
+    summary = command(records=files["records"], out=tmp_path / "again", **options)
     rows = rows_of(tmp_path / "again")
     assert {(row["policy"], row["settle_below"]) for row in rows if row["policy"] != "full"} == {("sequential", 0.5)}
     assert max(row["depth"] for row in rows) == 2
@@ -108,9 +108,9 @@ def test_records_are_read_in_blocks_of_whole_puzzles(files: dict[str, Path], mon
 
 def test_runs_are_drawn_together_under_what_differs(files: dict[str, Path], tmp_path: Path) -> None:
     noisy = {"depth": 4, "breadth": 3, "actors": 0, "noise_scale": 0.5, "policies": "[full]"}
-    door(checkpoint=files["checkpoint"], data=files["data"], out=tmp_path / "noisy", **noisy)
+    command(checkpoint=files["checkpoint"], data=files["data"], out=tmp_path / "noisy", **noisy)
     both = f"[{files['records']},{tmp_path / 'noisy' / 'run'}]"
-    summary = door(records=both, out=tmp_path / "both", policies="[full,settle]")
+    summary = command(records=both, out=tmp_path / "both", policies="[full,settle]")
     scale = json.loads((files["records"] / "manifest.json").read_text())["identity"]["noise_scale"]
     assert {row["run"] for row in rows_of(tmp_path / "both")} == {f"noise_scale={scale}", "noise_scale=0.5"}
     assert len(summary["recommended"]) == 4
@@ -119,18 +119,18 @@ def test_runs_are_drawn_together_under_what_differs(files: dict[str, Path], tmp_
 def test_an_interrupted_recording_is_continued(files: dict[str, Path], tmp_path: Path) -> None:
     options = {"depth": 2, "breadth": 2, "actors": 0, "policies": "[full]", "out": tmp_path / "out"}
     options |= {"checkpoint": files["checkpoint"], "data": files["data"]}
-    door(**options)
+    command(**options)
     first, records = rows_of(tmp_path / "out"), tmp_path / "out" / "run" / "records"
     part, *kept = sorted(records.iterdir())
     before = {path: path.stat().st_mtime_ns for path in kept}
     part.unlink()
     (tmp_path / "out" / "run" / "summary.json").unlink()
     with pytest.raises(UserError, match="the run is not finished"):
-        door(records=records.parent, out=tmp_path / "other")
+        command(records=records.parent, out=tmp_path / "other")
     (tmp_path / "out" / "frontier.parquet").unlink()
     for name in ("frontier.png", "config.json", "summary.json"):
         (tmp_path / "out" / name).unlink()
-    door(**options)
+    command(**options)
     assert {path: path.stat().st_mtime_ns for path in kept} == before
     same = ("policy", "depth", "breadth", "exact_accuracy", "segments_mean")
     assert [[row[name] for name in same] for row in rows_of(tmp_path / "out")] == [
@@ -144,7 +144,7 @@ def test_records_of_less_than_everything_are_refused(files: dict[str, Path], tmp
         *parse_arguments(InferConfig, [f"{key}={value}" for key, value in {**keys, "depth": 4, "breadth": 2}.items()])
     )
     with pytest.raises(UserError, match="policy=full with 0 snapshots of 4 segments; a replay needs policy=full with"):
-        door(records=tmp_path / "run", out=tmp_path / "out")
+        command(records=tmp_path / "run", out=tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -172,16 +172,16 @@ def test_mistakes_are_said_before_anything_is_made(
     names = {"RUN": "records", "OTHER": "other", "QUESTIONS": "questions", "TINY": "checkpoint"}
     typed = {key: files[names[value]] if value in names else value for key, value in options.items()}
     with pytest.raises(UserError, match=message):
-        door(out=tmp_path / "out", **typed)
+        command(out=tmp_path / "out", **typed)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(files: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty and holds no frontier"):
-        door(records=files["records"], out=tmp_path)
+        command(records=files["records"], out=tmp_path)
     with pytest.raises(UserError, match=r"notes\.txt is a file, not a folder"):
-        door(records=files["records"], out=tmp_path / "notes.txt")
+        command(records=files["records"], out=tmp_path / "notes.txt")
 
 
 def test_runs_are_told_apart_by_what_differs() -> None:

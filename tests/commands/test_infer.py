@@ -1,4 +1,4 @@
-"""The door `infer`: what it leaves, that it continues, and what it says to mistakes."""
+"""The command `infer`: what it leaves, that it continues, and what it says to mistakes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 
 def run(files: dict[str, Path], **options: object) -> dict:
-    """The door in this process; returns summary.json."""
+    """The command in this process; returns summary.json."""
     keys = {
         "depth": 4,
         "breadth": 3,
@@ -241,7 +241,7 @@ def test_who_works(
 ) -> None:
     keys = {"checkpoint": "c", "data": "d", **options}
     config = parse_arguments(InferConfig, [f"{key}={value}" for key, value in keys.items()])[0]
-    assert answering.team_of(config, there, joined) == team
+    assert answering.request_of(config, there, joined) == team
 
 
 def test_the_same_command_continues_and_another_one_is_refused(files: dict[str, Path]) -> None:

@@ -1,4 +1,4 @@
-"""The door `status`: what a run's folder tells, whatever state it is in, and that nothing in it can break the door."""
+"""The command `status`: what a run's folder tells, whatever state it is in; nothing in it breaks the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door `train` in one process: a run's folder, its refusals, its resume."""
+"""The command `train` in one process: a run's folder, its refusals, its resume."""
 
 from __future__ import annotations
 

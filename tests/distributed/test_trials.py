@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 
 from eqr_ray.config.errors import UserError
 from eqr_ray.distributed import trials as module
-from eqr_ray.distributed.trials import Reporter, _Scheduler, _Searcher, _TakeBack, room_for_trials
+from eqr_ray.distributed.trials import Reporter, _Scheduler, _Searcher, _TakeBack, capacity_for_trials
 from eqr_ray.search.decisions import EarlyStopping, SuccessiveHalving
 from eqr_ray.search.study import MetricGoal, SweepConfig
 from eqr_ray.search.trials import END, Plan, Queue, Report, Trials
@@ -31,15 +31,15 @@ def test_as_many_trials_as_there_is_room_for(
     workers: int, cpus_each: int, gpus_each: float, there: list, fit: int
 ) -> None:
     config = SweepConfig(workers=workers, cpus_each=cpus_each, gpus_each=gpus_each)
-    assert room_for_trials(config, there)[1] == fit
-    assert room_for_trials(config.replace(at_once=1), there)[1] == 1
+    assert capacity_for_trials(config, there)[1] == fit
+    assert capacity_for_trials(config.replace(at_once=1), there)[1] == 1
 
 
 def test_a_trial_without_a_place_is_refused_with_what_there_is() -> None:
     with pytest.raises(
         UserError, match=r"2 workers with 4 CPUs each has no place; there are 0 GPUs, 7 CPUs on 2 nodes"
     ):
-        room_for_trials(SweepConfig(workers=2, cpus_each=4, device="cpu"), CPUS)
+        capacity_for_trials(SweepConfig(workers=2, cpus_each=4, device="cpu"), CPUS)
 
 
 def test_tune_asks_and_is_told(tmp_path: Path) -> None:

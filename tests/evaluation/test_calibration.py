@@ -1,4 +1,4 @@
-"""Calibration keeps its promise: counts are exact, the choice is blind to the test, worlds of known risk agree."""
+"""Calibration keeps its guarantee: counts are exact, the choice is blind to the test, worlds of known risk agree."""
 
 from __future__ import annotations
 

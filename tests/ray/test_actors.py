@@ -57,14 +57,14 @@ def about(actors: Actors) -> list[dict[str, Any]]:
 
 
 def on_actors(
-    team: ResourceRequest,
+    request: ResourceRequest,
     factory: Callable[[], FakeNetwork],
     disturb: Callable[[int, Actors], None],
     elastic: bool = False,
 ) -> list[Unit]:
     """Run all units; `disturb` is called before each report. Every unit must come once, with the undisturbed rows."""
     expected, seen = here(), []
-    with Actors(team, factory, SETTINGS, SLOTS, elastic) as actors:
+    with Actors(request, factory, SETTINGS, SLOTS, elastic) as actors:
         for number, report in enumerate(actors.run(UNITS, INPUTS)):
             for unit, rows in report.finished:
                 seen.append(unit)
@@ -228,7 +228,7 @@ def test_a_place_that_appears_is_used(
 def kill_and_leave_no_room(number: int, actors: Actors) -> None:
     """The first actor dies, and a replacement needs more GPUs than there are: as if its node were lost."""
     if number == 2:
-        actors._team = replace(actors._team, gpus_each=9.0)
+        actors._request = replace(actors._request, gpus_each=9.0)
         os.kill(about(actors)[0]["pid"], signal.SIGKILL)
 
 
